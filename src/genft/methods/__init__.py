@@ -1,0 +1,13 @@
+"""The methods, one file each. Every file in this folder is imported here, so adding a file adds a method."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from genft.methods.registry import METHODS, MethodInfo, get_method
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["METHODS", "MethodInfo", "get_method"]

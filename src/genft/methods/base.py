@@ -1,0 +1,163 @@
+"""What a method is: two small protocols of pure mathematics.
+
+A method file holds formulas and nothing else. It is told *where* it works (a :class:`Site`), answers *which
+tensors* it trains there (:class:`Factor`), and computes from them. Storage, devices, dtypes, saving, merging,
+several adapters and the choice of a fast form belong to ``genft.bridge``; because of that every formula here is a
+function of tensors that a test can compare with its paper.
+
+* :class:`WeightMethod` changes a weight: ΔW (o, i) and Δb (o,) from the frozen W0 and b0.
+* :class:`BlockMethod` adds a computation inside a transformer block, beside the frozen one.
+
+Shapes follow torch: a linear weight W0 is (o, i) = (out_features, in_features), an activation is (..., i).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Init = Callable[[Tensor], object]
+Factors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place that a method adapts: a weight, a row slice of a fused weight, a bias, or a block.
+
+    Attributes:
+        module: path of the module in the base model, ``"encoder.layer.0.attention.self.query"``.
+        out_features: o, the rows of W0 that belong to this site (the length of a bias; the width of a block).
+        in_features: i, the columns of W0 (0 where the module has no linear weight).
+        slice: name of the row slice (``"q"`` of a fused ``qkv``), or None for the whole weight.
+        start: first row of the slice in the whole weight; the slice is rows ``start : start + out_features``.
+        has_bias: whether the base module has a bias for these rows.
+        index: position of this site among the sites of the adapter, in the order of the model.
+    """
+
+    module: str
+    out_features: int
+    in_features: int
+    slice: str | None = None
+    start: int = 0
+    has_bias: bool = False
+    index: int = 0
+
+    @property
+    def layer(self) -> str:
+        """Path of the module that this one belongs to: q, k and v of one attention share it."""
+        return self.module.rpartition(".")[0]
+
+    @property
+    def role(self) -> str:
+        """What the weight is within its layer: its leaf name, with the slice where it is fused."""
+        leaf = self.module.rpartition(".")[2]
+        return f"{leaf}_{self.slice}" if self.slice else leaf
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.out_features
+
+    def __str__(self) -> str:
+        return f"{self.module}[{self.slice}]" if self.slice else self.module
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One trained tensor that a site uses.
+
+    Attributes:
+        shape: its shape.
+        init: fills it in place at the start.
+        shared_as: None where the tensor belongs to this site alone; otherwise the name under which all sites
+            that say the same name use one and the same tensor, stored and saved once.
+    """
+
+    shape: tuple[int, ...]
+    init: Init
+    shared_as: str | None = None
+
+
+class Method(ABC):
+    """What both kinds of method have in common. ``config`` is the method's configuration, read only."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def factors(self, site: Site) -> dict[str, Factor]:
+        """The trained tensors of one site, by the symbol that the formulas use.
+
+        A tensor that no formula reads under this configuration must not be listed: it would never get a
+        gradient (which breaks DDP) and would be saved for nothing.
+        """
+
+    def check(self, sites: Sequence[Site]) -> list[str]:
+        """Sentences about what this configuration cannot do at these sites; empty when all is well."""
+        return []
+
+
+class WeightMethod(Method):
+    """ΔW and Δb of a linear weight, generated from the frozen W0 and a few trained factors."""
+
+    #: True where the method changes only biases: it may then target any module that has one.
+    bias_only: bool = False
+
+    def constants(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
+        """Frozen tensors derived from W0 once (an SVD, say); they are kept beside the weight, never saved."""
+        return {}
+
+    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | None = None) -> Tensor | None:
+        """ΔW (o, i).
+
+        Args:
+            w0: the frozen weight of the site, (o, i).
+            f: the site's factors and constants by name.
+            dropout_seed: fixes the dropout masks on entries of the generated matrix; None means no dropout
+                (evaluation, merging). Methods without such dropout ignore it.
+        """
+        return None
+
+    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
+        """Δb (o,), or None where the method leaves biases alone."""
+        return None
+
+    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor] | None:
+        """(L, R) with ΔW = L Rᵀ, L (o, k) and R (i, k), where that holds by construction; otherwise None."""
+        return None
+
+    @property
+    def entry_dropout(self) -> float:
+        """Probability with which an entry of a generated matrix is dropped in training."""
+        return 0.0
+
+
+class BlockMethod(Method):
+    """A computation beside a transformer block's own."""
+
+    @abstractmethod
+    def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
+        """What is added to the MLP's output.
+
+        Args:
+            x: the residual stream between attention and MLP, (..., width).
+            f: the site's factors by name.
+            training: whether dropout is on.
+        """
+
+
+def orthonormal_(t: Tensor) -> Tensor:
+    """Columns of norm about 1 whatever the width: orthonormal where they can be, else normal(0, 1/√rows)."""
+    rows, columns = t.shape
+    if t.is_meta:
+        return t
+    if columns <= rows:
+        # torch's QR needs at least float32
+        with torch.no_grad():
+            t.copy_(torch.nn.init.orthogonal_(torch.empty(rows, columns, dtype=torch.float32)))
+        return t
+    return torch.nn.init.normal_(t, std=rows**-0.5)
