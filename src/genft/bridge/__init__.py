@@ -1,0 +1,1 @@
+"""The only code that knows peft: configuration, targets, layers, tuner, registration, fingerprints."""

@@ -85,6 +85,9 @@ class Factor:
 class Method(ABC):
     """What both kinds of method have in common. ``config`` is the method's configuration, read only."""
 
+    #: True where some factors are shared between sites (``Factor.shared_as``).
+    shares_factors: bool = False
+
     def __init__(self, config: Any) -> None:
         self.config = config
 

@@ -1,0 +1,43 @@
+"""Adapt pretrained transformers by learning the update from the pretrained weight itself.
+
+Importing ``genft`` registers its methods with ``peft``; from then on peft's own functions know them::
+
+    from genft import GenFTConfig
+    from peft import get_peft_model
+
+    model = get_peft_model(model, GenFTConfig(task_type="SEQ_CLS"))
+"""
+
+from genft.bridge.fingerprint import allow_other_base
+from genft.bridge.register import register_all
+from genft.errors import (
+    AdapterFileError,
+    BaseMismatchError,
+    ConfigError,
+    DataError,
+    GenFTError,
+    TargetError,
+    TrainingError,
+)
+from genft.methods import METHODS, get_method
+from genft.methods.bitfit import BitFitConfig
+from genft.methods.genft import GenFTConfig
+
+__version__ = "0.1.0"
+
+register_all()
+
+__all__ = [
+    "METHODS",
+    "AdapterFileError",
+    "BaseMismatchError",
+    "BitFitConfig",
+    "ConfigError",
+    "DataError",
+    "GenFTConfig",
+    "GenFTError",
+    "TargetError",
+    "TrainingError",
+    "allow_other_base",
+    "get_method",
+]

@@ -1,0 +1,470 @@
+"""A module of the base model with the updates of any number of adapters beside it.
+
+:class:`WeightLayer` serves every :class:`~genft.methods.base.WeightMethod`: it keeps the tensors, chooses the form
+of the forward pass, merges and unmerges. It never looks into a method's mathematics.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils import resolve_quantization_backend
+from torch import Tensor, nn
+
+from genft.bridge.passes import ForwardPass, MaskSeeds
+from genft.bridge.targets import read_bias, read_weight, weight_kind
+from genft.errors import ConfigError, GenFTError
+from genft.methods.base import Method, Site, WeightMethod
+from genft.ops import plan
+
+
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """What weight and block layers share: where the tensors of each adapter live.
+
+    A site's own tensors are in ``<prefix>factors[adapter]``, a ParameterDict under names such as ``a`` or, for a row
+    slice, ``q_a``. Shared tensors stay in the tuner's container, which this layer refers to through a tuple, so that
+    torch neither registers nor saves them twice, and always looks up by name (loading may replace parameters).
+    """
+
+    def __init__(self, base_layer: nn.Module, prefix: str, shared: nn.ModuleDict | None) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.factors_name = f"{prefix}factors"
+        setattr(self, self.factors_name, nn.ModuleDict())
+        self.adapter_layer_names = (self.factors_name,)
+        self.other_param_names = ("attachments",)
+        self.frozen_peft_weight_names = {}
+        self.merged_adapters = []
+        self.attachments: dict[str, Attachment] = {}
+        self._shared = (shared,)
+
+    @property
+    def own_factors(self) -> nn.ModuleDict:
+        return getattr(self, self.factors_name)
+
+    def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
+        """Add an adapter: create the tensors that belong to this module alone, in its device and dtype."""
+        own = nn.ParameterDict()
+        for site in sites:
+            for name, factor in method.factors(site).items():
+                if factor.shared_as is None:
+                    own[own_key(site, name)] = new_parameter(factor.shape, factor.init)
+        self.own_factors[adapter_name] = own
+        self.attachments[adapter_name] = Attachment(method, tuple(sites))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+
+    def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
+        """The trained tensors of one site by symbol, wherever they are stored."""
+        own, (shared,) = self.own_factors[adapter_name], self._shared
+        found: dict[str, Tensor] = {}
+        for name, factor in self.attachments[adapter_name].method.factors(site).items():
+            if factor.shared_as is None:
+                found[name] = own[own_key(site, name)]
+            else:
+                assert shared is not None
+                found[name] = shared[adapter_name][factor.shared_as]
+        return found
+
+    def active_attachments(self) -> list[str]:
+        return [name for name in self.active_adapters if name in self.attachments]
+
+    def __repr__(self) -> str:
+        return "genft." + super().__repr__()
+
+
+@dataclass
+class Attachment:
+    """One adapter on one module."""
+
+    method: Method
+    sites: tuple[Site, ...]
+
+
+def own_key(site: Site, name: str) -> str:
+    return f"{site.slice}_{name}" if site.slice else name
+
+
+def new_parameter(shape: tuple[int, ...], init: Any, device: torch.device | None = None) -> nn.Parameter:
+    tensor = torch.empty(shape, device=device)
+    with torch.no_grad():
+        init(tensor)
+    return nn.Parameter(tensor)
+
+
+class WeightLayer(AdapterLayer):
+    """A linear weight W0 (whole or by row slices), or a bias, plus the ΔW and Δb of its adapters."""
+
+    def __init__(
+        self, base_layer: nn.Module, prefix: str, shared: nn.ModuleDict | None, forward_pass: ForwardPass
+    ) -> None:
+        super().__init__(base_layer, prefix, shared)
+        pretrained = self.get_base_layer()
+        self.kind = weight_kind(pretrained)
+        self.quantization_backend = resolve_quantization_backend(pretrained)
+        self.constants_name = f"{prefix}constants"
+        setattr(self, self.constants_name, nn.ModuleDict())
+        self.other_param_names = ("attachments", self.constants_name)
+        self.mask_seeds = MaskSeeds(forward_pass)
+        # W0 and b0 as they were before the first merge; None while nothing is merged
+        self._before_merge: tuple[Any, Tensor | None] | None = None
+
+    def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
+        super().attach(adapter_name, method, sites)
+        constants = BufferDict(persistent=False)
+        if self.kind is not None:
+            assert isinstance(method, WeightMethod)
+            w0 = self.frozen_weight()
+            for site in sites:
+                for name, value in method.constants(site, w0[site.start : site.stop]).items():
+                    constants[own_key(site, name)] = value
+        getattr(self, self.constants_name)[adapter_name] = constants
+
+    def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
+        found = super().factors(adapter_name, site)
+        constants = getattr(self, self.constants_name)[adapter_name]
+        prefix = own_key(site, "")
+        for key in constants:
+            if key.startswith(prefix):
+                found[key.removeprefix(prefix)] = constants[key]
+        return found
+
+    # ---------------------------------------------------------------- the frozen weight
+
+    def frozen_weight(self) -> Tensor:
+        """W0 (o, i) as pretrained, also while adapters are merged; dequantised where it is stored packed."""
+        assert self.kind is not None
+        if self._before_merge is not None:
+            weight = self._before_merge[0]
+            return weight.T if self.kind.transposed else weight
+        if self.quantization_backend is not None:
+            return self.quantization_backend.get_base_weight(self.get_base_layer())
+        return read_weight(self.get_base_layer(), self.kind)
+
+    def frozen_bias(self) -> Tensor | None:
+        if self._before_merge is not None:
+            return self._before_merge[1]
+        return read_bias(self.get_base_layer(), self.kind)
+
+    # ---------------------------------------------------------------- updates
+
+    def delta(self, adapter_name: str, site: Site, w0: Tensor, seed: int | Tensor | None = None) -> Tensor | None:
+        """ΔW (o, i) of one site, in the dtype of the factors (float32 unless the user asked for less)."""
+        method = self.attachments[adapter_name].method
+        assert isinstance(method, WeightMethod)
+        factors = self.factors(adapter_name, site)
+        with torch.autocast(w0.device.type, enabled=False):
+            return method.delta_weight(w0[site.start : site.stop], factors, dropout_seed=seed)
+
+    def delta_bias(self, adapter_name: str) -> Tensor | None:
+        """Δb over all rows of the module, or None where the adapter leaves the bias alone."""
+        attachment = self.attachments[adapter_name]
+        b0 = self.frozen_bias()
+        pieces: list[tuple[Site, Tensor]] = []
+        for site in attachment.sites:
+            assert isinstance(attachment.method, WeightMethod)
+            rows = None if b0 is None else b0[site.start : site.stop]
+            update = attachment.method.delta_bias(rows, self.factors(adapter_name, site))
+            if update is not None:
+                pieces.append((site, update))
+        return place_rows(pieces, self._rows()) if pieces else None
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """ΔW of the whole module without dropout, in the layout of its own weight (peft's conversions call this)."""
+        if self.kind is None:
+            raise GenFTError(f"{type(self.base_layer).__name__}: a module without a linear weight has no ΔW")
+        w0 = self.frozen_weight()
+        pieces = [
+            (site, d)
+            for site in self.attachments[adapter_name].sites
+            if (d := self.delta(adapter_name, site, w0)) is not None
+        ]
+        full = place_rows(pieces, w0.shape[0]) if pieces else torch.zeros_like(w0)
+        return full.T if self.kind.transposed else full
+
+    def _rows(self) -> int:
+        if self.kind is not None:
+            return self.frozen_weight().shape[0] if self.quantization_backend is None else self._out_features()
+        return read_bias(self.get_base_layer(), None).numel()  # type: ignore[union-attr]
+
+    def _out_features(self) -> int:
+        return int(self.get_base_layer().out_features)
+
+    # ---------------------------------------------------------------- forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(*args, **kwargs)
+        names = [] if self.merged else self.active_attachments()
+        if not names:
+            return self.base_layer(*args, **kwargs)
+        if isinstance(self.get_base_layer(), nn.MultiheadAttention):
+            return self._call_with_updated_weight(names, *args, **kwargs)
+        return self._updated(args[0], names, *args[1:], **kwargs)
+
+    def _updated(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+        """base(x) + x ΔWᵀ + Δb summed over the active adapters, each in its cheapest form."""
+        biases = [d for name in names if (d := self.delta_bias(name)) is not None]
+        full: list[tuple[Site, Tensor]] = []
+        thin: list[tuple[Site, Tensor, Tensor]] = []
+        w0 = exact = None
+        if self.kind is not None:
+            w0 = self.frozen_weight()
+            exact = self._sum_is_exact(x, w0)
+            for name in names:
+                for site in self.attachments[name].sites:
+                    self._plan_site(name, site, w0, x, exact, full, thin)
+        if full and exact:
+            assert w0 is not None
+            y = self._linear(x, add_rows(w0, full), biases)
+        else:
+            y = self._linear(x, None, biases, *args, **kwargs)
+            if full:
+                y = add_columns(y, [(site, F.linear(x, d.to(x.dtype))) for site, d in full])
+        products = [(s, F.linear(F.linear(self._cast_input_dtype(x, r.dtype), r.T), le)) for s, le, r in thin]
+        return add_columns(y, products)
+
+    def _plan_site(
+        self,
+        name: str,
+        site: Site,
+        w0: Tensor,
+        x: Tensor,
+        exact: bool,
+        full: list[tuple[Site, Tensor]],
+        thin: list[tuple[Site, Tensor, Tensor]],
+    ) -> None:
+        """Compute one site's update as a thin pair or a whole matrix, whichever the plan says costs less."""
+        method = self.attachments[name].method
+        assert isinstance(method, WeightMethod)
+        drops = self.training and method.entry_dropout > 0
+        factors = self.factors(name, site)
+        rows = w0[site.start : site.stop]
+        pair = None
+        if not drops:
+            with torch.autocast(w0.device.type, enabled=False):
+                pair = method.low_rank(rows, factors)
+        form = plan.choose(
+            plan.Shape(
+                o=site.out_features,
+                i=site.in_features,
+                tokens=x.numel() // x.shape[-1],
+                rank=None if pair is None else pair[0].shape[1],
+                training=torch.is_grad_enabled(),
+                exact_sum=exact,
+            )
+        )
+        if form == "thin" and pair is not None:
+            thin.append((site, *pair))
+            return
+        seed = self.mask_seeds.next(name, site) if drops else None
+        if (d := self.delta(name, site, w0, seed)) is not None:
+            full.append((site, d))
+
+    def _sum_is_exact(self, x: Tensor, w0: Tensor) -> bool:
+        """Whether W0 + ΔW keeps ΔW: not where the sum would be rounded to half precision or quantised."""
+        if self.quantization_backend is not None or torch.is_autocast_enabled(x.device.type):
+            return False
+        return w0.dtype in (torch.float32, torch.float64) and x.dtype == w0.dtype
+
+    def _linear(
+        self, x: Tensor, weight: Tensor | None, biases: list[Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The base module on x, with ``weight`` in place of W0 where given, and the bias updates added."""
+        if weight is not None:
+            bias = self.frozen_bias()
+            for update in biases:
+                bias = update.to(weight.dtype) if bias is None else bias + update
+            return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        y = self.base_layer(x, *args, **kwargs)
+        for update in biases:
+            y = y + channel_view(update, self.get_base_layer(), y).to(y.dtype)
+        return y
+
+    def _call_with_updated_weight(self, names: list[str], *args: Any, **kwargs: Any) -> Any:
+        """The base module called with W0 + ΔW and b0 + Δb in place of its own (attention modules)."""
+        module, kind = self.get_base_layer(), self.kind
+        assert kind is not None
+        w0 = self.frozen_weight()
+        full: list[tuple[Site, Tensor]] = []
+        for name in names:
+            method = self.attachments[name].method
+            assert isinstance(method, WeightMethod)
+            for site in self.attachments[name].sites:
+                drops = self.training and method.entry_dropout > 0
+                seed = self.mask_seeds.next(name, site) if drops else None
+                if (d := self.delta(name, site, w0, seed)) is not None:
+                    full.append((site, d))
+        weight = add_rows(w0, full).to(w0.dtype)
+        replaced = {kind.weight: weight.T if kind.transposed else weight}
+        bias = self.frozen_bias()
+        for name in names:
+            if (update := self.delta_bias(name)) is not None:
+                bias = update if bias is None else bias + update
+        if bias is not None:
+            replaced[kind.bias] = bias.to(w0.dtype)
+        return torch.func.functional_call(module, replaced, args, kwargs)
+
+    # ---------------------------------------------------------------- merging
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fold updates into the base weight. The exact W0 and b0 are kept, so that :meth:`unmerge` restores them.
+
+        Raises:
+            ValueError: with ``safe_merge``, when the merged weight is not finite; nothing is changed then.
+        """
+        names = check_adapters_to_merge(self, adapter_names)
+        for name in names:
+            if name in self.attachments:
+                self._merge_one(name, safe_merge)
+
+    @torch.no_grad()
+    def _merge_one(self, name: str, safe_merge: bool) -> None:
+        module = self.get_base_layer()
+        if self.quantization_backend is not None and not self.quantization_backend.supports_merge:
+            raise ConfigError(
+                f"merge: a base weight quantised by {self.quantization_backend.backend_name} cannot be merged into; "
+                "load the base model unquantised"
+            )
+        weight = None
+        if self.kind is not None:
+            current = self.get_base_weight() if self.quantization_backend else getattr(module, self.kind.weight).data
+            weight = (current.to(torch.promote_types(current.dtype, torch.float32)) + self.get_delta_weight(name)).to(
+                current.dtype
+            )
+        update, current_bias = self.delta_bias(name), read_bias(module, self.kind)
+        bias = None
+        if update is not None:
+            bias = update.clone() if current_bias is None else (current_bias + update).to(current_bias.dtype)
+        if safe_merge and any(t is not None and not torch.isfinite(t).all() for t in (weight, bias)):
+            raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+        if self._before_merge is None:
+            self._before_merge = (self._stored_weight(), None if current_bias is None else current_bias.clone())
+        if weight is not None:
+            self._store_weight(weight)
+        if bias is not None:
+            self._store_bias(bias)
+        self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Put the exact W0 and b0 back."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        assert self._before_merge is not None
+        weight, bias = self._before_merge
+        if self.kind is not None:
+            if self.quantization_backend is not None:
+                setattr(self.get_base_layer(), self.kind.weight, weight)
+            else:
+                target = getattr(self.get_base_layer(), self.kind.weight)
+                target.data = weight.to(target.device)
+        self._store_bias(bias)
+        self._before_merge = None
+        self.merged_adapters.clear()
+
+    def _stored_weight(self) -> Any:
+        """What has to be put back to undo a merge: a copy, or for packed storage the parameter itself."""
+        if self.kind is None:
+            return None
+        weight = getattr(self.get_base_layer(), self.kind.weight)
+        return weight if self.quantization_backend is not None else weight.data.clone()
+
+    def _store_weight(self, weight: Tensor) -> None:
+        if self.quantization_backend is not None:
+            self.quantization_backend.set_base_weight(self, weight)
+        else:
+            assert self.kind is not None
+            getattr(self.get_base_layer(), self.kind.weight).data = weight
+
+    def _store_bias(self, bias: Tensor | None) -> None:
+        module, name = self.get_base_layer(), self.kind.bias if self.kind else "bias"
+        current = getattr(module, name, None)
+        if bias is None:
+            if current is not None:
+                setattr(module, name, None)
+        elif current is None:
+            setattr(module, name, nn.Parameter(bias, requires_grad=False))
+        else:
+            current.data = bias.to(current.device)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether the update is additive on a linear weight, and nothing else (a LoRA adapter has no bias)."""
+        if self.kind is None or adapter_name not in self.attachments:
+            return False
+        return self.delta_bias(adapter_name) is None
+
+
+# -------------------------------------------------------------------- rows of a weight, columns of an output
+
+
+def place_rows(pieces: list[tuple[Site, Tensor]], rows: int) -> Tensor:
+    """One tensor of ``rows`` rows with each piece at its site's rows and zeros elsewhere."""
+    if len(pieces) == 1 and pieces[0][1].shape[0] == rows:
+        return pieces[0][1]
+    return torch.cat(fill_gaps(pieces, rows, lambda n, like: like.new_zeros((n, *like.shape[1:]))), dim=0)
+
+
+def fill_gaps(pieces: list[tuple[Site, Tensor]], rows: int, gap: Any) -> list[Tensor]:
+    """The pieces in row order, with ``gap(n, like)`` wherever n rows are not covered."""
+    out: list[Tensor] = []
+    position = 0
+    for site, piece in sorted(pieces, key=lambda p: p[0].start):
+        if site.start > position:
+            out.append(gap(site.start - position, piece))
+        out.append(piece)
+        position = site.stop
+    if position < rows:
+        out.append(gap(rows - position, pieces[0][1]))
+    return out
+
+
+def add_rows(w0: Tensor, updates: list[tuple[Site, Tensor]]) -> Tensor:
+    """W0 with every update added at its rows; updates of several adapters may meet in the same rows."""
+    by_rows: dict[tuple[int, int], Tensor] = {}
+    for site, update in updates:
+        key = (site.start, site.stop)
+        by_rows[key] = by_rows[key] + update if key in by_rows else update
+    if len(by_rows) == 1 and (0, w0.shape[0]) in by_rows:
+        return w0 + next(iter(by_rows.values()))
+    if _overlap(by_rows):
+        for (start, stop), update in by_rows.items():
+            w0 = torch.cat([w0[:start], w0[start:stop] + update, w0[stop:]])
+        return w0
+    parts, position = [], 0
+    for (start, stop), update in sorted(by_rows.items(), key=lambda item: item[0]):
+        parts += [w0[position:start], w0[start:stop] + update]
+        position = stop
+    return torch.cat([*parts, w0[position:]])
+
+
+def add_columns(y: Tensor, updates: list[tuple[Site, Tensor]]) -> Tensor:
+    """y (..., o) with every update (..., rows of the site) added at its columns."""
+    for site, update in updates:
+        update = update.to(y.dtype)
+        if update.shape[-1] == y.shape[-1]:
+            y = y + update
+        else:
+            y = torch.cat(
+                [y[..., : site.start], y[..., site.start : site.stop] + update, y[..., site.stop :]], dim=-1
+            )
+    return y
+
+
+def channel_view(bias: Tensor, module: nn.Module, y: Tensor) -> Tensor:
+    """A bias shaped to be added to the module's output: channels come second in a convolution, last elsewhere."""
+    convolution = isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
+    return bias.view(-1, *(1,) * (y.dim() - 2)) if convolution and y.dim() > 2 else bias
+
+
+def _overlap(rows: Mapping[tuple[int, int], Any]) -> bool:
+    ordered = sorted(rows)
+    return any(a[1] > b[0] for a, b in zip(ordered, ordered[1:], strict=False))

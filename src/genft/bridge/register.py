@@ -1,0 +1,60 @@
+"""Makes every registered method a peft method: a ``PeftType``, a tuner class, a prefix."""
+
+from __future__ import annotations
+
+import sys
+
+from peft.utils import PeftType, register_peft_method
+
+from genft.bridge.tuner import BridgeTuner
+from genft.methods.base import Method
+from genft.methods.registry import METHODS, MethodInfo
+
+
+def register_all() -> None:
+    """Register all our methods with peft; peft finds them from then on by the ``peft_type`` of a configuration."""
+    for info in METHODS.values():
+        if info.family in ("weight", "block"):
+            _register(info)
+
+
+def add_peft_type(name: str) -> None:
+    """Add a member to peft's ``PeftType``.
+
+    peft refuses to register names outside this enumeration, and much code reads ``peft_type.value`` or iterates
+    over it, so the member is made in the way that ``enum`` itself makes one.
+    """
+    value = name.upper()
+    if value in PeftType.__members__:
+        return
+    member = str.__new__(PeftType, value)
+    member._name_ = value
+    member._value_ = value
+    PeftType._member_map_[value] = member
+    PeftType._member_names_.append(value)
+    PeftType._value2member_map_[value] = member
+
+
+def _register(info: MethodInfo) -> None:
+    assert info.method is not None
+    add_peft_type(info.name)
+    tuner = tuner_class(info.name, info.method)
+    register_peft_method(name=info.name, config_cls=info.config, model_cls=tuner, prefix=tuner.prefix)
+
+
+def tuner_class(name: str, method: type[Method]) -> type[BridgeTuner]:
+    """A tuner for one method. It is kept in this module under its name, so that pickle finds it."""
+    class_name = f"{method.__name__}Model"
+    tuner = type(
+        class_name,
+        (BridgeTuner,),
+        {
+            "__module__": __name__,
+            "__doc__": f"peft tuner of {method.__name__}.",
+            "prefix": f"{name}_",
+            "method_class": method,
+            "uses_shared_state": method.shares_factors,
+        },
+    )
+    setattr(sys.modules[__name__], class_name, tuner)
+    return tuner

@@ -1,0 +1,326 @@
+"""The peft tuner of every method of genft: finds the targets, owns what layers share, guards the base model.
+
+``bridge/register.py`` makes one subclass per method; nothing here knows which method it serves.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, _maybe_include_all_linear_layers
+from torch import Tensor, nn
+
+from genft.bridge import fingerprint
+from genft.bridge.config import AdapterConfig
+from genft.bridge.layer import AdapterLayer, WeightLayer, new_parameter
+from genft.bridge.passes import ForwardPass
+from genft.bridge.targets import (
+    DEFAULT_SLICES,
+    DEFAULT_TARGETS,
+    has_own_bias,
+    is_meta,
+    no_match,
+    resolve_sites,
+    unwrap,
+)
+from genft.errors import BaseMismatchError, TargetError
+from genft.methods.base import Method, Site, WeightMethod
+
+
+class BridgeTuner(BaseTuner):
+    """What our tuners add to peft's: shared factors stored once, fingerprints, and errors in one sentence."""
+
+    method_class: ClassVar[type[Method]]
+    tuner_layer_cls = AdapterLayer
+    target_module_mapping = DEFAULT_TARGETS
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        # before BaseTuner.__init__, which injects the first adapter
+        self._sites: dict[str, tuple[Method, dict[str, list[Site]]]] = {}
+        self.forward_pass = ForwardPass()
+        super().__init__(model, *args, **kwargs)
+        self._hooks = (
+            self.model.register_forward_pre_hook(self.forward_pass.begin),
+            self.model.register_forward_hook(self.forward_pass.end, always_call=True),
+        )
+
+    # ---------------------------------------------------------------- shared factors
+
+    @property
+    def shared_name(self) -> str:
+        return f"{self.prefix}shared"
+
+    @property
+    def shared(self) -> nn.ModuleDict:
+        """Adapter name → the factors that its layers share, each stored once."""
+        if self.shared_name not in self._modules:
+            self.add_module(self.shared_name, nn.ModuleDict())
+        container = self._modules[self.shared_name]
+        assert isinstance(container, nn.ModuleDict)
+        return container
+
+    def _shared_parameters(self, adapter_names: Sequence[str]) -> list[nn.Parameter]:
+        if self.shared_name not in self._modules:
+            return []
+        return [p for name in adapter_names if name in self.shared for p in self.shared[name].parameters()]
+
+    def _create_shared(self, adapter_name: str, method: Method, site: Site, like: Tensor | None) -> None:
+        if adapter_name not in self.shared:
+            self.shared[adapter_name] = nn.ParameterDict()
+        store = self.shared[adapter_name]
+        for factor in method.factors(site).values():
+            key = factor.shared_as
+            if key is None or key in store:
+                continue
+            parameter = new_parameter(factor.shape, factor.init)
+            if like is not None and parameter.device.type != "meta":
+                dtype = like.dtype if like.is_floating_point() else parameter.dtype
+                parameter = nn.Parameter(parameter.data.to(like.device, dtype))
+            store[key] = parameter
+
+    # ---------------------------------------------------------------- injection
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        """Fill in the default targets: what the configuration leaves open, the model family decides."""
+        assert isinstance(peft_config, AdapterConfig)
+        if peft_config.target_modules is not None:
+            return peft_config
+        if peft_config.target_slices:
+            peft_config.target_modules = sorted(peft_config.target_slices)
+            return peft_config
+        if self._bias_only():
+            peft_config.target_modules = sorted(
+                name for name, module in self.model.named_modules() if has_own_bias(unwrap(module)) and name
+            )
+            return peft_config
+        family = str(model_config.get("model_type"))
+        if family not in DEFAULT_TARGETS:
+            raise TargetError(
+                f"target_modules: no default is known for model family {family!r} ({type(self.model).__name__}); "
+                "name the weights to adapt, for example target_modules=['q_proj', 'v_proj'] or 'all-linear'"
+            )
+        targets = DEFAULT_TARGETS[family]
+        peft_config.target_modules = targets if isinstance(targets, str) else list(targets)
+        peft_config.target_slices = DEFAULT_SLICES.get(family)
+        return peft_config
+
+    def _bias_only(self) -> bool:
+        return issubclass(self.method_class, WeightMethod) and self.method_class.bias_only
+
+    def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        """Find all sites and refuse what cannot be done, before anything in the model is changed."""
+        assert isinstance(peft_config, AdapterConfig)
+        adapter_name = next(name for name, config in self.peft_config.items() if config is peft_config)
+        if peft_config.target_modules == "all-linear":
+            _maybe_include_all_linear_layers(peft_config, model)
+        inside = tuple(f"{n}." for n, m in model.named_modules() if isinstance(m, AdapterLayer))
+        matched = []
+        for name, _ in model.named_modules():
+            if not name or name.startswith(inside):
+                continue
+            hit = self._check_target_module_exists(peft_config, name)
+            if hit and not isinstance(hit, _ExcludedModule):
+                matched.append(name)
+        if not matched:
+            if peft_config.exclude_modules or peft_config.layers_to_transform is not None:
+                return  # peft's own message says which of these settings removed everything
+            raise no_match(peft_config.target_modules, model)
+        sites = self._resolve(model, matched, peft_config)
+        method = self.method_class(peft_config)
+        every_site = [site for group in sites.values() for site in group]
+        if problems := method.check(every_site):
+            raise TargetError(problems)
+        self._sites[adapter_name] = (method, sites)
+        self._check_base(peft_config, model, sites)
+
+    def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
+        return resolve_sites(model, matched, config.target_slices, bias_only=self._bias_only())
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        method, by_module = self._sites[adapter_name]
+        sites = by_module[current_key]
+        needs_shared = any(f.shared_as for site in sites for f in method.factors(site).values())
+        if needs_shared:
+            like = next(unwrap(target).parameters(recurse=False), None)
+            for site in sites:
+                self._create_shared(adapter_name, method, site, like)
+        layer = target
+        if not isinstance(target, AdapterLayer):
+            layer = self._new_layer(target, needs_shared)
+            self._replace_module(parent, target_name, layer, target)
+        assert isinstance(layer, AdapterLayer)
+        layer.attach(adapter_name, method, sites)
+        layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
+
+    def _new_layer(self, target: nn.Module, needs_shared: bool) -> AdapterLayer:
+        return WeightLayer(target, self.prefix, self.shared if self.uses_shared_state else None, self.forward_pass)
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        # peft's version also copies weight and bias attributes, which fails on modules without them (composite
+        # heads, attention modules); our layers place their tensors themselves
+        setattr(parent, child_name, new_module)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        others = [name for name in self.peft_config if name != adapter_name]
+        before = [(p, p.requires_grad) for p in self._shared_parameters(others)]
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        # adding an adapter must not change what was trainable before
+        for parameter, requires_grad in before:
+            parameter.requires_grad = requires_grad
+
+    # ---------------------------------------------------------------- the base model's fingerprint
+
+    def _check_base(self, config: AdapterConfig, model: nn.Module, sites: dict[str, list[Site]]) -> None:
+        """Compare with the base that a loaded adapter names, or record the base of a new one."""
+        modules = {path: model.get_submodule(path) for path in sites}
+        merged = next((p for p, m in modules.items() if isinstance(m, AdapterLayer) and m.merged), None)
+        if merged is not None:
+            raise BaseMismatchError(
+                f"adapter: {merged} has an adapter merged into it; unmerge it before adding or loading another"
+            )
+        if any(is_meta(unwrap(m)) for m in modules.values()):
+            self._check_when_loaded(config, model, sites)
+            return
+        found = {path: taken for path, m in modules.items() if (taken := base_fingerprint(unwrap(m))) is not None}
+        expected = config.expected_fingerprint
+        if expected is not None and not fingerprint.other_base_allowed():
+            fingerprint.check(expected, found)
+        else:
+            config.base_fingerprint = found
+
+    def _check_when_loaded(self, config: AdapterConfig, model: nn.Module, sites: dict[str, list[Site]]) -> None:
+        """Weights on the meta device have no values yet: check them at the first forward pass."""
+
+        def check(module: nn.Module, args: Any) -> None:
+            handle.remove()
+            self._check_base(config, model, sites)
+
+        handle = model.register_forward_pre_hook(check)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        merged = next((n for n, m in model.named_modules() if isinstance(m, AdapterLayer) and m.merged), None)
+        if merged is not None:
+            raise BaseMismatchError(
+                f"adapter: {merged} has an adapter merged into it; unmerge it before loading weights"
+            )
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        check_state_dict(model, cls.prefix, adapter_name, remapped)
+        return remapped
+
+    # ---------------------------------------------------------------- what peft does per layer, for shared factors
+
+    def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
+        super()._mark_only_adapters_as_trainable(model)
+        for name in self.peft_config:
+            trains = name in self.active_adapters and not self.peft_config[name].inference_mode
+            for parameter in self._shared_parameters([name]):
+                parameter.requires_grad = trains
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        for name in self.peft_config:
+            for parameter in self._shared_parameters([name]):
+                parameter.requires_grad = name in names and not inference_mode
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        super().set_requires_grad(adapter_names, requires_grad)
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        for parameter in self._shared_parameters(names):
+            parameter.requires_grad = requires_grad
+
+    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+        super()._enable_adapter_layers(enabled)
+        for name in self.peft_config:
+            for parameter in self._shared_parameters([name]):
+                parameter.requires_grad = enabled and name in self.active_adapters
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if autocast_adapter_dtype and self.shared_name in self._modules and adapter_name in self.shared:
+            store = self.shared[adapter_name]
+            for key, p in list(store.items()):
+                if p.dtype in (torch.float16, torch.bfloat16):
+                    store[key] = nn.Parameter(p.data.to(torch.float32), requires_grad=p.requires_grad)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self._sites.pop(adapter_name, None)
+        if self.shared_name in self._modules and adapter_name in self.shared:
+            del self.shared[adapter_name]
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        for hook in self._hooks:
+            hook.remove()
+        return model
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()
+        if not issubclass(self.method_class, WeightMethod):
+            raise NotImplementedError(
+                f"{self.prefix.rstrip('_')}: it computes beside the block, nonlinearly, so no change of the base "
+                "weights equals it and it cannot be merged; keep the adapter attached"
+            )
+
+
+def base_fingerprint(module: nn.Module) -> dict[str, Any] | None:
+    """Fingerprint of the pretrained weight in ``module``; None where it has no matrix (a normalisation)."""
+    from peft.utils import resolve_quantization_backend
+
+    from genft.bridge.targets import read_weight, weight_kind
+
+    kind = weight_kind(module)
+    if kind is None:
+        return None
+    backend = resolve_quantization_backend(module)
+    if backend is None:
+        return fingerprint.take(read_weight(module, kind))
+    bits = "4bit" if "4bit" in backend.backend_name or "4-bit" in backend.backend_name else "int8"
+    return fingerprint.take(backend.get_base_weight(module), quantisation=bits)
+
+
+def check_state_dict(model: nn.Module, prefix: str, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
+    """Refuse an adapter file that lacks values, or has values that are not finite.
+
+    Raises:
+        AdapterFileError: naming the first tensor.
+    """
+    from genft.errors import AdapterFileError
+
+    wanted = {
+        name for name, _ in model.named_parameters() if f".{prefix}" in f".{name}" and f".{adapter_name}." in name
+    }
+    if missing := sorted(wanted - state_dict.keys()):
+        raise AdapterFileError(
+            f"adapter file: it has no values for {missing[0]} (and {len(missing) - 1} more); "
+            "it is incomplete, or belongs to another configuration"
+        )
+    broken = next((k for k, v in state_dict.items() if v.is_floating_point() and not v.isfinite().all()), None)
+    if broken is not None:
+        raise AdapterFileError(f"adapter file: {broken} holds NaN or infinite values; the file is damaged")
+
+
+def warn_once(message: str, seen: set[str] = set()) -> None:  # noqa: B006 - the set is the memory
+    """A UserWarning, the first time only."""
+    if message not in seen:
+        seen.add(message)
+        warnings.warn(message, UserWarning, stacklevel=3)

@@ -1,0 +1,36 @@
+"""BitFit: train the biases and nothing else (arXiv 2106.10199).
+
+    b = b0 + Δb, for every bias of the model: linear layers, normalisations, convolutions.
+
+The paper trains b in place; here an offset is trained, so that disabling the adapter gives the base model back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from genft.bridge.config import AdapterConfig
+from genft.methods.base import Factor, Factors, Site, WeightMethod
+from genft.methods.registry import register
+
+
+@dataclass
+class BitFitConfig(AdapterConfig):
+    """Configuration of BitFit; by default every module that has a bias is adapted."""
+
+    method = "bitfit"
+
+
+@register("bitfit", config=BitFitConfig, paper="BitFit, arXiv 2106.10199", trains="an offset of every bias")
+class BitFit(WeightMethod):
+    """Δb, starting at zero."""
+
+    bias_only = True
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        return {"offset": Factor((site.out_features,), nn.init.zeros_)}
+
+    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor:
+        return f["offset"]

@@ -1,0 +1,231 @@
+"""GenFT: the update of a weight is generated from the weight itself (arXiv 2506.11042).
+
+    paper                              here
+    W0, frozen (o, i)                  w0
+    U_shared of U_1, U_2    (Eq. 4)    u_in, u_out   (i, a); one tensor u where ``factors="tied"``
+    V_shared of V_1, V_2    (Eq. 6)    v_in, v_out   (o, a); one tensor v
+    A_specific, B_specific             a, b          (d, b); one pair per stage where o ≠ i
+    F_row = mask(σ1(ratio · W0 U))     row stage     (o, i)   Eq. 5, in the order of Algorithm 1
+    F_column = mask(σ2(F_rowᵀ V))      column stage  (i, o)   Eq. 7
+    ΔW = scaling · F_columnᵀ                         (o, i)
+
+With P = [shared_in | A] and Q = [shared_out | B], U = Q1 P1ᵀ and V = Q2 P2ᵀ are never formed (``ops/generator.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genft.bridge.config import AdapterConfig, in_range, setting
+from genft.methods.base import Factor, Factors, Init, Site, WeightMethod, orthonormal_
+from genft.methods.registry import register
+from genft.ops import generator
+
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "gelu", "tanh")
+
+#: Initialisations of the paper's specific factors (Tables 8-10).
+PAPER_INITS: dict[str, Init] = {
+    "kaiming_uniform": lambda t: nn.init.kaiming_uniform_(t, a=5**0.5),
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "normal": lambda t: nn.init.normal_(t, std=0.01),
+    "zeros": nn.init.zeros_,
+}
+
+
+@dataclass
+class GenFTConfig(AdapterConfig):
+    """Configuration of GenFT; every field can be left at its default.
+
+    The default starts exactly at the pretrained function and trains 4·d·a + 4·L·d·b numbers for the q and v of L
+    layers of width d.
+    """
+
+    method = "genft"
+
+    shared_dim: int = setting(32, "a: columns of the factors that all adapted weights share; 0 for none.")
+    specific_dim: int = setting(2, "b: columns of the factors of each weight (or layer) alone; 0 for none.")
+    act_row: str = setting("identity", "Activation σ1 of the row stage.", choices=ACTIVATIONS)
+    act_col: str = setting("identity", "Activation σ2 of the column stage.", choices=ACTIVATIONS)
+    w0_ratio: float = setting(1.0, "How much of W0 enters the generator (ratio in Eq. 5).")
+    scaling: float = setting(1.0, "Factor of the generated update (Eq. 7).")
+    dropout: float = setting(0.0, "Probability with which an entry of a generated matrix is dropped in training.")
+    factors: str = setting(
+        "independent",
+        "'independent': input and output factors differ, one generator for all weights (the authors' code); "
+        "'tied': they are one tensor, one generator per role such as q and v (the paper's Eq. 4 and 6).",
+        choices=("independent", "tied"),
+    )
+    specific_scope: str = setting(
+        "module",
+        "'module': a pair A, B for every adapted weight; 'layer': one pair per layer, used by its q and v alike.",
+        choices=("module", "layer"),
+    )
+    row_stage: bool = setting(True, "Whether the row transformation (Eq. 5) is there.")
+    col_stage: bool = setting(True, "Whether the column transformation (Eq. 7) is there.")
+    init_weights: bool | str = setting(
+        True,
+        "True: start exactly at the pretrained function; 'paper': the paper's initialisations (init_a, init_b), "
+        "which do not; False: every factor non-zero (for tests).",
+        choices=(True, False, "paper"),  # type: ignore[arg-type]
+    )
+    init_a: str = setting(
+        "kaiming_uniform", "Initialisation of A where init_weights='paper'.", choices=tuple(PAPER_INITS)
+    )
+    init_b: str = setting("zeros", "Initialisation of B where init_weights='paper'.", choices=tuple(PAPER_INITS))
+    transpose_delta: bool = setting(
+        True, "False adds the generated (i, o) matrix untransposed, as the authors' text code does; square W0 only."
+    )
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        for name in ("shared_dim", "specific_dim"):
+            found += in_range(name, getattr(self, name), lambda n: n >= 0, "a whole number, 0 or more", int)
+        if not found and self.shared_dim + self.specific_dim == 0:
+            found.append("shared_dim, specific_dim: both are 0, so nothing would be trained; make one positive")
+        found += in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
+        for name in ("w0_ratio", "scaling"):
+            found += in_range(name, getattr(self, name), lambda v: v != 0, "any number but 0")
+        if not (self.row_stage or self.col_stage):
+            found.append("row_stage, col_stage: both are off, so there is no update; switch one on")
+        if not self.transpose_delta and not self.col_stage:
+            found.append("transpose_delta: False needs the column stage; without it nothing is transposed")
+        if self.init_weights is True:
+            found += self._identity_start_problems()
+        return found
+
+    def _identity_start_problems(self) -> list[str]:
+        found = []
+        last = "act_col" if self.col_stage else "act_row"
+        if getattr(self, last) == "relu":
+            found.append(
+                f"{last}: 'relu' has no gradient at 0, so training could never leave the identity start; "
+                "use init_weights='paper' or another activation, such as 'leaky_relu'"
+            )
+        if self.factors == "tied" and self.shared_dim > 0:
+            found.append(
+                "factors: 'tied' cannot start at the pretrained function (a zero output factor is a zero input "
+                "factor); use init_weights='paper' or factors='independent'"
+            )
+        return found
+
+
+@register(
+    "genft",
+    config=GenFTConfig,
+    paper="GenFT, arXiv 2506.11042",
+    trains="factors that generate ΔW from W0: part shared by all layers, part of each weight",
+)
+class GenFT(WeightMethod):
+    """ΔW = scaling · σ2(σ1(ratio · W0 P1 Q1ᵀ)ᵀ P2 Q2ᵀ)ᵀ."""
+
+    shares_factors = True
+    config: GenFTConfig
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        """Shared factors are keyed by dimension (and by role where tied), specific ones by weight or layer."""
+        c = self.config
+        found: dict[str, Factor] = {}
+        for stage, d in self._stages(site):
+            last = stage == ("v" if c.col_stage else "u")
+            if c.shared_dim and c.factors == "tied":
+                shape, init = (d, c.shared_dim), self._init("shared")
+                found[stage] = Factor(shape, init, shared_as=f"{stage}_{d}_{site.role}")
+            elif c.shared_dim:
+                for end in ("in", "out"):
+                    init = self._init("shared", zero=last and end == "out")
+                    found[f"{stage}_{end}"] = Factor((d, c.shared_dim), init, shared_as=f"{stage}_{end}_{d}")
+            if c.specific_dim:
+                for name in ("a", "b"):
+                    # a B used by both stages is an output factor of the last one too, so it starts at zero
+                    init = self._init(name, zero=name == "b" and (last or not self._stages_have_own_pairs))
+                    symbol = name if self._reuses_pair(site) else f"{name}_{'row' if stage == 'u' else 'col'}"
+                    owner = self._pair_owner(name if not self._stages_have_own_pairs else symbol, d, site)
+                    found.setdefault(symbol, Factor((d, c.specific_dim), init, shared_as=owner))
+        return found
+
+    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
+        c = self.config
+        delta = generator.generate(
+            w0,
+            self._stage("u", f) if c.row_stage else None,
+            self._stage("v", f) if c.col_stage else None,
+            act_row=c.act_row,
+            act_col=c.act_col,
+            ratio=c.w0_ratio,
+            scaling=c.scaling,
+            dropout=c.dropout,
+            seed=dropout_seed,
+        )
+        return delta if c.transpose_delta else delta.T
+
+    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor] | None:
+        """Identity activations: ΔW = scaling · ratio · Q2 (P2ᵀ W0 P1) Q1ᵀ has rank a + b at most."""
+        c = self.config
+        linear = (c.act_row == "identity" or not c.row_stage) and (c.act_col == "identity" or not c.col_stage)
+        if not linear:
+            return None
+        left, right = generator.low_rank(
+            w0,
+            self._stage("u", f) if c.row_stage else None,
+            self._stage("v", f) if c.col_stage else None,
+            ratio=c.w0_ratio,
+            scaling=c.scaling,
+        )
+        return (left, right) if c.transpose_delta else (right, left)
+
+    @property
+    def entry_dropout(self) -> float:
+        return self.config.dropout
+
+    def check(self, sites: Sequence[Site]) -> list[str]:
+        if self.config.transpose_delta:
+            return []
+        return [
+            f"transpose_delta: False needs square weights; {site} is ({site.out_features}, {site.in_features})"
+            for site in sites
+            if site.out_features != site.in_features
+        ][:1]
+
+    def _stages(self, site: Site) -> list[tuple[str, int]]:
+        """The stages in use, by the letter of their shared factor, and the width that they mix."""
+        row = [("u", site.in_features)] if self.config.row_stage else []
+        return row + ([("v", site.out_features)] if self.config.col_stage else [])
+
+    def _stage(self, letter: str, f: Factors) -> tuple[Tensor, Tensor]:
+        """(P, Q) of one stage: the shared columns, then the specific ones (Eq. 4 and 6)."""
+        stage = "row" if letter == "u" else "col"
+        shared_in, shared_out = f.get(f"{letter}_in", f.get(letter)), f.get(f"{letter}_out", f.get(letter))
+        a, b = f.get("a", f.get(f"a_{stage}")), f.get("b", f.get(f"b_{stage}"))
+        p = [t for t in (shared_in, a) if t is not None]
+        q = [t for t in (shared_out, b) if t is not None]
+        return (p[0], q[0]) if len(p) == 1 else (torch.cat(p, dim=1), torch.cat(q, dim=1))
+
+    @property
+    def _stages_have_own_pairs(self) -> bool:
+        """At the identity start without shared factors, one pair for both stages would stay silent: B = 0 in the
+        column stage would be B = 0 in the row stage."""
+        return self.config.init_weights is True and self.config.shared_dim == 0
+
+    def _reuses_pair(self, site: Site) -> bool:
+        """Whether both stages use one pair, A' = A and B' = B: the paper's case, possible where W0 is square."""
+        both = self.config.row_stage and self.config.col_stage
+        return both and site.in_features == site.out_features and not self._stages_have_own_pairs
+
+    def _pair_owner(self, name: str, d: int, site: Site) -> str | None:
+        """Scope "layer": weights with the same parent module share the pair of the same width."""
+        if self.config.specific_scope == "module":
+            return None
+        return f"{name}_{d}@{site.layer.replace('.', '/')}"
+
+    def _init(self, which: str, *, zero: bool = False) -> Init:
+        c = self.config
+        if c.init_weights == "paper":
+            if which == "shared":
+                return lambda t: nn.init.trunc_normal_(t, std=0.02)
+            return PAPER_INITS[c.init_a if which == "a" else c.init_b]
+        return nn.init.zeros_ if zero and c.init_weights is True else orthonormal_
