@@ -1,0 +1,181 @@
+"""What a task is: a small TOML file in ``tasks/``, or made from a user's own file. Data, never code.
+
+A task says which reader finds its examples, which columns and classes they have, how they are scored, and which
+protocol selects and reports. Readers live beside this file and turn a task into :class:`TaskData`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from genft.checked import Record, check, read_toml
+from genft.errors import ConfigError, DataError, not_one_of
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+class Task(Record):
+    """One task. What is empty here (``classes``) is inferred from the data and printed."""
+
+    name: str = Field(description="what `genft train` takes")
+    title: str = Field("", description="one line for people")
+    kind: Literal["text", "image"]
+    reader: str = Field(description="which reader in genft.data finds the examples")
+    files: dict[SplitName, Path] = Field(default_factory=dict, description="a file or folder per split")
+    text_columns: tuple[str, ...] = Field(("text",), description="one column, or two for sentence pairs")
+    label_column: str = Field("label", description="the column with the answer")
+    encoding: str = Field("utf-8", description="how the text files are encoded")
+    regression: bool = Field(False, description="the answer is a number, not a class")
+    classes: tuple[str, ...] = Field((), description="the classes in order; empty: from the training data")
+    metric: str = Field("accuracy", description="what selects the epoch and is reported")
+    protocol: str = Field("holdout", description="which split selects and which reports")
+    max_length: int = Field(128, ge=2, description="tokens of a text, longer ones are cut")
+    sizes: dict[str, int] = Field(default_factory=dict, description="expected examples per split")
+    licence: str = Field("", description="licence of the data")
+    source: str = Field("", description="where the data come from")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split.
+
+    Attributes:
+        inputs: per example its texts (one, or two for pairs), or the path of its image.
+        labels: per example its class number, or its value in a regression.
+    """
+
+    inputs: tuple[tuple[str, ...], ...]
+    labels: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, rows: Iterable[int]) -> Split:
+        rows = list(rows)
+        return Split(tuple(self.inputs[i] for i in rows), tuple(self.labels[i] for i in rows))
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its classes known, and its examples. ``notes`` says what was inferred, dropped or cut off."""
+
+    task: Task
+    splits: Mapping[str, Split]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any example, label or split changes. An image counts by its file's name and size."""
+        digest = hashlib.sha256(repr(self.task.classes).encode())
+        for name, split in sorted(self.splits.items()):
+            for inputs, label in zip(split.inputs, split.labels, strict=True):
+                if self.task.kind == "image":
+                    path = Path(inputs[0])
+                    inputs = (path.parent.name, path.name, str(path.stat().st_size))
+                digest.update(repr((name, inputs, label)).encode())
+        return digest.hexdigest()
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(resources.files("genft"))) / "tasks"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_task(name: str) -> Task:
+    """The task called ``name``, or the one in the TOML file of that path."""
+    shipped = _shipped()
+    path = Path(name) if name.endswith(".toml") else shipped.get(name)
+    if path is None:
+        raise ConfigError(
+            not_one_of("task", name, shipped) + "; a file of your own ends in .csv, .tsv, .jsonl, .json or .toml, "
+            "or is a folder of images"
+        )
+    return check(Task, read_toml(path), str(path))
+
+
+def list_tasks() -> list[Task]:
+    """Every task that comes with genft."""
+    return [load_task(name) for name in _shipped()]
+
+
+def number_labels(
+    labels: Sequence[str], rows: Sequence[str], classes: Sequence[str] | None, regression: bool
+) -> list[float]:
+    """Class numbers, or values, of the ``labels`` that a file holds.
+
+    Args:
+        labels: the labels as written.
+        rows: where each stands, for messages: ``"reviews.csv: line 12"``.
+        classes: the classes in order; not used in a regression.
+        regression: whether the labels are numbers.
+
+    Raises:
+        DataError: naming the first row whose label is not a class, or not a finite number.
+    """
+    if regression:
+        values = []
+        for label, row in zip(labels, rows, strict=True):
+            try:
+                value = float(label)
+            except ValueError:
+                value = math.nan
+            if not math.isfinite(value):
+                raise DataError(f"{row}: {label!r} is not a number, which a regression needs")
+            values.append(value)
+        return values
+    number = {c: i for i, c in enumerate(classes or ())}
+    for label, row in zip(labels, rows, strict=True):
+        if label not in number:
+            raise DataError(f"{row}: " + not_one_of("label", label, number, what="is not one of the classes"))
+    return [float(number[label]) for label in labels]
+
+
+def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
+    """The classes of a training file, in order (by value where all are integers, else alphabetical).
+
+    Raises:
+        DataError: fewer than two classes, or labels that look like measurements.
+    """
+    counts = Counter(labels)
+    if len(counts) < 2:
+        raise DataError(f"{where}: every row has the label {labels[0]!r}; at least two classes are needed")
+    if len(counts) > 20 and len(counts) > len(labels) / 2 and all(_is_number(label) for label in counts):
+        raise DataError(
+            f"{where}: the labels are {len(counts)} different numbers in {len(labels)} rows; "
+            "to predict a number, ask for --regression"
+        )
+    if all(label.lstrip("-").isdigit() for label in counts):
+        return tuple(sorted(counts, key=int))
+    return tuple(sorted(counts))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple[Split, Split]:
+    """(what remains, the ``size`` held-out examples), drawn with a fixed seed, by class where there are enough."""
+    from sklearn.model_selection import train_test_split
+
+    rows = list(range(len(split)))
+    per_class = Counter(split.labels)
+    if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(split) - size < len(per_class)):
+        stratify = False
+    keep, out = train_test_split(
+        rows, test_size=size, random_state=seed, stratify=split.labels if stratify else None
+    )
+    return split.take(sorted(keep)), split.take(sorted(out))

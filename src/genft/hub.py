@@ -1,0 +1,83 @@
+"""The Hugging Face Hub, asked once and quickly.
+
+``transformers`` retries an unreachable Hub for about half a minute per file. Everything here first asks whether
+the Hub answers at all, and otherwise uses what is in the local cache; after :func:`fetch_model` a model is a
+folder on this machine, and nothing later needs the network.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from pathlib import Path
+
+from genft.errors import ConfigError
+
+#: What a model needs besides its weights, without the other frameworks' copies that many repositories carry.
+_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
+_WAIT_SECONDS = 5.0
+
+
+@functools.cache
+def reachable() -> bool:
+    """Whether the Hub answers within five seconds (never when HF_HUB_OFFLINE is set)."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_WAIT_SECONDS)
+            answered.set()
+        except Exception:  # whatever goes wrong here, the answer is the same: not reachable
+            return
+
+    # In a thread, because no timeout covers a name lookup that hangs.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_WAIT_SECONDS)
+    return answered.is_set()
+
+
+def fetch_model(repo: str) -> Path:
+    """The local folder of the Hub model ``repo``, downloaded if it is not in the cache; named by its commit.
+
+    Raises:
+        ConfigError: the model does not exist, may not be read, or is not in the cache while the Hub is away.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    online = reachable()
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=_FILES, local_files_only=not online))
+        if online and not any(folder.glob("*.safetensors")):  # a repository from before safetensors
+            snapshot_download(repo, allow_patterns=["pytorch_model*.bin"])
+    except GatedRepoError:
+        raise ConfigError(
+            f"model: {repo!r} is gated: accept its terms on https://huggingface.co/{repo}, then `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise ConfigError(
+            f"model: {repo!r} is not on the Hugging Face Hub, or needs `hf auth login`; "
+            "packaged models: `genft list models`"
+        ) from None
+    except LocalEntryNotFoundError:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+        raise ConfigError(
+            f"model: {repo!r} is not in the local cache ({constants.HF_HUB_CACHE}) and cannot be fetched: {why}; "
+            f"on a connected machine run `hf download {repo}`, copy the folder here and pass its path as the model"
+        ) from None
+    except HfHubHTTPError as e:
+        raise ConfigError(f"model: {repo!r} cannot be fetched from the Hub: {e}") from None
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model: {repo!r} has no config.json: it is not a transformers or timm model")
+    return folder
