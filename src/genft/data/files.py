@@ -101,7 +101,9 @@ def _decode(path: Path, encoding: str) -> str:
             "name the file's encoding with --encoding (often latin-1 or utf-16)"
         ) from None
     except LookupError:
-        raise ConfigError(f"encoding: {encoding!r} is not known; for example utf-8, latin-1, utf-16") from None
+        raise ConfigError(
+            f"encoding: {encoding!r} is not known; for example utf-8, latin-1, utf-16"
+        ) from None
 
 
 def _delimited(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -184,7 +186,8 @@ def read_image_folder(task: Task) -> TaskData:
         for class_folder in _class_folders(folder):
             if class_folder.name not in classes:
                 raise DataError(
-                    f"{class_folder}: " + not_one_of("class", class_folder.name, classes, what="is not in training")
+                    f"{class_folder}: "
+                    + not_one_of("class", class_folder.name, classes, what="is not in training")
                 )
             images = list_images(class_folder)
             paths += [(str(p),) for p in images]

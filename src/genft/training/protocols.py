@@ -67,7 +67,12 @@ def assign_roles(
     for name in ("train", protocol.select, protocol.report):
         if name and name not in data.splits:
             raise ConfigError(
-                not_one_of(f"protocol {protocol.name!r}: split", name, data.splits, what=f"is not in {data.task.name}")
+                not_one_of(
+                    f"protocol {protocol.name!r}: split",
+                    name,
+                    data.splits,
+                    what=f"is not in {data.task.name}",
+                )
             )
     train = data.splits["train"]
     if protocol.select is None:
@@ -75,5 +80,7 @@ def assign_roles(
     else:
         select = data.splits[protocol.select]
     return Roles(
-        limited(train, limit_train), limited(select, limit_eval), limited(data.splits[protocol.report], limit_eval)
+        limited(train, limit_train),
+        limited(select, limit_eval),
+        limited(data.splits[protocol.report], limit_eval),
     )

@@ -56,7 +56,9 @@ class RunSpec(Record):
     def key(self, model_fingerprint: str, data_fingerprint: str) -> str:
         """The hash that names this run's result: equal runs have equal keys on every machine."""
         content = self.model_dump(mode="json", exclude={"task", "model"})
-        task = self.task.model_dump(mode="json", include={"name", "text_columns", "regression", "metric", "max_length"})
+        task = self.task.model_dump(
+            mode="json", include={"name", "text_columns", "regression", "metric", "max_length"}
+        )
         content |= {"task": task, "model": model_fingerprint, "data": data_fingerprint}
         content["settings"] = full_settings(get_method(self.method), self.settings)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -152,7 +154,9 @@ def default_settings(info: MethodInfo) -> dict[str, Any]:
     values = {}
     for f in dataclasses.fields(info.config):
         if f.name in setting_types(info):
-            values[f.name] = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            values[f.name] = (
+                f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            )
     return {k: v for k, v in values.items() if v is not dataclasses.MISSING}
 
 
@@ -255,5 +259,11 @@ def _options(hint: Any) -> Iterable[Any]:
 
 
 def _name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "none"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        types.NoneType: "none",
+    }
     return " or ".join(names.get(o, str(o).replace("typing.", "")) for o in _options(hint))

@@ -1,0 +1,231 @@
+"""The folder that a run leaves behind, and how to use it again: enough for a stranger with the same base model.
+
+adapter_config.json, adapter_model.safetensors    peft's own (model.safetensors where no adapter was used)
+genft_task.json                                   task, labels, preprocessing, base, what was measured
+tokenizer files, README.md                        for text; the model card with the code to load it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from genft.checked import Record, check
+from genft.data import Task
+from genft.data.encode import Encoded, encode
+from genft.errors import AdapterFileError, BaseMismatchError, ConfigError
+from genft.models import LoadedModel, Preprocessing, find_model, load_model
+from genft.training.attach import trained_state
+
+TASK_FILE = "genft_task.json"
+BASELINE_FILE = "model.safetensors"
+
+
+class SavedTask(Record):
+    """The content of genft_task.json."""
+
+    genft_version: str
+    task: str
+    kind: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    regression: bool
+    classes: tuple[str, ...]
+    metric: str
+    base: str
+    method: str
+    preprocessing: Preprocessing
+    score: float
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A saved adapter, loaded on its base and ready to predict."""
+
+    model: nn.Module
+    tokenizer: Any
+    saved: SavedTask
+
+    def predict(self, inputs: list[tuple[str, ...]], batch_size: int = 64) -> torch.Tensor:
+        """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``."""
+        data: Encoded = encode(inputs, None, self.saved.preprocessing, self.tokenizer)
+        order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
+        device = next(self.model.parameters()).device
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                items = [data[i] for i in order[start : start + batch_size]]
+                if self.tokenizer is None:
+                    batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
+                else:
+                    batch = self.tokenizer.pad(items, return_tensors="pt")
+                found.append(self.model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
+        outputs = torch.cat(found)[torch.tensor(order).argsort()]
+        return outputs if self.saved.regression else outputs.softmax(dim=1)
+
+
+def save(
+    folder: Path, model: nn.Module, loaded: LoadedModel, task: Task, method: str, protocol: str, score: float
+) -> int:
+    """Write the folder, whole or not at all; returns the bytes of its weight file."""
+    from genft import __version__
+
+    saved = SavedTask(
+        genft_version=__version__,
+        task=task.name,
+        kind=task.kind,
+        text_columns=task.text_columns if task.kind == "text" else (),
+        label_column=task.label_column,
+        regression=task.regression,
+        classes=task.classes,
+        metric=task.metric,
+        base=loaded.source.base_id,
+        method=method,
+        preprocessing=loaded.preprocessing,
+        score=score,
+        protocol=protocol,
+    )
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        if isinstance(model, PeftModel):
+            model.save_pretrained(temporary, save_embedding_layers=False)
+            weights = temporary / "adapter_model.safetensors"
+        else:
+            weights = temporary / BASELINE_FILE
+            save_file(
+                {k: v.contiguous().cpu() for k, v in trained_state(model).items()}, weights, {"format": "pt"}
+            )
+        if loaded.tokenizer is not None:
+            loaded.tokenizer.save_pretrained(temporary)
+        (temporary / TASK_FILE).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(_card(saved, isinstance(model, PeftModel)), encoding="utf-8")
+        size = weights.stat().st_size
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except OSError as e:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ConfigError(f"{folder}: cannot be written ({e.strerror})") from None
+    return size
+
+
+def load(folder: str | Path, base: str | None = None) -> Trained:
+    """Load a saved adapter on its base model, for prediction.
+
+    Args:
+        folder: what :func:`save` wrote.
+        base: another place of the same base model; by default the one that the adapter names.
+
+    Raises:
+        AdapterFileError: a file is missing or damaged.
+        BaseMismatchError: the base is not the model that the adapter was trained on.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
+    saved = _read_task(folder)
+    task = Task(
+        name=saved.task,
+        kind=saved.preprocessing.kind,
+        reader="",
+        classes=saved.classes,
+        regression=saved.regression,
+        max_length=saved.preprocessing.max_length or 128,
+    )
+    loaded = load_model(find_model(base or saved.base), task, saved.preprocessing.image_size)
+    weights = folder / (
+        "adapter_model.safetensors" if (folder / "adapter_config.json").exists() else BASELINE_FILE
+    )
+    if not weights.is_file():
+        raise AdapterFileError(f"{weights}: is missing")
+    try:
+        if weights.name == BASELINE_FILE:
+            state = load_file(weights)
+            known = dict(loaded.model.named_parameters())
+            if wrong := [k for k, v in state.items() if k not in known or known[k].shape != v.shape]:
+                raise AdapterFileError(f"{weights}: {wrong[0]} does not fit the base model {saved.base}")
+            loaded.model.load_state_dict(state, strict=False)
+            model: nn.Module = loaded.model
+        else:
+            model = PeftModel.from_pretrained(loaded.model, str(folder))
+    except (AdapterFileError, BaseMismatchError, ConfigError):
+        raise
+    except SafetensorError as e:
+        raise AdapterFileError(f"{weights}: is damaged or incomplete ({e})") from None
+    except (RuntimeError, ValueError, TypeError, KeyError) as e:
+        raise AdapterFileError(
+            f"{folder}: cannot be loaded on {saved.base}: {str(e).splitlines()[0]}"
+        ) from None
+    model.eval()
+    return Trained(model, loaded.tokenizer, saved)
+
+
+def _read_task(folder: Path) -> SavedTask:
+    path = folder / TASK_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise AdapterFileError(
+            f"{path}: is missing, so the labels are unknown; load an adapter that genft did not save with "
+            "peft.PeftModel.from_pretrained"
+        ) from None
+    except ValueError as e:
+        raise AdapterFileError(f"{path}: is damaged ({e})") from None
+    try:
+        return check(SavedTask, values, str(path))
+    except ConfigError as e:
+        raise AdapterFileError(str(e)) from None
+
+
+def _card(saved: SavedTask, is_peft: bool) -> str:
+    """The model card: what this is and the lines that load it."""
+    auto = "AutoModelForSequenceClassification" if saved.kind == "text" else "AutoModelForImageClassification"
+    labels = list(saved.classes)
+    heading = f"""---
+base_model: {saved.base}
+library_name: {"peft" if is_peft else "transformers"}
+tags: [genft, {saved.method}]
+---
+# {saved.method} on {saved.base}, for {saved.task}
+
+{saved.metric} {saved.score:.4f} (protocol {saved.protocol}). Trained with genft {saved.genft_version}.
+{"Predicts a number." if saved.regression else "Labels, in order: " + ", ".join(labels) + "."}
+
+```python
+from genft.training.artifact import load
+
+trained = load("THIS FOLDER")
+trained.predict([("a text",)])  # probabilities of the labels, in the order above
+```
+"""
+    if not is_peft:
+        return heading
+    peft_class = "AutoPeftModelForSequenceClassification"
+    short = f"\n# or, where the base can be fetched: {peft_class}.from_pretrained(folder, num_labels={len(labels) or 1})"
+    return (
+        heading
+        + f"""
+With peft alone, `import genft` comes first: it makes the method known to peft.
+
+```python
+import genft
+from peft import PeftModel
+from transformers import {auto}
+
+base = {auto}.from_pretrained("{saved.base}", num_labels={len(labels) or 1})
+model = PeftModel.from_pretrained(base, "THIS FOLDER"){short if saved.kind == "text" else ""}
+```
+"""
+    )

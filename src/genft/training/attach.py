@@ -1,0 +1,95 @@
+"""Put a method on a model: peft's ``get_peft_model`` with the method's configuration, or a baseline without one."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType
+from torch import nn
+
+from genft.bridge.targets import DEFAULT_TARGETS
+from genft.errors import ConfigError, TargetError
+from genft.methods import MethodInfo
+from genft.models import LoadedModel
+
+
+def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any]) -> nn.Module:
+    """The model with exactly what ``info`` trains (and the head) set to require gradients.
+
+    Raises:
+        ConfigError: a setting that the method refuses, or targets that this model does not have.
+    """
+    model = loaded.model
+    if info.config is None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(info.name == "full" or is_head(name, loaded.trained_in_full))
+        return model
+    config = make_config(info, settings, model.config.model_type, loaded.preprocessing.kind)
+    config.modules_to_save = list(loaded.trained_in_full)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning) if info.family == "peft" else None
+        try:
+            return get_peft_model(model, config)
+        except ConfigError:
+            raise
+        except ValueError as e:  # peft's own words, for its own methods
+            raise TargetError(f"{info.name}: {e}") from None
+
+
+def make_config(info: MethodInfo, settings: Mapping[str, Any], model_type: str, kind: str) -> PeftConfig:
+    """The peft configuration of a method for a family of models; peft lacks default targets for some of them."""
+    assert info.config is not None
+    settings = dict(settings)
+    try:
+        config = info.config(task_type="SEQ_CLS" if kind == "text" else None, **settings)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as e:
+        raise ConfigError(f"{info.name}: {e}") from None
+    if info.family == "peft" and getattr(config, "target_modules", ()) is None:
+        known = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)].target_module_mapping
+        if model_type not in known:
+            config.target_modules = DEFAULT_TARGETS.get(model_type)
+    return config
+
+
+def is_head(name: str, head: Sequence[str]) -> bool:
+    """Whether the parameter ``name`` belongs to one of the ``head`` modules, whatever peft wrapped around it."""
+    return any(re.search(rf"(^|\.){re.escape(module)}\.", name) for module in head)
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of parameters: what the adapter trains, what the head has, and the whole model with both."""
+
+    adapter: int
+    head: int
+    total: int
+
+
+def count_parameters(model: nn.Module, head: Sequence[str]) -> ParameterCount:
+    """Count from the model itself; a tensor that several layers share counts once."""
+    trained = [(name, p.numel()) for name, p in model.named_parameters() if p.requires_grad]
+    in_head = sum(n for name, n in trained if is_head(name, head))
+    total = sum(p.numel() for p in model.parameters())
+    return ParameterCount(sum(n for _, n in trained) - in_head, in_head, total)
+
+
+def trained_state(model: nn.Module) -> dict[str, Any]:
+    """The trained tensors by name, detached."""
+    return {name: p.detach() for name, p in _trained(model)}
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def targeted(model: nn.Module) -> list[str]:
+    """Paths of the modules that an adapter works on; empty for a baseline."""
+    return list(model.targeted_module_names) if isinstance(model, PeftModel) else []

@@ -1,0 +1,253 @@
+"""The training loop: ``transformers.Trainer``, with the few things that it leaves open.
+
+Batches of texts of similar length, a learning rate of its own for the head, checkpoints that hold only what is
+trained, and a stop when the loss is NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler, Subset
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from genft.data.encode import Encoded
+from genft.models import LoadedModel
+from genft.training.attach import is_head, trained_state
+from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
+from genft.training.metrics import Array, score
+from genft.training.spec import Training
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model, at its best epoch.
+
+    Attributes:
+        trainer: for predictions with the trained model.
+        epochs: per epoch what was measured on the selecting split, and the training loss.
+        best_epoch: counted from 1.
+        seconds_per_step: the median.
+        steps: optimizer steps in all.
+        resumed_at: the step from which an interrupted run went on; 0 for a run in one piece.
+    """
+
+    trainer: Loop
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    seconds_per_step: float
+    steps: int
+    resumed_at: int
+
+
+def fit(
+    loaded: LoadedModel,
+    model: nn.Module,
+    train: Encoded,
+    select: Encoded,
+    training: Training,
+    *,
+    metric: str,
+    seed: int,
+    checkpoints: Path,
+    watch: Watch,
+) -> Fitted:
+    """Train ``model``; keep the epoch with the best ``metric`` on ``select``; go on from ``checkpoints`` if any.
+
+    Raises:
+        TrainingError: the loss became NaN.
+    """
+    stopwatch = Stopwatch()
+    trainer = Loop(
+        loaded,
+        training,
+        model=model,
+        args=_arguments(training, metric, seed, checkpoints),
+        train_dataset=train,
+        eval_dataset=_longest_first(select)[0],
+        data_collator=_collator(loaded),
+        compute_metrics=lambda outcome: {metric: score(metric, *decide(outcome))},
+        preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
+        callbacks=[Watcher(watch), stopwatch],
+    )
+    last = last_checkpoint(checkpoints)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    history = trainer.state.log_history
+    epochs = [
+        {"epoch": round(entry["epoch"]), metric: entry[f"eval_{metric}"], "loss": entry["eval_loss"]}
+        for entry in history
+        if f"eval_{metric}" in entry
+    ]
+    for entry, logged in zip(epochs, (e for e in history if "loss" in e), strict=True):
+        entry["train_loss"] = logged["loss"]
+    best = max(epochs, key=lambda entry: entry[metric])  # the first of equals, as Trainer keeps it
+    return Fitted(
+        trainer,
+        epochs,
+        int(best["epoch"]),
+        stopwatch.median,
+        trainer.state.global_step,
+        int(last.name.rpartition("-")[2]) if last else 0,
+    )
+
+
+class Loop(Trainer):
+    """``Trainer`` with a head of its own learning rate and small checkpoints."""
+
+    def __init__(self, loaded: LoadedModel, training: Training, **kwargs: Any) -> None:
+        self.head = loaded.trained_in_full
+        self.training = training
+        self.stop_on_nan = StopOnNaN()
+        super().__init__(**kwargs)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(self.stop_on_nan)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW in up to four groups: head or not, decayed or not."""
+        model = model or self.model
+        assert model is not None
+        if self.optimizer is None:
+            decayed = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault((is_head(name, self.head), name in decayed), []).append(parameter)
+            head_rate = self.training.head_learning_rate or self.training.learning_rate
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {
+                        "params": parameters,
+                        "lr": head_rate if of_head else self.training.learning_rate,
+                        "weight_decay": self.training.weight_decay if decays else 0.0,
+                    }
+                    for (of_head, decays), parameters in groups.items()
+                ],
+                lr=self.training.learning_rate,
+            )
+        return self.optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.stop_on_nan.check(loss, self.state, self.training.learning_rate)
+        return loss
+
+    def predict_arrays(self, dataset: Encoded) -> tuple[Array, Array]:
+        """(logits (n, classes), labels (n,)), in the order of the data set."""
+        longest_first, order = _longest_first(dataset)
+        outcome = self.predict(longest_first)
+        back = np.argsort(order)
+        return outcome.predictions[back], outcome.label_ids[back]
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
+        data = train_dataset or self.train_dataset
+        assert isinstance(data, Encoded)
+        return LengthGrouped(data.lengths, self.args.train_batch_size, self.args.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Only what is trained; peft would otherwise ask the Hub about the vocabulary of the base."""
+        assert output_dir is not None
+        os.makedirs(output_dir, exist_ok=True)
+        if isinstance(self.model, PeftModel):
+            self.model.save_pretrained(output_dir, save_embedding_layers=False)
+        else:
+            self.model.save_pretrained(output_dir, state_dict=trained_state(self.model))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that are not trained are not in a checkpoint: nothing to warn about."""
+
+
+class LengthGrouped(Sampler[int]):
+    """A random order, drawn anew for every epoch, in which the examples of a batch have similar lengths."""
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before every epoch, also after a resume: the order depends on nothing but seed and epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Any:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+def decide(outcome: EvalPrediction | tuple[Array, Array]) -> tuple[Array, Array]:
+    """(predicted, target): the most likely class from logits (n, classes), or the value from (n, 1)."""
+    logits, labels = outcome
+    logits = np.asarray(logits)
+    return (logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)), np.asarray(labels)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in ``folder``; what an interruption left half-written is removed."""
+    found = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    for path in reversed(found):
+        try:  # Trainer writes this file last
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return path
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(path)
+    return None
+
+
+def _longest_first(dataset: Encoded) -> tuple[Subset[Any], Array]:
+    order = np.argsort([-n for n in dataset.lengths], kind="stable")
+    return Subset(dataset, order.tolist()), order
+
+
+def _collator(loaded: LoadedModel) -> Any:
+    if loaded.tokenizer is None:
+        return default_data_collator
+    return DataCollatorWithPadding(loaded.tokenizer, pad_to_multiple_of=8)
+
+
+def _arguments(training: Training, metric: str, seed: int, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.eval_batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        lr_scheduler_type=training.schedule if training.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=training.warmup,
+        label_smoothing_factor=training.label_smoothing,
+        max_grad_norm=training.max_grad_norm,
+        bf16=training.precision == "bf16",
+        seed=seed,
+        data_seed=seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        load_best_model_at_end=True,
+        metric_for_best_model=metric,
+        greater_is_better=True,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,139 @@
+"""One run, from a spec to a result: read, load, attach, train, evaluate, save."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from genft.data import Split, TaskData, read
+from genft.data.encode import Encoded, encode
+from genft.methods import get_method
+from genft.models import ModelSource, find_model, load_model
+from genft.results.store import Result, Store, pack
+from genft.training import artifact
+from genft.training.attach import attach, count_parameters
+from genft.training.callbacks import Watch, ignore
+from genft.training.loop import decide, fit
+from genft.training.memory import PeakMemory
+from genft.training.metrics import check_metric, interval, score
+from genft.training.protocols import Roles, assign_roles, get_protocol
+from genft.training.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A spec with its data read and its model found: what a run will do, and the key of its result."""
+
+    spec: RunSpec
+    data: TaskData
+    roles: Roles
+    source: ModelSource
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Readable and unique: the name of the adapter's folder."""
+        model = self.spec.model.rstrip("/").rpartition("/")[2]
+        return f"{self.data.task.name}-{model}-{self.spec.method}-seed{self.spec.seed}-{self.key[:6]}"
+
+    @property
+    def steps(self) -> int:
+        training = self.spec.training
+        return training.epochs * -(-len(self.roles.train) // training.batch_size)
+
+
+def prepare(spec: RunSpec) -> Plan:
+    """Read the data and find the model, without loading it; everything that can be refused early is."""
+    get_method(spec.method)
+    check_metric(spec.task.metric, regression=spec.task.regression)
+    protocol = get_protocol(spec.protocol)
+    source = find_model(spec.model)
+    data = read(spec.task)
+    roles = assign_roles(data, protocol, spec.limit_train, spec.limit_eval)
+    return Plan(spec, data, roles, source, spec.key(source.fingerprint, data.fingerprint))
+
+
+def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
+    """Do the run, or go on with it where it was interrupted; its result is in the store when this returns.
+
+    Raises:
+        GenFTError: the first thing that is wrong, in one sentence.
+    """
+    spec, task = plan.spec, plan.data.task
+    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    set_seed(spec.seed)
+    loaded = load_model(plan.source, task, spec.training.image_size)
+    model = attach(loaded, get_method(spec.method), spec.settings)
+    parameters = count_parameters(model, loaded.trained_in_full)
+
+    def encoded(split: Split) -> Encoded:
+        return encode(split.inputs, split.labels, loaded.preprocessing, loaded.tokenizer, task.regression)
+
+    with PeakMemory() as peak:
+        fitted = fit(
+            loaded,
+            model,
+            encoded(plan.roles.train),
+            encoded(plan.roles.select),
+            spec.training,
+            metric=task.metric,
+            seed=spec.seed,
+            checkpoints=store.checkpoints(plan.key),
+            watch=watch,
+        )
+        predicted, target = decide(fitted.trainer.predict_arrays(encoded(plan.roles.report)))
+    value = score(task.metric, predicted, target)
+    adapter = store.adapter(plan.name)
+    size = artifact.save(adapter, model, loaded, task, spec.method, spec.protocol, value)
+    small = np.float32 if task.regression else np.uint16
+    result = Result(
+        key=plan.key,
+        label=plan.name,
+        spec=spec.model_dump(mode="json"),
+        task=task.name,
+        model=spec.model,
+        method=spec.method,
+        seed=spec.seed,
+        protocol=spec.protocol,
+        metric=task.metric,
+        score=value,
+        interval=interval(task.metric, predicted, target),
+        examples={role: len(getattr(plan.roles, role)) for role in ("train", "select", "report")},
+        epochs=fitted.epochs,
+        best_epoch=fitted.best_epoch,
+        steps=fitted.steps,
+        resumed_at=fitted.resumed_at,
+        adapter_parameters=parameters.adapter,
+        head_parameters=parameters.head,
+        total_parameters=parameters.total,
+        seconds_per_step=fitted.seconds_per_step,
+        seconds=time.perf_counter() - clock,
+        peak_memory_bytes=peak.bytes,
+        peak_memory_of=peak.of,
+        adapter=adapter.relative_to(store.out).as_posix(),
+        adapter_bytes=size,
+        predictions=pack(predicted.astype(small)),
+        targets=pack(target.astype(small)),
+        model_fingerprint=plan.source.fingerprint,
+        data_fingerprint=plan.data.fingerprint,
+        device=_device(),
+        versions={name: version(name) for name in ("genft", "torch", "transformers", "peft", "accelerate")},
+        started=started.isoformat(timespec="seconds"),
+    )
+    store.put(result)
+    shutil.rmtree(store.checkpoints(plan.key), ignore_errors=True)
+    return result
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
