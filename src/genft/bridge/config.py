@@ -51,6 +51,7 @@ class AdapterConfig(PeftConfig):
     layers_pattern: list[str] | str | None = setting(
         None, "Name of the list of layers that layers_to_transform counts in, 'blocks' for timm."
     )
+    init_weights: bool = setting(True, "True: start exactly at the pretrained function; False: do not (for tests).")
     modules_to_save: list[str] | None = setting(
         None, "Modules trained whole and saved with the adapter, a new classification head for example."
     )

@@ -6,6 +6,7 @@ of the forward pass, merges and unmerges. It never looks into a method's mathema
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from genft.bridge.passes import ForwardPass, MaskSeeds
-from genft.bridge.targets import read_bias, read_weight, weight_kind
+from genft.bridge.targets import features, read_bias, read_weight, weight_kind
 from genft.errors import ConfigError, GenFTError
 from genft.methods.base import Method, Site, WeightMethod
 from genft.ops import plan
@@ -36,6 +37,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, prefix: str, shared: nn.ModuleDict | None) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.training = base_layer.training  # a layer added to a model in evaluation must not start to drop out
         self.factors_name = f"{prefix}factors"
         setattr(self, self.factors_name, nn.ModuleDict())
         self.adapter_layer_names = (self.factors_name,)
@@ -107,6 +109,7 @@ class WeightLayer(AdapterLayer):
         super().__init__(base_layer, prefix, shared)
         pretrained = self.get_base_layer()
         self.kind = weight_kind(pretrained)
+        self.out_features, self.in_features = features(pretrained)
         self.quantization_backend = resolve_quantization_backend(pretrained)
         self.constants_name = f"{prefix}constants"
         setattr(self, self.constants_name, nn.ModuleDict())
@@ -173,7 +176,7 @@ class WeightLayer(AdapterLayer):
             update = attachment.method.delta_bias(rows, self.factors(adapter_name, site))
             if update is not None:
                 pieces.append((site, update))
-        return place_rows(pieces, self._rows()) if pieces else None
+        return place_rows(pieces, self.out_features) if pieces else None
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """ΔW of the whole module without dropout, in the layout of its own weight (peft's conversions call this)."""
@@ -185,16 +188,8 @@ class WeightLayer(AdapterLayer):
             for site in self.attachments[adapter_name].sites
             if (d := self.delta(adapter_name, site, w0)) is not None
         ]
-        full = place_rows(pieces, w0.shape[0]) if pieces else torch.zeros_like(w0)
+        full = place_rows(pieces, self.out_features) if pieces else torch.zeros_like(w0)
         return full.T if self.kind.transposed else full
-
-    def _rows(self) -> int:
-        if self.kind is not None:
-            return self.frozen_weight().shape[0] if self.quantization_backend is None else self._out_features()
-        return read_bias(self.get_base_layer(), None).numel()  # type: ignore[union-attr]
-
-    def _out_features(self) -> int:
-        return int(self.get_base_layer().out_features)
 
     # ---------------------------------------------------------------- forward
 
@@ -311,7 +306,7 @@ class WeightLayer(AdapterLayer):
                 bias = update if bias is None else bias + update
         if bias is not None:
             replaced[kind.bias] = bias.to(w0.dtype)
-        return torch.func.functional_call(module, replaced, args, kwargs)
+        return call_with(module, replaced, *args, **kwargs)
 
     # ---------------------------------------------------------------- merging
 
@@ -401,6 +396,19 @@ class WeightLayer(AdapterLayer):
         if self.kind is None or adapter_name not in self.attachments:
             return False
         return self.delta_bias(adapter_name) is None
+
+
+def call_with(module: nn.Module, tensors: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    """``module`` called with ``tensors`` in place of its own; the module itself is not touched.
+
+    A shallow copy does what ``torch.func.functional_call`` does, and also where FSDP has turned the parameters into
+    plain attributes, which would hide the replacements.
+    """
+    if torch.compiler.is_compiling():
+        return torch.func.functional_call(module, tensors, args, kwargs)
+    stand_in = copy.copy(module)
+    stand_in.__dict__.update(tensors)  # found before the registered parameters
+    return stand_in(*args, **kwargs)
 
 
 # -------------------------------------------------------------------- rows of a weight, columns of an output

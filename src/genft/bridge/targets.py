@@ -91,6 +91,11 @@ def weight_shape(module: nn.Module) -> tuple[int, int]:
     return int(module.out_features), int(module.in_features)
 
 
+def features(module: nn.Module) -> tuple[int, int]:
+    """(o, i) of any module that can be adapted; i is 0 where it has a bias but no linear weight."""
+    return weight_shape(module) if weight_kind(module) is not None else (module.bias.numel(), 0)
+
+
 def unwrap(module: nn.Module) -> nn.Module:
     """The module itself, or the pretrained one inside when it is adapted already."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
@@ -139,7 +144,7 @@ def resolve_sites(
             problems.append(problem)
             continue
         kind = weight_kind(module)
-        o, i = weight_shape(module) if kind else (module.bias.numel(), 0)
+        o, i = features(module)
         has_bias = getattr(module, kind.bias if kind else "bias", None) is not None
         try:
             ranges = _row_ranges(path, module, model, slices, o, i)

@@ -41,6 +41,7 @@ class BridgeTuner(BaseTuner):
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         # before BaseTuner.__init__, which injects the first adapter
         self._sites: dict[str, tuple[Method, dict[str, list[Site]]]] = {}
+        self._injecting = ""
         self.forward_pass = ForwardPass()
         super().__init__(model, *args, **kwargs)
         self._hooks = (
@@ -114,7 +115,6 @@ class BridgeTuner(BaseTuner):
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Find all sites and refuse what cannot be done, before anything in the model is changed."""
         assert isinstance(peft_config, AdapterConfig)
-        adapter_name = next(name for name, config in self.peft_config.items() if config is peft_config)
         if peft_config.target_modules == "all-linear":
             _maybe_include_all_linear_layers(peft_config, model)
         inside = tuple(f"{n}." for n, m in model.named_modules() if isinstance(m, AdapterLayer))
@@ -134,7 +134,7 @@ class BridgeTuner(BaseTuner):
         every_site = [site for group in sites.values() for site in group]
         if problems := method.check(every_site):
             raise TargetError(problems)
-        self._sites[adapter_name] = (method, sites)
+        self._sites[self._injecting] = (method, sites)
         self._check_base(peft_config, model, sites)
 
     def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
@@ -176,6 +176,7 @@ class BridgeTuner(BaseTuner):
         setattr(parent, child_name, new_module)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        self._injecting = adapter_name  # peft passes the name to some of its hooks only
         others = [name for name in self.peft_config if name != adapter_name]
         before = [(p, p.requires_grad) for p in self._shared_parameters(others)]
         super().inject_adapter(model, adapter_name, *args, **kwargs)

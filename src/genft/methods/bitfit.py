@@ -30,7 +30,8 @@ class BitFit(WeightMethod):
     bias_only = True
 
     def factors(self, site: Site) -> dict[str, Factor]:
-        return {"offset": Factor((site.out_features,), nn.init.zeros_)}
+        init = nn.init.zeros_ if self.config.init_weights else nn.init.normal_
+        return {"offset": Factor((site.out_features,), init)}
 
     def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor:
         return f["offset"]

@@ -67,7 +67,7 @@ class GenFTConfig(AdapterConfig):
     )
     row_stage: bool = setting(True, "Whether the row transformation (Eq. 5) is there.")
     col_stage: bool = setting(True, "Whether the column transformation (Eq. 7) is there.")
-    init_weights: bool | str = setting(
+    init_weights: bool | str = setting(  # type: ignore[assignment]
         True,
         "True: start exactly at the pretrained function; 'paper': the paper's initialisations (init_a, init_b), "
         "which do not; False: every factor non-zero (for tests).",

@@ -1,0 +1,70 @@
+"""The case lists that take the place of peft's own in its ``tests/test_custom_models.py``.
+
+A row of TEST_CASES: name, peft's test model, configuration class, its arguments. A row of
+MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES: name, tuner name, configuration class, arguments of the first and the second
+adapter. peft's tests expect ``init_weights=False`` to mean "not the identity".
+"""
+
+from genft import BitFitConfig, GenFTConfig
+
+FORMS = {
+    "identity": {},
+    "nonlinear": {"act_row": "leaky_relu", "act_col": "leaky_relu"},
+    "dropout": {"act_row": "gelu", "act_col": "leaky_relu", "dropout": 0.1},
+    "paper, tied": {"factors": "tied", "init_weights": "paper", "init_b": "normal"},
+    "layer scope": {"specific_scope": "layer"},
+    "no shared": {"shared_dim": 0, "specific_dim": 4},
+    "no specific": {"specific_dim": 0},
+    "no row stage": {"row_stage": False},
+    "no column stage": {"col_stage": False},
+}
+
+TARGETS = [
+    ("MLP", {"target_modules": "lin0"}),
+    ("MLP", {"target_modules": ["lin0"]}),
+    ("MLP", {"target_modules": ["lin1"]}),
+    ("MLP", {"target_modules": ["lin0", "lin1"]}),
+    ("MLP", {"target_modules": ["lin0"], "modules_to_save": ["lin1"]}),
+    ("EmbConv1D", {"target_modules": ["lin0"]}),
+    ("MLP_LayerNorm", {"target_modules": ["lin0", "lin1"]}),
+    ("MLP2", {"target_modules": ["lin0", "lin1"]}),
+]
+
+# peft's test models are 10 to 2,000 wide
+SIZE = {"shared_dim": 4, "specific_dim": 2}
+# peft trains for three steps of SGD and wants every tensor to move by more than 1e-4; where the gradients of its model
+# are tiny (it raises the learning rate to 100 for several of its own methods), the update is scaled up instead
+SCALING = {"MLP": 0.1, "EmbConv1D": 300.0, "MLP_LayerNorm": 30.0, "MHA": 30.0}
+
+TEST_CASES = [
+    (f"GenFT {form} {model} {number}", model, GenFTConfig, {**SIZE, "scaling": SCALING.get(model, 1.0), **target, **settings})
+    for form, settings in FORMS.items()
+    for number, (model, target) in enumerate(TARGETS)
+    if form == "identity" or number in (0, 3, 4, 5)
+] + [
+    (name, "MHA", GenFTConfig, {**SIZE, "scaling": SCALING["MHA"], **target})
+    for name, target in (
+        ("GenFT MHA 1", {"target_modules": ["mha"]}),
+        ("GenFT MHA 2", {"target_modules": ["mha", "lin0"], "scaling": 3.0}),
+        ("GenFT MHA 3", {"target_modules": ["mha"], "target_slices": {"mha": ["v"]}}),
+    )
+] + [
+    ("BitFit MLP", "MLP", BitFitConfig, {"target_modules": ["lin0", "lin1"]}),
+    ("BitFit MLP_LayerNorm", "MLP_LayerNorm", BitFitConfig, {"target_modules": ["lin0", "layernorm0"]}),
+    ("BitFit EmbConv1D", "EmbConv1D", BitFitConfig, {"target_modules": ["conv1d"]}),
+    ("BitFit Conv2d", "Conv2d", BitFitConfig, {"target_modules": ["conv2d", "lin0"]}),
+]
+
+MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES = [
+    (f"GenFT {form} {kind}", "genft", GenFTConfig, {**first, **settings}, {**second, **settings})
+    for form, settings in FORMS.items()
+    for kind, first, second in (
+        ("same", {"target_modules": ["lin0"]}, {"target_modules": ["lin0"]}),
+        ("different", {"target_modules": ["lin0"]}, {"target_modules": ["lin1"]}),
+    )
+]
+for row in MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES:
+    for kwargs in row[3:]:
+        kwargs.update(SIZE, init_weights=False)
+
+#: peft's own list stays: mixed batches of adapters are a feature of a few of its tuners.
