@@ -135,7 +135,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     folder = Path(folder)
     if not folder.is_dir():
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
-    saved = _read_task(folder)
+    saved = read_task(folder)
     task = Task(
         name=saved.task,
         kind=saved.preprocessing.kind,
@@ -172,7 +172,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     return Trained(model, loaded.tokenizer, saved)
 
 
-def _read_task(folder: Path) -> SavedTask:
+def read_task(folder: Path) -> SavedTask:
     path = folder / TASK_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from genft.errors import TrainingError
+from genft.models import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,31 @@ class Progress:
     epoch: dict[str, float] | None = None
 
 
-Watch = Callable[[Progress], None]
+@dataclass(frozen=True)
+class Inferred:
+    """What was worked out from model, method and data, and that nobody said: reported before training begins.
+
+    Attributes:
+        targets: the adapted modules by the end of their names, with how many there are: ``{"query": 6}``.
+        head: modules that are trained and saved in full.
+        adapter_parameters, head_parameters, total_parameters: counted.
+        notes: sentences about what is unusual.
+    """
+
+    targets: dict[str, int]
+    head: tuple[str, ...]
+    adapter_parameters: int
+    head_parameters: int
+    total_parameters: int
+    preprocessing: Preprocessing
+    device: str
+    notes: tuple[str, ...]
 
 
-def ignore(progress: Progress) -> None:
+Watch = Callable[[Progress | Inferred], None]
+
+
+def ignore(event: Progress | Inferred) -> None:
     """Nobody watches."""
 
 

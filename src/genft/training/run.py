@@ -6,21 +6,23 @@ import datetime
 import platform
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import set_seed
 
 from genft.data import Split, TaskData, read
 from genft.data.encode import Encoded, encode
 from genft.methods import get_method
-from genft.models import ModelSource, find_model, load_model
+from genft.models import LoadedModel, ModelSource, find_model, load_model
 from genft.results.store import Result, Store, pack
 from genft.training import artifact
-from genft.training.attach import attach, count_parameters
-from genft.training.callbacks import Watch, ignore
+from genft.training.attach import attach, count_parameters, targeted
+from genft.training.callbacks import Inferred, Watch, ignore
 from genft.training.loop import decide, fit
 from genft.training.memory import PeakMemory
 from genft.training.metrics import check_metric, interval, score
@@ -61,6 +63,25 @@ def prepare(spec: RunSpec) -> Plan:
     return Plan(spec, data, roles, source, spec.key(source.fingerprint, data.fingerprint))
 
 
+def build(plan: Plan) -> tuple[LoadedModel, nn.Module, Inferred]:
+    """(the model with its head, the same with the method on it, what was inferred), from the seed of the run."""
+    set_seed(plan.spec.seed)
+    loaded = load_model(plan.source, plan.data.task, plan.spec.training.image_size)
+    model = attach(loaded, get_method(plan.spec.method), plan.spec.settings)
+    count = count_parameters(model, loaded.trained_in_full)
+    inferred = Inferred(
+        targets=dict(Counter(name.rpartition(".")[2] for name in targeted(model))),
+        head=loaded.trained_in_full,
+        adapter_parameters=count.adapter,
+        head_parameters=count.head,
+        total_parameters=count.total,
+        preprocessing=loaded.preprocessing,
+        device=_device(),
+        notes=loaded.notes,
+    )
+    return loaded, model, inferred
+
+
 def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
     """Do the run, or go on with it where it was interrupted; its result is in the store when this returns.
 
@@ -69,10 +90,8 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
     """
     spec, task = plan.spec, plan.data.task
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    set_seed(spec.seed)
-    loaded = load_model(plan.source, task, spec.training.image_size)
-    model = attach(loaded, get_method(spec.method), spec.settings)
-    parameters = count_parameters(model, loaded.trained_in_full)
+    loaded, model, inferred = build(plan)
+    watch(inferred)
 
     def encoded(split: Split) -> Encoded:
         return encode(split.inputs, split.labels, loaded.preprocessing, loaded.tokenizer, task.regression)
@@ -111,9 +130,9 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
         best_epoch=fitted.best_epoch,
         steps=fitted.steps,
         resumed_at=fitted.resumed_at,
-        adapter_parameters=parameters.adapter,
-        head_parameters=parameters.head,
-        total_parameters=parameters.total,
+        adapter_parameters=inferred.adapter_parameters,
+        head_parameters=inferred.head_parameters,
+        total_parameters=inferred.total_parameters,
         seconds_per_step=fitted.seconds_per_step,
         seconds=time.perf_counter() - clock,
         peak_memory_bytes=peak.bytes,
@@ -124,7 +143,7 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
         targets=pack(target.astype(small)),
         model_fingerprint=plan.source.fingerprint,
         data_fingerprint=plan.data.fingerprint,
-        device=_device(),
+        device=inferred.device,
         versions={name: version(name) for name in ("genft", "torch", "transformers", "peft", "accelerate")},
         started=started.isoformat(timespec="seconds"),
     )

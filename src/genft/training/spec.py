@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,11 +17,18 @@ from genft.checked import Record, check
 from genft.data import Task
 from genft.errors import ConfigError, nearest, not_one_of
 from genft.methods import MethodInfo, get_method
-from genft.presets import Preset
+from genft.presets import MethodPreset, Preset
 
 #: Fields of a peft configuration that genft fills in, or that describe the file and not the method.
 _OURS = {"task_type", "modules_to_save", "inference_mode"}
-_BOOKKEEPING = {"peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping"}
+_BOOKKEEPING = {
+    "peft_type",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "auto_mapping",
+    "base_fingerprint",
+}
 
 
 class Training(Record):
@@ -78,9 +86,10 @@ def layer(*layers: tuple[str, Mapping[str, Any]]) -> dict[str, Sourced]:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A spec, with the origin of every value in it."""
+    """A spec, with the origin of every value in it; ``run`` has those of the spec itself."""
 
     spec: RunSpec
+    run: Mapping[str, Sourced]
     settings: Mapping[str, Sourced]
     training: Mapping[str, Sourced]
 
@@ -88,51 +97,51 @@ class Request:
 def build_spec(
     task: Task,
     model: str,
-    method: str,
     preset: Preset,
     *,
     settings: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
-    **rest: Any,
+    **said: Any,
 ) -> Request:
     """Put the layers together: defaults, the registry's, the preset's, and what the user said.
 
     Args:
         settings: what the user set of the method's configuration, already of the right types.
         training: what the user set of :class:`Training`.
-        rest: seed, protocol and limits of :class:`RunSpec`.
+        said: what the user set of :class:`RunSpec`: method, seed, protocol, limits.
     """
-    info = get_method(method)
-    said = "command line"
-    of_preset = preset.methods.get(method)
-    where = f"preset {preset.name}"
+    user = "command line"
+    run = layer(
+        ("default", {"method": "genft", "seed": 0, "limit_train": None, "limit_eval": None}),
+        (f"task {task.name}", {"protocol": task.protocol}),
+        (user, {"model": model, **said}),
+    )
+    info = get_method(run["method"].value)
+    of_preset = preset.methods.get(info.name, MethodPreset())
     all_training = layer(
         ("default", Training().model_dump()),
-        (where, preset.training),
-        (f"{where}, for {method}", of_preset.training if of_preset else {}),
-        (said, training or {}),
+        (f"preset {preset.name}", preset.training),
+        (f"preset {preset.name}, for {info.name}", of_preset.training),
+        (user, training or {}),
     )
     all_settings = layer(
         ("default", default_settings(info)),
-        (f"genft's for {method}", info.defaults),
-        (f"{where}, for {method}", of_preset.settings if of_preset else {}),
-        (said, settings or {}),
+        (f"genft's for {info.name}", info.defaults),
+        (f"preset {preset.name}, for {info.name}", of_preset.settings),
+        (user, settings or {}),
     )
     check_settings(info, all_settings)
-    trained = check(Training, {k: v.value for k, v in all_training.items()}, "training")
     spec = check(
         RunSpec,
         {
             "task": task,
-            "model": model,
-            "method": method,
             "settings": {k: v.value for k, v in all_settings.items() if v.source != "default"},
-            "training": trained,
-            **{"protocol": task.protocol, **rest},
+            "training": check(Training, {k: v.value for k, v in all_training.items()}, "training"),
+            **{k: v.value for k, v in run.items()},
         },
         "run",
     )
-    return Request(spec, all_settings, all_training)
+    return Request(spec, run, all_settings, all_training)
 
 
 def setting_types(info: MethodInfo) -> dict[str, Any]:
@@ -162,18 +171,19 @@ def default_settings(info: MethodInfo) -> dict[str, Any]:
 
 def full_settings(info: MethodInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting with its default, in a form that JSON can hold."""
-    return {k: _plain(v) for k, v in {**default_settings(info), **settings}.items()}
+    return {k: plain(v) for k, v in {**default_settings(info), **settings}.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: sets sorted, nested configurations as dictionaries."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(_plain(v) for v in value)
+        return sorted(plain(v) for v in value)
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
+        return plain(dataclasses.asdict(value))
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 
@@ -228,13 +238,11 @@ def _parse(hint: Any, text: str) -> Any:
     candidates: list[Any] = []
     if text.lower() in ("none", "null") and types.NoneType in options:
         return None
-    try:
+    with contextlib.suppress(json.JSONDecodeError):
         candidates.append(json.loads(text))
-    except json.JSONDecodeError:
-        pass
-    if any(typing.get_origin(o) in (list, set, tuple) or o in (list, set, tuple) for o in options):
-        if "," in text or str not in options:
-            candidates.append([part.strip() for part in text.split(",") if part.strip()])
+    takes_list = any((typing.get_origin(o) or o) in (list, set, tuple) for o in options)
+    if takes_list and ("," in text or str not in options):
+        candidates.append([part.strip() for part in text.split(",") if part.strip()])
     candidates.append(text)
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
@@ -247,7 +255,7 @@ def _parse(hint: Any, text: str) -> Any:
             continue
     if literals:
         raise ValueError(not_one_of("value", text, literals))
-    raise ValueError(f"{text!r} is not {_name(hint)}")
+    raise ValueError(f"{text!r} is not {type_name(hint)}")
 
 
 def _options(hint: Any) -> Iterable[Any]:
@@ -258,7 +266,8 @@ def _options(hint: Any) -> Iterable[Any]:
         yield hint
 
 
-def _name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """The type of a setting in words."""
     names = {
         int: "a whole number",
         float: "a number",
