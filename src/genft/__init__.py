@@ -16,10 +16,12 @@ from genft.errors import (
     ConfigError,
     DataError,
     GenFTError,
+    MergeError,
     TargetError,
     TrainingError,
 )
 from genft.methods import METHODS, get_method
+from genft.methods.adaptformer import AdaptFormerConfig
 from genft.methods.bitfit import BitFitConfig
 from genft.methods.genft import GenFTConfig
 
@@ -29,6 +31,7 @@ register_all()
 
 __all__ = [
     "METHODS",
+    "AdaptFormerConfig",
     "AdapterFileError",
     "BaseMismatchError",
     "BitFitConfig",
@@ -36,6 +39,7 @@ __all__ = [
     "DataError",
     "GenFTConfig",
     "GenFTError",
+    "MergeError",
     "TargetError",
     "TrainingError",
     "allow_other_base",

@@ -43,6 +43,10 @@ class BaseMismatchError(GenFTError, ValueError):
     """An adapter is being loaded onto another base model than the one it was trained on."""
 
 
+class MergeError(GenFTError, NotImplementedError):
+    """This adapter, or this base weight, cannot be merged."""
+
+
 class TrainingError(GenFTError, RuntimeError):
     """Training had to stop, for example because the loss became NaN."""
 

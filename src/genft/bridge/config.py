@@ -45,9 +45,7 @@ class AdapterConfig(PeftConfig):
         None,
         "Row slices of fused weights to adapt: {'qkv': ['q', 'v']}, or explicit rows {'qkv': {'q': [0, 768]}}.",
     )
-    layers_to_transform: list[int] | int | None = setting(
-        None, "Indices of the layers to adapt; by default all."
-    )
+    layers_to_transform: list[int] | int | None = setting(None, "Indices of the layers to adapt; by default all.")
     layers_pattern: list[str] | str | None = setting(
         None, "Name of the list of layers that layers_to_transform counts in, 'blocks' for timm."
     )
@@ -98,9 +96,7 @@ def _slice_problems(slices: Any) -> list[str]:
     for module, wanted in slices.items():
         rows = wanted.values() if isinstance(wanted, dict) else []
         if not wanted or not isinstance(wanted, list | tuple | dict):
-            found.append(
-                f"{where}[{module!r}]: received {wanted!r}; give names ['q', 'v'] or rows {{'q': [0, 768]}}"
-            )
+            found.append(f"{where}[{module!r}]: received {wanted!r}; give names ['q', 'v'] or rows {{'q': [0, 768]}}")
         elif not isinstance(wanted, dict) and not all(isinstance(name, str) for name in wanted):
             found.append(f"{where}[{module!r}]: received {wanted!r}; name the slice: {{'q': [0, 768]}}")
         for r in rows:
@@ -110,7 +106,11 @@ def _slice_problems(slices: Any) -> list[str]:
 
 
 def in_range(
-    where: str, value: Any, ok: Callable[[Any], bool], allowed: str, kind: type | tuple[type, ...] = (int, float)
+    where: str,
+    value: Any,
+    ok: Callable[[Any], bool],
+    allowed: str,
+    kind: type | tuple[type, ...] = (int, float),
 ) -> list[str]:
     """A problem sentence in a list, or an empty list: ``dropout: received 1.5; allowed: 0 <= dropout < 1``."""
     if isinstance(value, bool) or not isinstance(value, kind) or not ok(value):

@@ -7,6 +7,7 @@ of the forward pass, merges and unmerges. It never looks into a method's mathema
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from genft.bridge.passes import ForwardPass, MaskSeeds
 from genft.bridge.targets import features, read_bias, read_weight, weight_kind
-from genft.errors import ConfigError, GenFTError
+from genft.errors import GenFTError, MergeError
 from genft.methods.base import Method, Site, WeightMethod
 from genft.ops import plan
 
@@ -270,9 +271,7 @@ class WeightLayer(AdapterLayer):
             return False
         return w0.dtype in (torch.float32, torch.float64) and x.dtype == w0.dtype
 
-    def _linear(
-        self, x: Tensor, weight: Tensor | None, biases: list[Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
+    def _linear(self, x: Tensor, weight: Tensor | None, biases: list[Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The base module on x, with ``weight`` in place of W0 where given, and the bias updates added."""
         if weight is not None:
             bias = self.frozen_bias()
@@ -325,7 +324,7 @@ class WeightLayer(AdapterLayer):
     def _merge_one(self, name: str, safe_merge: bool) -> None:
         module = self.get_base_layer()
         if self.quantization_backend is not None and not self.quantization_backend.supports_merge:
-            raise ConfigError(
+            raise MergeError(
                 f"merge: a base weight quantised by {self.quantization_backend.backend_name} cannot be merged into; "
                 "load the base model unquantised"
             )
@@ -342,7 +341,10 @@ class WeightLayer(AdapterLayer):
         if safe_merge and any(t is not None and not torch.isfinite(t).all() for t in (weight, bias)):
             raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
         if self._before_merge is None:
-            self._before_merge = (self._stored_weight(), None if current_bias is None else current_bias.clone())
+            self._before_merge = (
+                self._stored_weight(),
+                None if current_bias is None else current_bias.clone(),
+            )
         if weight is not None:
             self._store_weight(weight)
         if bias is not None:
@@ -461,9 +463,7 @@ def add_columns(y: Tensor, updates: list[tuple[Site, Tensor]]) -> Tensor:
         if update.shape[-1] == y.shape[-1]:
             y = y + update
         else:
-            y = torch.cat(
-                [y[..., : site.start], y[..., site.start : site.stop] + update, y[..., site.stop :]], dim=-1
-            )
+            y = torch.cat([y[..., : site.start], y[..., site.start : site.stop] + update, y[..., site.stop :]], dim=-1)
     return y
 
 
@@ -475,4 +475,4 @@ def channel_view(bias: Tensor, module: nn.Module, y: Tensor) -> Tensor:
 
 def _overlap(rows: Mapping[tuple[int, int], Any]) -> bool:
     ordered = sorted(rows)
-    return any(a[1] > b[0] for a, b in zip(ordered, ordered[1:], strict=False))
+    return any(a[1] > b[0] for a, b in itertools.pairwise(ordered))

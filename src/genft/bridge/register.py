@@ -6,8 +6,8 @@ import sys
 
 from peft.utils import PeftType, register_peft_method
 
-from genft.bridge.tuner import BridgeTuner
-from genft.methods.base import Method
+from genft.bridge.tuner import BlockTuner, BridgeTuner, WeightTuner
+from genft.methods.base import Method, WeightMethod
 from genft.methods.registry import METHODS, MethodInfo
 
 
@@ -47,7 +47,7 @@ def tuner_class(name: str, method: type[Method]) -> type[BridgeTuner]:
     class_name = f"{method.__name__}Model"
     tuner = type(
         class_name,
-        (BridgeTuner,),
+        (WeightTuner if issubclass(method, WeightMethod) else BlockTuner,),
         {
             "__module__": __name__,
             "__doc__": f"peft tuner of {method.__name__}.",

@@ -16,16 +16,19 @@ from transformers.pytorch_utils import Conv1D
 from genft.errors import TargetError, nearest
 from genft.methods.base import Site
 
+# transformers renamed these between its releases 5.0 and 5.20; whichever a model has will match
+VIT = ["query", "value", "q_proj", "v_proj"]
+
 #: Query and value by model family: peft's own table for LoRA, and families that it lacks.
 DEFAULT_TARGETS: dict[str, Any] = {
     **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     "albert": ["query", "value"],
-    "beit": ["query", "value"],
+    "beit": VIT,
     "clip": ["q_proj", "v_proj"],
     "clip_vision_model": ["q_proj", "v_proj"],
     "data2vec-text": ["query", "value"],
-    "deit": ["query", "value"],
-    "dinov2": ["query", "value"],
+    "deit": VIT,
+    "dinov2": VIT,
     "dinov3_vit": ["q_proj", "v_proj"],
     "distilbert": ["q_lin", "v_lin"],
     "modernbert": ["Wqkv"],
@@ -34,8 +37,8 @@ DEFAULT_TARGETS: dict[str, Any] = {
     "siglip": ["q_proj", "v_proj"],
     "siglip_vision_model": ["q_proj", "v_proj"],
     "timm_wrapper": ["qkv"],
-    "vit": ["query", "value"],
-    "vit_mae": ["query", "value"],
+    "vit": VIT,
+    "vit_mae": VIT,
 }
 
 #: Families whose default target is a fused weight with q, k and v as consecutive rows: adapt q and v alone.

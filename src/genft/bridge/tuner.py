@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, _maybe_include_all_linear_layers
+from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from genft.bridge import fingerprint
+from genft.bridge.blocks import CANNOT_MERGE, BlockLayer, block_sites, find_blocks
 from genft.bridge.config import AdapterConfig
 from genft.bridge.layer import AdapterLayer, WeightLayer, new_parameter
 from genft.bridge.passes import ForwardPass
@@ -24,10 +25,12 @@ from genft.bridge.targets import (
     has_own_bias,
     is_meta,
     no_match,
+    read_weight,
     resolve_sites,
     unwrap,
+    weight_kind,
 )
-from genft.errors import BaseMismatchError, TargetError
+from genft.errors import AdapterFileError, BaseMismatchError, MergeError, TargetError
 from genft.methods.base import Method, Site, WeightMethod
 
 
@@ -93,24 +96,8 @@ class BridgeTuner(BaseTuner):
         if peft_config.target_slices:
             peft_config.target_modules = sorted(peft_config.target_slices)
             return peft_config
-        if self._bias_only():
-            peft_config.target_modules = sorted(
-                name for name, module in self.model.named_modules() if has_own_bias(unwrap(module)) and name
-            )
-            return peft_config
-        family = str(model_config.get("model_type"))
-        if family not in DEFAULT_TARGETS:
-            raise TargetError(
-                f"target_modules: no default is known for model family {family!r} ({type(self.model).__name__}); "
-                "name the weights to adapt, for example target_modules=['q_proj', 'v_proj'] or 'all-linear'"
-            )
-        targets = DEFAULT_TARGETS[family]
-        peft_config.target_modules = targets if isinstance(targets, str) else list(targets)
-        peft_config.target_slices = DEFAULT_SLICES.get(family)
+        self._set_default_targets(peft_config, str(model_config.get("model_type")))
         return peft_config
-
-    def _bias_only(self) -> bool:
-        return issubclass(self.method_class, WeightMethod) and self.method_class.bias_only
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Find all sites and refuse what cannot be done, before anything in the model is changed."""
@@ -137,8 +124,19 @@ class BridgeTuner(BaseTuner):
         self._sites[self._injecting] = (method, sites)
         self._check_base(peft_config, model, sites)
 
+    # what weight and block tuners do differently
+
+    def _set_default_targets(self, config: AdapterConfig, family: str) -> None:
+        """Fill in ``target_modules`` (and slices) that the user left open."""
+        raise NotImplementedError
+
     def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
-        return resolve_sites(model, matched, config.target_slices, bias_only=self._bias_only())
+        """The sites of every matched module."""
+        raise NotImplementedError
+
+    def _new_layer(self, target: nn.Module) -> AdapterLayer:
+        """The layer that takes the place of ``target``."""
+        raise NotImplementedError
 
     def _create_and_replace(
         self,
@@ -159,18 +157,13 @@ class BridgeTuner(BaseTuner):
                 self._create_shared(adapter_name, method, site, like)
         layer = target
         if not isinstance(target, AdapterLayer):
-            layer = self._new_layer(target, needs_shared)
+            layer = self._new_layer(target)
             self._replace_module(parent, target_name, layer, target)
         assert isinstance(layer, AdapterLayer)
         layer.attach(adapter_name, method, sites)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
 
-    def _new_layer(self, target: nn.Module, needs_shared: bool) -> AdapterLayer:
-        return WeightLayer(target, self.prefix, self.shared if self.uses_shared_state else None, self.forward_pass)
-
-    def _replace_module(
-        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
-    ) -> None:
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's version also copies weight and bias attributes, which fails on modules without them (composite
         # heads, attention modules); our layers place their tensors themselves
         setattr(parent, child_name, new_module)
@@ -274,21 +267,61 @@ class BridgeTuner(BaseTuner):
             hook.remove()
         return model
 
+
+class WeightTuner(BridgeTuner):
+    """Tuner of a :class:`~genft.methods.base.WeightMethod`."""
+
+    method_class: ClassVar[type[WeightMethod]]
+
+    def _set_default_targets(self, config: AdapterConfig, family: str) -> None:
+        if self.method_class.bias_only:
+            config.target_modules = sorted(
+                name for name, module in self.model.named_modules() if name and has_own_bias(unwrap(module))
+            )
+            return
+        if family not in DEFAULT_TARGETS:
+            raise TargetError(
+                f"target_modules: no default is known for model family {family!r} ({type(self.model).__name__}); "
+                "name the weights to adapt, for example target_modules=['q_proj', 'v_proj'] or 'all-linear'"
+            )
+        targets = DEFAULT_TARGETS[family]
+        config.target_modules = targets if isinstance(targets, str) else list(targets)
+        config.target_slices = DEFAULT_SLICES.get(family)
+
+    def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
+        return resolve_sites(model, matched, config.target_slices, bias_only=self.method_class.bias_only)
+
+    def _new_layer(self, target: nn.Module) -> AdapterLayer:
+        return WeightLayer(target, self.prefix, self.shared if self.uses_shared_state else None, self.forward_pass)
+
+
+class BlockTuner(BridgeTuner):
+    """Tuner of a :class:`~genft.methods.base.BlockMethod`."""
+
+    def _set_default_targets(self, config: AdapterConfig, family: str) -> None:
+        config.target_modules = find_blocks(self.model)
+        if not config.target_modules:
+            raise TargetError(
+                f"target_modules: no transformer block is recognised in {type(self.model).__name__}; "
+                "this method works inside such blocks"
+            )
+
+    def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
+        return block_sites(model, matched)
+
+    def _new_layer(self, target: nn.Module) -> AdapterLayer:
+        return BlockLayer(target, self.prefix, self.shared if self.uses_shared_state else None)
+
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
-        if not issubclass(self.method_class, WeightMethod):
-            raise NotImplementedError(
-                f"{self.prefix.rstrip('_')}: it computes beside the block, nonlinearly, so no change of the base "
-                "weights equals it and it cannot be merged; keep the adapter attached"
-            )
+        raise MergeError(CANNOT_MERGE)
 
 
 def base_fingerprint(module: nn.Module) -> dict[str, Any] | None:
-    """Fingerprint of the pretrained weight in ``module``; None where it has no matrix (a normalisation)."""
-    from peft.utils import resolve_quantization_backend
-
-    from genft.bridge.targets import read_weight, weight_kind
-
+    """Fingerprint of the pretrained weight in ``module``: of its own, else of the first one inside (a block);
+    None where there is no matrix (a normalisation)."""
+    module = next((m for m in module.modules() if weight_kind(unwrap(m)) is not None), module)
+    module = unwrap(module)
     kind = weight_kind(module)
     if kind is None:
         return None
@@ -305,8 +338,6 @@ def check_state_dict(model: nn.Module, prefix: str, adapter_name: str, state_dic
     Raises:
         AdapterFileError: naming the first tensor.
     """
-    from genft.errors import AdapterFileError
-
     wanted = {
         name for name, _ in model.named_parameters() if f".{prefix}" in f".{name}" and f".{adapter_name}." in name
     }
@@ -318,10 +349,3 @@ def check_state_dict(model: nn.Module, prefix: str, adapter_name: str, state_dic
     broken = next((k for k, v in state_dict.items() if v.is_floating_point() and not v.isfinite().all()), None)
     if broken is not None:
         raise AdapterFileError(f"adapter file: {broken} holds NaN or infinite values; the file is damaged")
-
-
-def warn_once(message: str, seen: set[str] = set()) -> None:  # noqa: B006 - the set is the memory
-    """A UserWarning, the first time only."""
-    if message not in seen:
-        seen.add(message)
-        warnings.warn(message, UserWarning, stacklevel=3)

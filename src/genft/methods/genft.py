@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +77,8 @@ class GenFTConfig(AdapterConfig):
     )
     init_b: str = setting("zeros", "Initialisation of B where init_weights='paper'.", choices=tuple(PAPER_INITS))
     transpose_delta: bool = setting(
-        True, "False adds the generated (i, o) matrix untransposed, as the authors' text code does; square W0 only."
+        True,
+        "False adds the generated (i, o) matrix untransposed, as the authors' text code does; square W0 only.",
     )
 
     def problems(self) -> list[str]:

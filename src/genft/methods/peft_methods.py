@@ -6,14 +6,14 @@ import peft
 
 from genft.methods.registry import MethodInfo, add
 
+add(MethodInfo(name="full", family="baseline", paper="-", trains="every parameter of the model", mergeable=False))
 add(
     MethodInfo(
-        name="full", family="baseline", paper="-", trains="every parameter of the model", mergeable=False
-    )
-)
-add(
-    MethodInfo(
-        name="linear", family="baseline", paper="-", trains="the head alone, on frozen features", mergeable=False
+        name="linear",
+        family="baseline",
+        paper="-",
+        trains="the head alone, on frozen features",
+        mergeable=False,
     )
 )
 add(

@@ -1,7 +1,7 @@
 """The list of methods. A method is registered by the file that defines it; nothing else keeps a list.
 
-    @register("genft", config=GenFTConfig, paper="arXiv 2506.11042", trains="shared and specific factors")
-    class GenFT(WeightMethod): ...
+@register("genft", config=GenFTConfig, paper="arXiv 2506.11042", trains="shared and specific factors")
+class GenFT(WeightMethod): ...
 """
 
 from __future__ import annotations
