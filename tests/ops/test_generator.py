@@ -20,9 +20,7 @@ def problem(o, i, r, *, stages="both", dtype=torch.float64, w0_dtype=None, seed=
     g = torch.Generator().manual_seed(seed)
     w0 = torch.randn(o, i, generator=g, dtype=torch.float64).to(w0_dtype or dtype)
     row, col = (
-        tuple(
-            (torch.randn(n, r, generator=g, dtype=torch.float64) / 2).to(dtype).requires_grad_() for _ in "PQ"
-        )
+        tuple((torch.randn(n, r, generator=g, dtype=torch.float64) / 2).to(dtype).requires_grad_() for _ in "PQ")
         for n in (i, o)
     )
     row, col = row if stages != "col" else None, col if stages != "row" else None
@@ -85,9 +83,7 @@ def test_gradcheck(act_row, act_col, seed, stages):
 @settings(max_examples=80, deadline=None)
 def test_any_shape(o, i, r, acts, stages, seed, p):
     act_row, act_col = acts
-    assert_agree(
-        *problem(o, i, r, stages=stages), act_row=act_row, act_col=act_col, dropout=p, seed=seed, atol=1e-8
-    )
+    assert_agree(*problem(o, i, r, stages=stages), act_row=act_row, act_col=act_col, dropout=p, seed=seed, atol=1e-8)
 
 
 @pytest.mark.parametrize("w0_dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -104,9 +100,7 @@ def test_computes_in_the_factors_dtype(w0_dtype, stages, acts, small_tiles):
 def test_low_precision_factors(dtype, stages, small_tiles):
     """No further from float64 than the plain form in the same precision, with slack for luck."""
     low = problem(40, 24, 4, stages=stages, dtype=dtype)
-    exact = tuple(
-        None if t is None else tuple(u.detach().double().requires_grad_() for u in t) for t in low[1:3]
-    )
+    exact = tuple(None if t is None else tuple(u.detach().double().requires_grad_() for u in t) for t in low[1:3])
     exact = (low[0].double(), *exact, [t for s in exact if s is not None for t in s])
     kw = dict(NONLINEAR, seed=4)
     truth = value_and_gradients(generate_plain, *exact, **kw)
@@ -146,9 +140,7 @@ def test_a_seed_fixes_the_masks_and_another_changes_them():
     a, b, c = (generate(w0, row, col, seed=s, **NONLINEAR) for s in (1, torch.tensor(1), 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
-    assert torch.equal(
-        generate(w0, row, col, **NONLINEAR), generate(w0, row, col, **{**NONLINEAR, "dropout": 0})
-    )
+    assert torch.equal(generate(w0, row, col, **NONLINEAR), generate(w0, row, col, **{**NONLINEAR, "dropout": 0}))
 
 
 @pytest.mark.parametrize("stages", STAGES)
@@ -218,13 +210,9 @@ def test_gradient_checkpointing(use_reentrant):
     expected = value_and_gradients(generate, w0, row, col, factors, seed=1, **NONLINEAR)
 
     def form(w0, row, col, **kw):
-        return checkpoint(
-            lambda *f: generate(w0, f[:2], f[2:], **kw), *row, *col, use_reentrant=use_reentrant
-        )
+        return checkpoint(lambda *f: generate(w0, f[:2], f[2:], **kw), *row, *col, use_reentrant=use_reentrant)
 
-    for a, b in zip(
-        value_and_gradients(form, w0, row, col, factors, seed=1, **NONLINEAR), expected, strict=True
-    ):
+    for a, b in zip(value_and_gradients(form, w0, row, col, factors, seed=1, **NONLINEAR), expected, strict=True):
         assert torch.equal(a, b)
 
 

@@ -213,11 +213,12 @@ def _project(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
     if w0.dtype == p.dtype:
         return torch.mm(w0.T if transposed else w0, p)
     out = _zeros(w0.shape[1], p) if transposed else p.new_empty(len(w0), p.shape[1])
-    for t in _tiles(w0.shape, p):
+    for t, _, tile in _tiles(w0.shape, p, None, 1):
+        tile.copy_(w0[t])
         if transposed:
-            _add_product_(out, w0[t].to(p.dtype).T, p[t])
+            _add_product_(out, tile.T, p[t])
         else:
-            torch.mm(w0[t].to(p.dtype), p, out=out[t])
+            torch.mm(tile, p, out=out[t])
     return out.to(p.dtype)
 
 
@@ -243,10 +244,10 @@ _project.register_autograd(_project_gradients, setup_context=_project_setup)
 def _entries(x: Tensor, y: Tensor, mask: Tensor | None, act: str, scale: float) -> Tensor:
     """E = scale · mask(act(X Yᵀ)) (m, n) from X (m, r) and Y (n, r)."""
     e = x.new_empty(len(x), len(y))
-    for t in _tiles(e.shape, x):
+    for t, bits in _tiles(e.shape, x, mask, 0):
         z = torch.mm(x[t], y.T, out=e[t])
         ACTIVATIONS[act].forward(z, z)
-        _mask_(z, mask, t)
+        _mask_(z, bits)
         if scale != 1.0:
             z.mul_(scale)
     return e
@@ -267,10 +268,12 @@ def _entries_backward(
     """The gradients of X and Y: H Y and Hᵀ X, H = scale · mask(act'(X Yᵀ) ∘ grad); empty if not needed."""
     activation = ACTIVATIONS[act]
     dx, dy = _rows(x, needed[0]), _zeros(len(y) if needed[1] else 0, y)
-    for t in _tiles(grad.shape, x):
-        z = torch.mm(x[t], y.T)
-        s = z if activation.needs_input else activation.forward(z, z)
-        h = _mask_(activation.backward(grad[t], s, z), mask, t)
+    for t, bits, h in _tiles(grad.shape, x, mask, 1):
+        torch.mm(x[t], y.T, out=h)
+        if not activation.needs_input:
+            activation.forward(h, h)
+        activation.backward(grad[t], h, h)
+        _mask_(h, bits)
         _add_gradients_(h, x, y, t, dx, dy, scale)
     return dx, dy.to(y.dtype)
 
@@ -300,9 +303,10 @@ _entries.register_autograd(_entries_gradients, setup_context=_entries_setup)
 def _contract(x: Tensor, y: Tensor, p: Tensor, mask: Tensor | None, act: str, scale: float) -> Tensor:
     """Eᵀ P (n, k) with E = scale · mask(act(X Yᵀ)) from X (m, r), Y (n, r) and P (m, k)."""
     total = _zeros(len(y), p)
-    for t in _tiles((len(x), len(y)), x):
-        z = torch.mm(x[t], y.T)
-        e = _mask_(ACTIVATIONS[act].forward(z, z), mask, t)
+    for t, bits, e in _tiles((len(x), len(y)), x, mask, 1):
+        torch.mm(x[t], y.T, out=e)
+        ACTIVATIONS[act].forward(e, e)
+        _mask_(e, bits)
         _add_product_(total, e.T, p[t], scale)
     return total.to(p.dtype)
 
@@ -332,15 +336,16 @@ def _contract_backward(
     """
     activation = ACTIVATIONS[act]
     dx, dy, dp = _rows(x, needed[0]), _zeros(len(y) if needed[1] else 0, y), _rows(p, needed[2])
-    for t in _tiles((len(x), len(y)), x):
-        z = torch.mm(x[t], y.T)
-        e = activation.forward(z, torch.empty_like(z) if activation.needs_input else z)
-        _mask_(e, mask, t)
+    for t, bits, z, h, e in _tiles((len(x), len(y)), x, mask, 3):
+        torch.mm(x[t], y.T, out=z)
+        e = activation.forward(z, e if activation.needs_input else z)
+        _mask_(e, bits)
         if needed[2]:
             torch.addmm(dp[t], e, grad, beta=0, alpha=scale, out=dp[t])
         if needed[0] or needed[1]:
-            h = torch.mm(p[t], grad.T)
-            h = _mask_(activation.backward(h, z, h), mask, t)
+            torch.mm(p[t], grad.T, out=h)
+            activation.backward(h, z, h)
+            _mask_(h, bits)
             _add_gradients_(h, x, y, t, dx, dy, scale)
     return dx, dy.to(y.dtype), dp
 
@@ -383,20 +388,30 @@ for _backward in (_entries_backward, _contract_backward):
 
 # Helpers
 
-_TILE_BYTES = {"cpu": 4 << 20}
+_TILE_BYTES = {"cpu": 2 << 20}
 
 
-def _tiles(shape: torch.Size | tuple[int, int], like: Tensor) -> Iterator[slice]:
-    """Slices of a multiple of 8 rows whose entries, in the dtype of ``like``, take about a tile's bytes."""
+def _tiles(
+    shape: torch.Size | tuple[int, int], like: Tensor, mask: Tensor | None, buffers: int
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of a matrix of this shape, a multiple of 8 at a time, that take about a tile's bytes.
+
+    Yields the slice of rows, their mask as :func:`spread` gives it (or None), and ``buffers`` tiles to write to.
+    The memory is the same for all tiles: fresh memory costs more than the arithmetic on it.
+    """
     rows, columns = shape
     size = _TILE_BYTES.get(like.device.type, 256 << 20)
-    step = max(8, size // (max(1, columns) * like.itemsize) // 8 * 8)
+    step = max(8, min(size // (max(1, columns) * like.itemsize), rows + 7) // 8 * 8)
+    tiles = like.new_empty(buffers, step, columns)
+    bits = None if mask is None else like.new_empty(step, columns)
     for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
+        t = slice(start, min(start + step, rows))
+        yield t, bits if mask is None else spread(mask, t, bits), *tiles[:, : t.stop - start]
 
 
-def _mask_(tile: Tensor, mask: Tensor | None, t: slice) -> Tensor:
-    return tile if mask is None else zero_dropped_(tile, spread(mask, t.start, t.stop, tile.dtype))
+def _mask_(tile: Tensor, bits: Tensor | None) -> None:
+    if bits is not None:
+        zero_dropped_(tile, bits)
 
 
 def _rows(like: Tensor, needed: bool) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 #: Binary digits of the probability of keeping an entry.
 DIGITS = 10
 
-_CHUNK = 1 << 15  # words hashed at once: two buffers of 256 KB stay in a core's cache
+_CHUNK = 1 << 15  # words hashed at once on a CPU: two buffers of 256 KB stay in a core's cache
 _WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -61,24 +61,24 @@ def _entry_mask(seed: Tensor, rows: int, columns: int, p: float, stream: int, de
     words = -(-size // 8)
     packed = torch.empty(words, dtype=torch.int64, device=device)
     kept = _kept(p)
-    if kept == 2**DIGITS:
+    trailing = (kept & -kept).bit_length() - 1
+    digits = DIGITS - trailing  # zeros at the end of a binary fraction need no digits
+    if not digits:
         packed.fill_(-1)
     start = _hash(_hash(int(seed)) + stream)
-    zeros = (kept & -kept).bit_length() - 1  # trailing zeros of m / 2ⁿ need no digits
-    counter = torch.arange(min(words, _CHUNK), device=device).mul_(_GAMMA)
-    x, scratch = torch.empty_like(counter), torch.empty_like(counter)
-    for first in range(0, words, _CHUNK):
-        bits = packed[first : first + _CHUNK]
+    step = _CHUNK // DIGITS if device.type == "cpu" else words
+    # word w of digit k is hash number k · words + w + 1 of the stream
+    count = torch.arange(1, min(step, words) + 1, device=device)
+    count = (count + words * torch.arange(digits, device=device)[:, None]).mul_(_GAMMA)
+    x, scratch = torch.empty_like(count), torch.empty_like(count)
+    for first in range(0, words if digits else 0, step):
+        bits = packed[first : first + step]
         n = len(bits)
-        for digit in range(zeros, DIGITS):
-            torch.add(counter[:n], _signed(start + _GAMMA * (digit * words + first)), out=x[:n])
-            fair = _hash_(x[:n], scratch[:n])
-            if digit == zeros:
-                bits.copy_(fair)
-            elif kept >> digit & 1:
-                bits.bitwise_or_(fair)
-            else:
-                bits.bitwise_and_(fair)
+        fair = torch.add(count[:, :n], _signed(start + _GAMMA * first), out=x[:, :n])
+        _hash_(fair, scratch[:, :n])
+        bits.copy_(fair[0])
+        for k in range(1, digits):
+            (bits.bitwise_or_ if kept >> trailing + k & 1 else bits.bitwise_and_)(fair[k])
     return packed.view(torch.uint8)[:size].view(-1, columns)
 
 
@@ -87,14 +87,13 @@ def _(seed: Tensor, rows: int, columns: int, p: float, stream: int, device: torc
     return torch.empty(-(-rows // 8), columns, dtype=torch.uint8, device=device)
 
 
-def _hash_(x: Tensor, scratch: Tensor) -> Tensor:
+def _hash_(x: Tensor, scratch: Tensor) -> None:
     """SplitMix64's finaliser, in place on int64 words; torch shifts in the sign, which is cut off again."""
     for shift, factor in _MIX:
         torch.bitwise_right_shift(x, shift, out=scratch)
         x.bitwise_xor_(scratch.bitwise_and_((1 << (64 - shift)) - 1))
         if factor != 1:
             x.mul_(factor)
-    return x
 
 
 def _hash(v: int) -> int:
@@ -104,18 +103,23 @@ def _hash(v: int) -> int:
     return _signed(v)
 
 
-def spread(packed: Tensor, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-    """Rows ``start:stop`` of a packed mask as integers as wide as ``dtype``: all ones where kept, else 0.
+def spread(packed: Tensor, rows: slice, out: Tensor) -> Tensor:
+    """Some rows of a packed mask as integers: all ones where the entry is kept, else 0.
 
-    ``start`` is a multiple of 8.
+    Args:
+        packed: the mask.
+        rows: which of its rows; they start at a multiple of 8.
+        out: memory for them, (at least the rows, rounded up to a multiple of 8; columns), of the dtype of the
+            matrix to mask. The integers are as wide.
     """
-    word = _WORD[dtype.itemsize]
-    width = 8 * dtype.itemsize
-    shifts = torch.arange(width - 1, width - 9, -1, dtype=word, device=packed.device)
-    octets = packed[start // 8 : -(-stop // 8)].to(word)
-    # bit k moves to the sign, and the sign fills the word
-    bits = (octets[:, None] << shifts[:, None]).bitwise_right_shift_(width - 1)
-    return bits.view(-1, packed.shape[1])[: stop - start]
+    word = _WORD[out.itemsize]
+    top = 8 * out.itemsize - 1
+    octets = packed[rows.start // 8 : -(-rows.stop // 8)].to(word)
+    shifts = torch.arange(top, top - 8, -1, dtype=word, device=out.device)
+    bits = out.view(word)[: 8 * len(octets)].view(-1, 8, packed.shape[1])
+    # bit k of an octet moves to the sign of a word, and the sign fills the word
+    torch.bitwise_left_shift(octets[:, None], shifts[:, None], out=bits)
+    return bits.bitwise_right_shift_(top).view(-1, packed.shape[1])[: rows.stop - rows.start]
 
 
 def zero_dropped_(x: Tensor, bits: Tensor) -> Tensor:
@@ -126,4 +130,5 @@ def zero_dropped_(x: Tensor, bits: Tensor) -> Tensor:
 
 def unpack(packed: Tensor, rows: int) -> Tensor:
     """The mask (rows, columns) as booleans."""
-    return spread(packed, 0, rows, torch.int8) != 0
+    out = torch.empty(8 * len(packed), packed.shape[1], dtype=torch.int8, device=packed.device)
+    return spread(packed, slice(0, rows), out) != 0

@@ -1,0 +1,130 @@
+"""What the benchmarks share: interleaved timing, bytes kept for the backward pass, the machine, JSON and a table."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Arguments that every benchmark takes."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--threads", type=int, default=2, help="threads torch computes with")
+    p.add_argument("--repeats", type=int, default=7, help="timings of each case; the median counts (at least 5)")
+    p.add_argument("--out", type=Path, help="where the JSON goes; default benchmarks/results/<name>.json")
+    return p
+
+
+def seconds(cases: Mapping[str, Callable[[], object]], *, repeats: int = 7, at_least: float = 0.05) -> dict[str, float]:
+    """Median seconds of a call of each case.
+
+    The cases take turns within each repeat, so a busy neighbour slows all of them alike. A timing covers as many
+    calls as take ``at_least`` seconds; the first call of each case is not counted.
+    """
+    if repeats < 5:
+        raise SystemExit("--repeats: a median of fewer than 5 timings says little")
+
+    def timed(call: Callable[[], object], number: int) -> float:
+        start = time.perf_counter()
+        for _ in range(number):
+            call()
+        return (time.perf_counter() - start) / number
+
+    number = {}
+    for name, call in cases.items():
+        call()
+        number[name] = max(1, round(at_least / timed(call, 1)))
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    gc.collect()
+    for _ in range(repeats):
+        for name, call in cases.items():
+            taken[name].append(timed(call, number[name]))
+    return {name: statistics.median(t) for name, t in taken.items()}
+
+
+def kept_bytes(forward: Callable[[], object], exclude: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd keeps between ``forward`` and its backward pass, beyond the tensors in ``exclude``."""
+    known = {t.untyped_storage().data_ptr() for t in exclude}
+    kept: dict[int, Tensor] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        if t.untyped_storage().data_ptr() not in known:
+            kept[t.untyped_storage().data_ptr()] = t  # alive, so that no address is used twice
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = forward()
+    del result
+    return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the software, as far as they matter for a timing."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "simd": torch.backends.cpu.get_cpu_capability(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gemm_gflops": round(_gemm_gflops()),
+    }
+
+
+def _cpu() -> str:
+    fields = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    return f"{fields['model name']} (family {fields.get('cpu family')}, model {fields.get('model')})"
+
+
+def _gemm_gflops(n: int = 2048) -> float:
+    """Speed of a large square float32 product: what the arithmetic alone would take is measured by it."""
+    a, b = torch.randn(2, n, n)
+    return 2e-9 * n**3 / seconds({"gemm": lambda: a @ b})["gemm"]
+
+
+def report(name: str, rows: Sequence[Mapping[str, Any]], out: Path | None, **more: Any) -> None:
+    """Print the rows as a Markdown table; write them as JSON with the machine and whatever ``more`` says."""
+    payload = {"benchmark": name, "machine": machine(), **more, "rows": list(rows)}
+    path = out or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(payload, indent=1) + "\n")
+    print(", ".join(f"{k} {v}" for k, v in payload["machine"].items()))
+    print(table(rows))
+    print(f"written to {path}")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table; floats with three significant digits."""
+    columns = list(rows[0])
+    cells = [[_cell(row[c]) for c in columns] for row in rows]
+    width = [max(len(c), *(len(line[k]) for line in cells)) for k, c in enumerate(columns)]
+    rule = ["-" * (w - 1) + ":" for w in width]
+    lines = [columns, rule, *cells]
+    return "\n".join("| " + " | ".join(c.rjust(w) for c, w in zip(x, width, strict=True)) + " |" for x in lines)
+
+
+def _cell(v: Any) -> str:
+    if not isinstance(v, float):
+        return str(v)
+    return f"{v:.0f}" if abs(v) >= 100 else f"{v:#.3g}"

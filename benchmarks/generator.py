@@ -1,0 +1,110 @@
+"""The generator, forward and backward, beside Algorithm 1 of the paper as published.
+
+    python benchmarks/generator.py
+
+For each width: milliseconds of a forward and backward pass of one weight, the ratio, its ceiling by FLOPs, and
+bytes kept for the backward pass (beyond W0 and the parameters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import common
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genft.ops.generator import generate
+
+CASES = {
+    "nonlinear, dropout 0.1": ("leaky_relu", 0.1),
+    "nonlinear": ("leaky_relu", 0.0),
+    "identity": ("identity", 0.0),
+}
+PUBLISHED_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "leaky_relu": F.leaky_relu,
+    "identity": lambda x: x,
+}
+
+
+def algorithm_1(
+    w0: Tensor, u: Tensor, v: Tensor, a: Tensor, b: Tensor, *, act: str, dropout: float, ratio: float, scaling: float
+) -> Tensor:
+    """Algorithm 1 of arXiv 2506.11042, line by line; cat along the columns, which the listing leaves unsaid."""
+    act1 = act2 = PUBLISHED_ACTIVATIONS[act]
+    u1 = torch.cat([u, a], dim=1)
+    u2 = torch.cat([u, b], dim=1)
+    big_u = torch.mm(u2, u1.T)
+    f_row = act1(F.linear(ratio * w0, big_u))
+    f_row = F.dropout(f_row, dropout)
+    v1 = torch.cat([v, a], dim=1)
+    v2 = torch.cat([v, b], dim=1)
+    big_v = torch.mm(v2, v1.T)
+    f_column = act2(F.linear(f_row.T, big_v))
+    return scaling * F.dropout(f_column, dropout)
+
+
+def ours(
+    w0: Tensor, u: Tensor, v: Tensor, a: Tensor, b: Tensor, *, act: str, dropout: float, ratio: float, scaling: float
+) -> Tensor:
+    """The same function of the same parameters (ΔW in the layout of W0: the transpose of what is published)."""
+    row, col = ((torch.cat([shared, a], dim=1), torch.cat([shared, b], dim=1)) for shared in (u, v))
+    seed = int(torch.randint(2**62, ())) if dropout else None
+    return generate(w0, row, col, act_row=act, act_col=act, ratio=ratio, scaling=scaling, dropout=dropout, seed=seed)
+
+
+def ceiling(d: int, r: int, case: str) -> float:
+    """FLOPs of Algorithm 1 by ours: 10 d³ + 12 d² r by 26 d² r, or by 10 d² r through an r × r core."""
+    return (10 * d + 12 * r) / ((10 if case == "identity" else 26) * r)
+
+
+def measure(d: int, shared: int, specific: int, case: str, repeats: int) -> dict[str, object]:
+    act, dropout = CASES[case]
+    torch.manual_seed(0)
+    w0, grad = torch.randn(d, d) / d**0.5, torch.randn(d, d)
+    parameters = [(torch.randn(d, k) / d**0.5).requires_grad_() for k in (shared, shared, specific, specific)]
+    settings = {"act": act, "dropout": dropout, "ratio": 0.5, "scaling": 0.1}
+    forms = {
+        name: partial(form, w0, *parameters, **settings)
+        for name, form in (("algorithm 1", algorithm_1), ("ours", ours))
+    }
+    kept = {name: common.kept_bytes(form, (w0, *parameters)) for name, form in forms.items()}
+    time = common.seconds(
+        {name: lambda form=form: form().backward(grad) for name, form in forms.items()}, repeats=repeats
+    )
+    return {
+        "case": case,
+        "d": d,
+        "r": shared + specific,
+        "algorithm 1 ms": 1e3 * time["algorithm 1"],
+        "ours ms": 1e3 * time["ours"],
+        "faster": time["algorithm 1"] / time["ours"],
+        "ceiling": ceiling(d, shared + specific, case),
+        "algorithm 1 MB": kept["algorithm 1"] / 1e6,
+        "ours MB": kept["ours"] / 1e6,
+        "smaller": kept["algorithm 1"] / kept["ours"],
+    }
+
+
+def main() -> None:
+    p = common.parser(__doc__)
+    p.add_argument("--widths", type=int, nargs="+", default=[384, 768, 1024, 2048, 4096])
+    p.add_argument("--shared", type=int, nargs="+", default=[64], help="a, the shared dimension")
+    p.add_argument("--specific", type=int, nargs="+", default=[2, 16], help="b; r = a + b")
+    p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    args = p.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = [
+        measure(d, a, b, case, args.repeats)
+        for case in args.cases
+        for a in args.shared
+        for b in args.specific
+        for d in args.widths
+    ]
+    common.report("generator", rows, args.out)
+
+
+if __name__ == "__main__":
+    main()
