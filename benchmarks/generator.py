@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import common
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import common
 from genft.ops.generator import generate
 
 CASES = {

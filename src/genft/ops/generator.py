@@ -403,10 +403,10 @@ def _tiles(
     size = _TILE_BYTES.get(like.device.type, 256 << 20)
     step = max(8, min(size // (max(1, columns) * like.itemsize), rows + 7) // 8 * 8)
     tiles = like.new_empty(buffers, step, columns)
-    bits = None if mask is None else like.new_empty(step, columns)
+    words = like.new_empty(step if mask is not None else 0, columns)
     for start in range(0, rows, step):
         t = slice(start, min(start + step, rows))
-        yield t, bits if mask is None else spread(mask, t, bits), *tiles[:, : t.stop - start]
+        yield t, None if mask is None else spread(mask, t, words), *tiles[:, : t.stop - start]
 
 
 def _mask_(tile: Tensor, bits: Tensor | None) -> None:
