@@ -36,24 +36,33 @@ SIZE = {"shared_dim": 4, "specific_dim": 2}
 # are tiny (it raises the learning rate to 100 for several of its own methods), the update is scaled up instead
 SCALING = {"MLP": 0.1, "EmbConv1D": 300.0, "MLP_LayerNorm": 30.0, "MHA": 30.0}
 
-TEST_CASES = [
-    (f"GenFT {form} {model} {number}", model, GenFTConfig, {**SIZE, "scaling": SCALING.get(model, 1.0), **target, **settings})
-    for form, settings in FORMS.items()
-    for number, (model, target) in enumerate(TARGETS)
-    if form == "identity" or number in (0, 3, 4, 5)
-] + [
-    (name, "MHA", GenFTConfig, {**SIZE, "scaling": SCALING["MHA"], **target})
-    for name, target in (
-        ("GenFT MHA 1", {"target_modules": ["mha"]}),
-        ("GenFT MHA 2", {"target_modules": ["mha", "lin0"], "scaling": 3.0}),
-        ("GenFT MHA 3", {"target_modules": ["mha"], "target_slices": {"mha": ["v"]}}),
-    )
-] + [
-    ("BitFit MLP", "MLP", BitFitConfig, {"target_modules": ["lin0", "lin1"]}),
-    ("BitFit MLP_LayerNorm", "MLP_LayerNorm", BitFitConfig, {"target_modules": ["lin0", "layernorm0"]}),
-    ("BitFit EmbConv1D", "EmbConv1D", BitFitConfig, {"target_modules": ["conv1d"]}),
-    ("BitFit Conv2d", "Conv2d", BitFitConfig, {"target_modules": ["conv2d", "lin0"]}),
-]
+TEST_CASES = (
+    [
+        (
+            f"GenFT {form} {model} {number}",
+            model,
+            GenFTConfig,
+            {**SIZE, "scaling": SCALING.get(model, 1.0), **target, **settings},
+        )
+        for form, settings in FORMS.items()
+        for number, (model, target) in enumerate(TARGETS)
+        if form == "identity" or number in (0, 3, 4, 5)
+    ]
+    + [
+        (name, "MHA", GenFTConfig, {**SIZE, "scaling": SCALING["MHA"], **target})
+        for name, target in (
+            ("GenFT MHA 1", {"target_modules": ["mha"]}),
+            ("GenFT MHA 2", {"target_modules": ["mha", "lin0"], "scaling": 3.0}),
+            ("GenFT MHA 3", {"target_modules": ["mha"], "target_slices": {"mha": ["v"]}}),
+        )
+    ]
+    + [
+        ("BitFit MLP", "MLP", BitFitConfig, {"target_modules": ["lin0", "lin1"]}),
+        ("BitFit MLP_LayerNorm", "MLP_LayerNorm", BitFitConfig, {"target_modules": ["lin0", "layernorm0"]}),
+        ("BitFit EmbConv1D", "EmbConv1D", BitFitConfig, {"target_modules": ["conv1d"]}),
+        ("BitFit Conv2d", "Conv2d", BitFitConfig, {"target_modules": ["conv2d", "lin0"]}),
+    ]
+)
 
 MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES = [
     (f"GenFT {form} {kind}", "genft", GenFTConfig, {**first, **settings}, {**second, **settings})

@@ -1,7 +1,8 @@
 """conftest.py of the run: which of peft's tests concern our tuners, and two that need a word."""
 
-import genft
 import pytest
+
+import genft
 
 #: peft asserts here that a new adapter changes nothing. Tied factors cannot start at the identity (peft leaves its
 #: own method PaRa, for the same reason, out of the same assertion).

@@ -45,6 +45,7 @@ ANATOMIES = (
     Anatomy("ln_2", "mlp"),  # GPT-2
     Anatomy("intermediate", "output.dense"),  # BERT, RoBERTa, DeBERTa
     Anatomy("ffn", "ffn"),  # DistilBERT
+    Anatomy("layer_norm", "DenseReluDense"),  # T5
 )
 
 

@@ -99,9 +99,11 @@ def _slice_problems(slices: Any) -> list[str]:
             found.append(f"{where}[{module!r}]: received {wanted!r}; give names ['q', 'v'] or rows {{'q': [0, 768]}}")
         elif not isinstance(wanted, dict) and not all(isinstance(name, str) for name in wanted):
             found.append(f"{where}[{module!r}]: received {wanted!r}; name the slice: {{'q': [0, 768]}}")
-        for r in rows:
-            if not (isinstance(r, list | tuple) and len(r) == 2 and all(isinstance(n, int) for n in r)):
-                found.append(f"{where}[{module!r}]: received {r!r}; rows are [start, stop]")
+        found += [
+            f"{where}[{module!r}]: received {r!r}; rows are [start, stop]"
+            for r in rows
+            if not (isinstance(r, list | tuple) and len(r) == 2 and all(isinstance(n, int) for n in r))
+        ]
     return found
 
 

@@ -179,6 +179,14 @@ class WeightLayer(AdapterLayer):
                 pieces.append((site, update))
         return place_rows(pieces, self.out_features) if pieces else None
 
+    def _bias_updates(self, names: list[str]) -> list[Tensor]:
+        found = []
+        for name in names:
+            update = self.delta_bias(name)
+            if update is not None:
+                found.append(update)
+        return found
+
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """ΔW of the whole module without dropout, in the layout of its own weight (peft's conversions call this)."""
         if self.kind is None:
@@ -208,7 +216,7 @@ class WeightLayer(AdapterLayer):
 
     def _updated(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor:
         """base(x) + x ΔWᵀ + Δb summed over the active adapters, each in its cheapest form."""
-        biases = [d for name in names if (d := self.delta_bias(name)) is not None]
+        biases = self._bias_updates(names)
         full: list[tuple[Site, Tensor]] = []
         thin: list[tuple[Site, Tensor, Tensor]] = []
         w0 = exact = None
@@ -300,9 +308,8 @@ class WeightLayer(AdapterLayer):
         weight = add_rows(w0, full).to(w0.dtype)
         replaced = {kind.weight: weight.T if kind.transposed else weight}
         bias = self.frozen_bias()
-        for name in names:
-            if (update := self.delta_bias(name)) is not None:
-                bias = update if bias is None else bias + update
+        for update in self._bias_updates(names):
+            bias = update if bias is None else bias + update
         if bias is not None:
             replaced[kind.bias] = bias.to(w0.dtype)
         return call_with(module, replaced, *args, **kwargs)

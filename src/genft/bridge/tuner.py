@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from genft.bridge.blocks import CANNOT_MERGE, BlockLayer, block_sites, find_bloc
 from genft.bridge.config import AdapterConfig
 from genft.bridge.layer import AdapterLayer, WeightLayer, new_parameter
 from genft.bridge.passes import ForwardPass
+from genft.bridge.probe import silent_factors
 from genft.bridge.targets import (
     DEFAULT_SLICES,
     DEFAULT_TARGETS,
@@ -121,8 +123,23 @@ class BridgeTuner(BaseTuner):
         every_site = [site for group in sites.values() for site in group]
         if problems := method.check(every_site):
             raise TargetError(problems)
+        self._warn_of_silent_factors(method, every_site)
         self._sites[self._injecting] = (method, sites)
         self._check_base(peft_config, model, sites)
+
+    def _warn_of_silent_factors(self, method: Method, sites: list[Site]) -> None:
+        """Name, once, the factors that these settings would never train."""
+        if not isinstance(method, WeightMethod) or method.bias_only:
+            return
+        examples = {(s.out_features == s.in_features): s for s in reversed(sites) if s.in_features}
+        for site in examples.values():
+            if silent := silent_factors(method, site):
+                warnings.warn(
+                    f"{self.prefix.rstrip('_')}: {', '.join(silent)} of {site} never get a gradient from this start "
+                    f"and will not train; {method.advice_for_silent_factors}",
+                    stacklevel=2,
+                )
+                return
 
     # what weight and block tuners do differently
 
@@ -278,6 +295,8 @@ class WeightTuner(BridgeTuner):
             config.target_modules = sorted(
                 name for name, module in self.model.named_modules() if name and has_own_bias(unwrap(module))
             )
+            if not config.target_modules:
+                raise TargetError(f"target_modules: no module of {type(self.model).__name__} has a bias")
             return
         if family not in DEFAULT_TARGETS:
             raise TargetError(

@@ -87,6 +87,8 @@ class Method(ABC):
 
     #: True where some factors are shared between sites (``Factor.shared_as``).
     shares_factors: bool = False
+    #: What to change when a factor never gets a gradient; said with the warning.
+    advice_for_silent_factors: str = "choose another initialisation"
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -114,14 +116,15 @@ class WeightMethod(Method):
         """Frozen tensors derived from W0 once (an SVD, say); they are kept beside the weight, never saved."""
         return {}
 
-    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | None = None) -> Tensor | None:
+    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor | None:
         """ΔW (o, i).
 
         Args:
             w0: the frozen weight of the site, (o, i).
             f: the site's factors and constants by name.
-            dropout_seed: fixes the dropout masks on entries of the generated matrix; None means no dropout
-                (evaluation, merging). Methods without such dropout ignore it.
+            dropout_seed: fixes the dropout masks on entries of the generated matrix (a 0-dim integer tensor while
+                torch.compile traces); None means no dropout (evaluation, merging). Methods without such dropout
+                ignore it.
         """
         return None
 

@@ -14,6 +14,7 @@ With P = [shared_in | A] and Q = [shared_out | B], U = Q1 P1ᵀ and V = Q2 P2ᵀ
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,6 +125,9 @@ class GenFT(WeightMethod):
     """ΔW = scaling · σ2(σ1(ratio · W0 P1 Q1ᵀ)ᵀ P2 Q2ᵀ)ᵀ."""
 
     shares_factors = True
+    advice_for_silent_factors = (
+        "set init_a or init_b to another initialisation than 'zeros', use init_weights=True, or set specific_dim=0"
+    )
     config: GenFTConfig
 
     def factors(self, site: Site) -> dict[str, Factor]:
@@ -183,6 +187,14 @@ class GenFT(WeightMethod):
         return self.config.dropout
 
     def check(self, sites: Sequence[Site]) -> list[str]:
+        rank = self.config.shared_dim + self.config.specific_dim
+        if narrow := [s for s in sites if rank > min(s.out_features, s.in_features)]:
+            s = narrow[0]
+            warnings.warn(
+                f"genft: shared_dim + specific_dim = {rank} is more than the rank that {s} "
+                f"({s.out_features}, {s.in_features}) can have; it works, with parameters that add nothing",
+                stacklevel=2,
+            )
         if self.config.transpose_delta:
             return []
         return [

@@ -1,0 +1,43 @@
+# make demo    fine-tune a packaged model on packaged data with GenFT and its peers (a few minutes)
+# make test    run all tests
+# make lint    ruff and mypy
+# Each sets up .venv by itself. PYTHON and VENV can be overridden: make test PYTHON=python3.12 VENV=/tmp/env
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TESTS ?= tests
+
+.PHONY: demo test lint peft-conformance clean
+
+demo: $(VENV)/demo.done
+	$(BIN)/genft demo
+
+test: $(VENV)/dev.done
+	$(BIN)/python -m pytest $(TESTS) -n 2 --dist worksteal --durations 10
+
+# peft's own test file with our case lists in place of peft's
+peft-conformance: $(VENV)/dev.done
+	$(BIN)/python tests/peft_conformance/run.py
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch and torchvision must match, so they are installed together, before anything that asks for torch alone
+$(VENV)/torch.done:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q "torch==2.14.1" "torchvision==0.29.1" || $(BIN)/python -m pip install -q torch torchvision
+	touch $@
+
+$(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[vision,demo]"
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/torch.done pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[demo,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,267 @@
+"""GenFT against a literal float64 transcription of Eq. 4-7, through the whole of peft."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import get_peft_model
+from torch import Tensor, nn
+
+from genft import ConfigError, GenFTConfig, TargetError
+from genft.methods.base import Site
+from genft.methods.genft import ACTIVATIONS, GenFT
+
+ACTS = {
+    "identity": lambda z: z,
+    "relu": lambda z: torch.where(z > 0, z, 0 * z),
+    "leaky_relu": lambda z: torch.where(z > 0, z, 0.01 * z),
+    "gelu": lambda z: z * 0.5 * (1 + torch.erf(z / 2**0.5)),
+    "tanh": lambda z: (torch.exp(2 * z) - 1) / (torch.exp(2 * z) + 1),
+}
+
+
+def transcription(w0: Tensor, c: GenFTConfig, f: dict[str, Tensor]) -> Tensor:
+    """Eq. 4-7 word for word, with U and V formed, and every choice spelled out."""
+    i, o = w0.shape[1], w0.shape[0]
+
+    def pair(name: str, stage: str, d: int) -> Tensor:
+        if c.specific_dim == 0:
+            return w0.new_zeros(d, 0)
+        return f[name] if name in f else f[f"{name}_{stage}"]
+
+    def shared(letter: str, end: str, d: int) -> Tensor:
+        if c.shared_dim == 0:
+            return w0.new_zeros(d, 0)
+        return f[letter] if c.factors == "tied" else f[f"{letter}_{end}"]
+
+    features = c.w0_ratio * w0
+    if c.row_stage:
+        u1 = torch.cat([shared("u", "in", i), pair("a", "row", i)], dim=1)
+        u2 = torch.cat([shared("u", "out", i), pair("b", "row", i)], dim=1)
+        features = ACTS[c.act_row](features @ (u2 @ u1.T).T)  # F.linear(ratio * W0, U), Algorithm 1 line 20
+    if not c.col_stage:
+        return c.scaling * features
+    v1 = torch.cat([shared("v", "in", o), pair("a", "col", o)], dim=1)
+    v2 = torch.cat([shared("v", "out", o), pair("b", "col", o)], dim=1)
+    column = ACTS[c.act_col](features.T @ (v2 @ v1.T).T)  # (i, o), line 26
+    return c.scaling * (column.T if c.transpose_delta else column)
+
+
+def drawn(method: GenFT, site: Site) -> dict[str, Tensor]:
+    return {n: torch.randn(f.shape, dtype=torch.float64).requires_grad_() for n, f in method.factors(site).items()}
+
+
+def configurations() -> list[dict[str, Any]]:
+    found = []
+    for factors, scope, start, row, col, transpose in itertools.product(
+        ("independent", "tied"),
+        ("module", "layer"),
+        (True, False, "paper"),
+        (True, False),
+        (True, False),
+        (True, False),
+    ):
+        impossible = (not (row or col)) or (start is True and factors == "tied") or (not transpose and not col)
+        if not impossible:
+            found.append(
+                {
+                    "factors": factors,
+                    "specific_scope": scope,
+                    "init_weights": start,
+                    "row_stage": row,
+                    "col_stage": col,
+                    "transpose_delta": transpose,
+                }
+            )
+    return found
+
+
+@pytest.mark.parametrize("form", configurations(), ids=lambda c: "-".join(str(v) for v in c.values()))
+@pytest.mark.parametrize("dims", [(3, 2), (0, 2), (3, 0)])
+@pytest.mark.parametrize("shape", [(6, 6), (5, 7)])
+def test_every_form_equals_the_equations(form: dict[str, Any], dims: tuple[int, int], shape: tuple[int, int]) -> None:
+    if not form["transpose_delta"] and shape[0] != shape[1]:
+        return
+    config = GenFTConfig(
+        shared_dim=dims[0],
+        specific_dim=dims[1],
+        act_row="leaky_relu",
+        act_col="tanh",
+        w0_ratio=0.7,
+        scaling=1.3,
+        **form,
+    )
+    method, site = GenFT(config), Site("layer.query", *shape)
+    w0, f = torch.randn(shape, dtype=torch.float64), drawn(method, site)
+    got, wanted = method.delta_weight(w0, f), transcription(w0, config, f)
+    torch.testing.assert_close(got, wanted)
+    cotangent = torch.randn_like(wanted)
+    for a, b in zip(
+        torch.autograd.grad(got, list(f.values()), cotangent),
+        torch.autograd.grad(wanted, list(f.values()), cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    o=st.integers(1, 9),
+    i=st.integers(1, 9),
+    a=st.integers(0, 4),
+    b=st.integers(0, 3),
+    act_row=st.sampled_from(ACTIVATIONS),
+    act_col=st.sampled_from(ACTIVATIONS),
+    stages=st.sampled_from([(True, True), (True, False), (False, True)]),
+    seed=st.integers(0, 2**16),
+)
+def test_low_rank_form_is_the_same_update(
+    o: int, i: int, a: int, b: int, act_row: str, act_col: str, stages: tuple[bool, bool], seed: int
+) -> None:
+    if a + b == 0:
+        return
+    torch.manual_seed(seed)
+    config = GenFTConfig(
+        shared_dim=a, specific_dim=b, act_row=act_row, act_col=act_col, init_weights=False,
+        row_stage=stages[0], col_stage=stages[1],
+    )  # fmt: skip
+    method, site = GenFT(config), Site("m", o, i)
+    w0, f = torch.randn(o, i, dtype=torch.float64), drawn(method, site)
+    delta = method.delta_weight(w0, f)
+    torch.testing.assert_close(delta, transcription(w0, config, f))
+    pair = method.low_rank(w0, f)
+    last = act_col if stages[1] else act_row
+    if last != "identity":
+        assert pair is None
+    if pair is not None:
+        torch.testing.assert_close(pair[0] @ pair[1].T, delta)
+
+
+def test_gradcheck() -> None:
+    config = GenFTConfig(shared_dim=2, specific_dim=1, act_row="gelu", act_col="leaky_relu", dropout=0.3)
+    method, site = GenFT(config), Site("m", 4, 5)
+    w0, f = torch.randn(4, 5, dtype=torch.float64), drawn(method, site)
+    assert torch.autograd.gradcheck(
+        lambda *values: method.delta_weight(w0, dict(zip(f, values, strict=True)), dropout_seed=7), tuple(f.values())
+    )
+
+
+def two_layers(d: int = 16) -> nn.Module:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.value = nn.Linear(d, d), nn.Linear(d, d)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.value(torch.tanh(self.query(x))))
+
+    torch.manual_seed(0)
+    return nn.Sequential(Attention(), Attention(), Attention())
+
+
+@pytest.mark.parametrize("scope", ["module", "layer"])
+@pytest.mark.parametrize("factors", ["independent", "tied"])
+def test_parameter_counts_of_the_specification(scope: str, factors: str) -> None:
+    d, layers, a, b = 16, 3, 5, 2
+    config = GenFTConfig(
+        target_modules=["query", "value"], shared_dim=a, specific_dim=b, specific_scope=scope, factors=factors,
+        init_weights="paper", init_b="normal",
+    )  # fmt: skip
+    model = get_peft_model(two_layers(d), config)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trainable == 4 * d * a + (2 if scope == "layer" else 4) * layers * d * b
+
+
+@pytest.mark.parametrize("acts", [p for p in itertools.product(ACTIVATIONS, ACTIVATIONS) if p[1] != "relu"])
+@pytest.mark.parametrize("dims", [(4, 2), (0, 2), (4, 0)])
+def test_identity_start_learns_with_every_factor(acts: tuple[str, str], dims: tuple[int, int]) -> None:
+    config = GenFTConfig(
+        target_modules=["query", "value"], shared_dim=dims[0], specific_dim=dims[1], act_row=acts[0], act_col=acts[1]
+    )
+    base, x = two_layers(), torch.randn(7, 16)
+    wanted = base(x)
+    model = get_peft_model(base, config)
+    assert torch.equal(model(x), wanted)
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trainable.values(), lr=1e-2)
+    moved: set[str] = set()
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        moved |= {n for n, p in trainable.items() if p.grad.abs().max() > 0}
+        optimizer.step()
+    assert moved == set(trainable)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"act_row": "rellu"}, "act_row: 'rellu' is not known; allowed: identity, relu.*nearest: 'relu'"),
+        ({"shared_dim": -1}, "shared_dim: received -1"),
+        ({"shared_dim": 1.5}, "shared_dim: received 1.5"),
+        ({"shared_dim": 0, "specific_dim": 0}, "both are 0"),
+        ({"dropout": 1.0}, "dropout: received 1.0; allowed: 0 <= dropout < 1"),
+        ({"act_col": "relu"}, "act_col: 'relu' has no gradient at 0"),
+        ({"act_row": "relu", "col_stage": False}, "act_row: 'relu' has no gradient at 0"),
+        ({"factors": "tied"}, "factors: 'tied' cannot start"),
+        ({"row_stage": False, "col_stage": False}, "both are off"),
+        ({"transpose_delta": False, "col_stage": False}, "transpose_delta: False needs the column stage"),
+        ({"init_weights": "papr"}, "init_weights: 'papr' is not known.*nearest: 'paper'"),
+        ({"target_slices": {"qkv": "q"}}, "target_slices"),
+        ({"target_slices": {"qkv": {"q": [0]}}}, "rows are"),
+    ],
+)
+def test_refuses_by_name(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        GenFTConfig(**wrong)
+
+
+def test_reports_all_problems_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        GenFTConfig(act_row="x", shared_dim=-2, dropout=3)
+    assert len(caught.value.problems) == 3
+
+
+def test_untransposed_update_needs_square_weights() -> None:
+    model = nn.Sequential(nn.Linear(4, 6))
+    with pytest.raises(TargetError, match=r"transpose_delta: False needs square weights; 0 is \(6, 4\)"):
+        get_peft_model(model, GenFTConfig(target_modules=["0"], transpose_delta=False))
+
+
+@pytest.mark.parametrize(
+    ("start", "silent"),
+    [
+        ({"init_a": "zeros", "init_b": "zeros"}, "a, b"),
+        ({"init_a": "normal", "init_b": "zeros"}, None),
+        ({"shared_dim": 0, "specific_dim": 2, "init_a": "normal", "init_b": "zeros"}, "a, b"),
+        ({"shared_dim": 0, "specific_dim": 2, "init_a": "normal", "init_b": "normal"}, None),
+        (
+            {
+                "shared_dim": 0, "specific_dim": 2, "init_a": "normal", "init_b": "zeros",
+                "row_stage": False, "act_col": "relu",
+            },
+            "a_col, b_col",
+        ),
+    ],
+)  # fmt: skip
+def test_names_factors_that_never_train_once(start: dict[str, Any], silent: str | None) -> None:
+    config = GenFTConfig(target_modules=["query", "value"], init_weights="paper", **{"shared_dim": 3, **start})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        get_peft_model(two_layers(), config)
+    said = [str(w.message) for w in caught if "never get a gradient" in str(w.message)]
+    assert len(said) == (silent is not None)
+    if silent:
+        assert f"genft: {silent} of 0.query" in said[0]
+        assert "init_a" in said[0]
+
+
+def test_rank_beyond_the_weight_is_a_warning() -> None:
+    with pytest.warns(UserWarning, match="more than the rank that 0.query"):
+        get_peft_model(two_layers(4), GenFTConfig(target_modules=["query"], shared_dim=8))
