@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genft.cli import demo, explain, listing, predict, train
+from genft.cli import demo, explain, listing, params, predict, train
 from genft.cli.screen import errors
 from genft.errors import GenFTError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (demo, train, predict, explain, listing):
+for module in (demo, train, predict, explain, listing, params):
     module.register(app)
 
 

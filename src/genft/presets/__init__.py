@@ -1,4 +1,8 @@
-"""Presets: hyper-parameters as data, each with its source. A preset is a difference from the defaults."""
+"""Presets: hyper-parameters as data, each with its source. A preset is a difference from the defaults.
+
+A preset is one TOML file. A folder of the same name beside it holds tables in which every task has a row of its
+own: ``paper/genft_vtab1k.toml`` is Table 8 of GenFT's paper.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,69 @@ from genft.checked import Record, check, read_toml
 from genft.errors import ConfigError, not_one_of
 
 
-class MethodPreset(Record):
-    """What a preset says about one method."""
+class Values(Record):
+    """Values that one source gives: for the run, for training, and for the method's configuration."""
 
+    source: str = Field("", description="where they are printed; empty: the source of the preset or table")
+    run: dict[str, Any] = Field(default_factory=dict, description="of the run itself: its seed")
     training: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
+    not_used: dict[str, Any] = Field(
+        default_factory=dict, description="what the source also says and genft has no setting for"
+    )
+    note: str = ""
+
+
+class Table(Record):
+    """One method on one benchmark: values for all tasks, and a row per task."""
+
+    method: str
+    benchmark: str
+    model: str = Field(description="the pretrained model that the values are for")
+    source: str
+    common: tuple[Values, ...] = ()
+    tasks: dict[str, Values]
+
+    def row(self, task: str) -> list[tuple[str, Values]]:
+        """(source, values) for ``task``; later ones win."""
+        return [(values.source or self.source, values) for values in (*self.common, self.tasks[task])]
 
 
 class Preset(Record):
-    """Training values for all methods, and per method its own."""
+    """Training values for all methods, and per method, or per method and task, its own."""
 
     name: str
     source: str
     training: dict[str, Any] = Field(default_factory=dict)
-    methods: dict[str, MethodPreset] = Field(default_factory=dict)
+    methods: dict[str, Values] = Field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+
+    def select(self, method: str, task: str) -> list[tuple[str, Values]]:
+        """What this preset says about ``method`` on ``task``: (source, values), later ones win.
+
+        Raises:
+            ConfigError: it consists of tables, and none has this row.
+        """
+        found = [(f"preset {self.name}", Values.model_validate({"training": self.training}))]
+        if method in self.methods:
+            found.append((f"preset {self.name}, for {method}", self.methods[method]))
+        if table := self.table(method, task):
+            found += [(f"preset {self.name}: {source}", values) for source, values in table.row(task)]
+        return found
+
+    def table(self, method: str, task: str) -> Table | None:
+        """The table with a row for ``method`` on ``task``; None where the preset has no tables at all."""
+        if not self.tables:
+            return None
+        of_method = [table for table in self.tables if table.method == method]
+        if not of_method:
+            methods = sorted({table.method for table in self.tables})
+            raise ConfigError(not_one_of(f"preset {self.name}", method, methods, what="has no table in it"))
+        for table in of_method:
+            if task in table.tasks:
+                return table
+        tasks = [name for table in of_method for name in table.tasks]
+        raise ConfigError(not_one_of(f"preset {self.name}, {method}", task, tasks, what="has no row"))
 
 
 def _shipped() -> dict[str, Path]:
@@ -36,8 +89,9 @@ def list_presets() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """The preset called ``name``, or the one in the TOML file of that path."""
+    """The preset called ``name``, or the one in the TOML file of that path, with the tables in its folder."""
     path = Path(name) if name.endswith(".toml") else _shipped().get(name)
     if path is None:
         raise ConfigError(not_one_of("preset", name, _shipped()) + "; a file of your own ends in .toml")
-    return check(Preset, read_toml(path), str(path))
+    tables = [check(Table, read_toml(file), str(file)) for file in sorted(path.with_suffix("").glob("*.toml"))]
+    return check(Preset, read_toml(path) | ({"tables": tables} if tables else {}), str(path))

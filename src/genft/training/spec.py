@@ -17,7 +17,7 @@ from genft.checked import Record, check
 from genft.data import Task
 from genft.errors import ConfigError, nearest, not_one_of
 from genft.methods import MethodInfo, get_method
-from genft.presets import MethodPreset, Preset
+from genft.presets import Preset
 
 #: Fields of a peft configuration that genft fills in, or that describe the file and not the method.
 _OURS = {"task_type", "modules_to_save", "inference_mode"}
@@ -111,23 +111,23 @@ def build_spec(
         said: what the user set of :class:`RunSpec`: method, seed, protocol, limits.
     """
     user = "command line"
+    info = get_method(said.get("method", "genft"))
+    of_preset = preset.select(info.name, task.name)
     run = layer(
-        ("default", {"method": "genft", "seed": 0, "limit_train": None, "limit_eval": None}),
+        ("default", {"method": info.name, "seed": 0, "limit_train": None, "limit_eval": None}),
         (f"task {task.name}", {"protocol": task.protocol}),
+        *((source, values.run) for source, values in of_preset),
         (user, {"model": model, **said}),
     )
-    info = get_method(run["method"].value)
-    of_preset = preset.methods.get(info.name, MethodPreset())
     all_training = layer(
         ("default", Training().model_dump()),
-        (f"preset {preset.name}", preset.training),
-        (f"preset {preset.name}, for {info.name}", of_preset.training),
+        *((source, values.training) for source, values in of_preset),
         (user, training or {}),
     )
     all_settings = layer(
         ("default", default_settings(info)),
         (f"genft's for {info.name}", info.defaults),
-        (f"preset {preset.name}, for {info.name}", of_preset.settings),
+        *((source, values.settings) for source, values in of_preset),
         (user, settings or {}),
     )
     check_settings(info, all_settings)

@@ -1,0 +1,177 @@
+"""The paper's parameter counts, counted on the real architectures: every preset is applied and its tensors added up.
+
+Nothing here knows the formula 4·d·a + 2·L·d·b (``specific_scope="layer"``; 4·L·d·b for ``"module"``): models are
+built from their configuration on the meta device, without weights, and asked what they would train.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model
+
+from genft import published
+from genft.bridge.targets import DEFAULT_TARGETS
+from genft.errors import ConfigError, not_one_of
+from genft.methods.genft import GenFTConfig
+from genft.models import head_modules
+from genft.presets import Table, load_preset
+from genft.training.attach import ParameterCount, count_parameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: What the paper's ablations change (Table 4); a part that a preset leaves out gets 8 columns when it is alone.
+ABLATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "genft": lambda s: {},
+    "genft_no_shared": lambda s: {"shared_dim": 0, "specific_dim": s["specific_dim"] or 8},
+    "genft_no_specific": lambda s: {"specific_dim": 0, "shared_dim": s["shared_dim"] or 8},
+}
+#: Ranks of Figure 2, and the layer-specific dim of its GenFT: the most frequent one in the paper's presets.
+RANKS = (4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128)
+FIGURE_SPECIFIC_DIM = 2
+
+
+def vit_base(classes: int) -> PreTrainedModel:
+    """timm's ``vit_base_patch16_224``, with fused qkv, as transformers wraps it."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    skip = {"weight_init": "skip"}
+    config = AutoConfig.for_model(
+        "timm_wrapper", architecture="vit_base_patch16_224", num_labels=classes, model_args=skip
+    )
+    return AutoModelForImageClassification.from_config(config)
+
+
+def vit_base_unfused(classes: int) -> PreTrainedModel:
+    """transformers' ViT-B/16 (its configuration's defaults), with q and v in weights of their own."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    return AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", num_labels=classes))
+
+
+def roberta_base(classes: int) -> PreTrainedModel:
+    """RoBERTa-base with transformers' classification head."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+    config = AutoConfig.for_model("roberta", num_labels=classes, **sizes)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model by name, and how it is built for a number of classes."""
+
+    name: str
+    build: Callable[[int], PreTrainedModel]
+
+
+_VIT = Architecture("ViT-B/16 (timm vit_base_patch16_224)", vit_base)
+ARCHITECTURES = {"vtab1k": _VIT, "fgvc": _VIT, "glue": Architecture("RoBERTa-base", roberta_base)}
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """One preset on its model: what the adapter trains, by ablation, and what the head has."""
+
+    task: str
+    shared_dim: int
+    specific_dim: int
+    adapter: dict[str, int]
+    head: int
+
+
+@dataclass(frozen=True)
+class SuiteCount:
+    """A benchmark: its tasks, and per ablation the mean over them beside what the paper prints, in millions."""
+
+    benchmark: str
+    architecture: str
+    source: str
+    tasks: tuple[TaskCount, ...]
+    printed: dict[str, str]
+
+    def mean(self, variant: str) -> float:
+        return fmean(task.adapter[variant] for task in self.tasks)
+
+    def counted(self, variant: str) -> str:
+        """The mean as the paper prints it: millions, two decimals."""
+        return f"{self.mean(variant) / 1e6:.2f}"
+
+
+def count_suite(benchmark: str) -> SuiteCount:
+    """Apply every preset of ``benchmark`` (vtab1k, fgvc or glue) to its model and count."""
+    if benchmark not in ARCHITECTURES:
+        raise ConfigError(not_one_of("suite", benchmark, ARCHITECTURES))
+    table = paper_table(benchmark)
+    classes = {
+        row["task"]: int(row["classes"]) for row in published.read("benchmarks") if row["benchmark"] == benchmark
+    }
+    printed = printed_params(benchmark)
+    architecture = ARCHITECTURES[benchmark]
+    tasks = []
+    for task in table.tasks:
+        settings = {k: v for _, values in table.row(task) for k, v in values.settings.items()}
+        counts = {
+            name: count(architecture.build, classes[task], GenFTConfig(**settings | ABLATIONS[name](settings)))
+            for name in printed
+        }
+        tasks.append(
+            TaskCount(
+                task,
+                settings["shared_dim"],
+                settings["specific_dim"],
+                {name: c.adapter for name, c in counts.items()},
+                counts["genft"].head,
+            )
+        )
+    return SuiteCount(benchmark, architecture.name, table.source, tuple(tasks), printed)
+
+
+def count(build: Callable[[int], PreTrainedModel], classes: int, config: PeftConfig) -> ParameterCount:
+    """The parameters of ``build(classes)`` with ``config`` on it and its head trained, without allocating any."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of presets that train badly: they count all the same
+        model = build(classes)
+        head = head_modules(model)
+        config.modules_to_save = list(head)  # type: ignore[attr-defined]
+        return count_parameters(get_peft_model(model, config), head)
+
+
+def paper_table(benchmark: str) -> Table:
+    return next(t for t in load_preset("paper").tables if (t.method, t.benchmark) == ("genft", benchmark))
+
+
+def printed_params(benchmark: str) -> dict[str, str]:
+    """The Params columns of the paper for GenFT and its ablations on ``benchmark``, in millions."""
+    rows = published.read(benchmark) + published.read("ablation")
+    found = {r["method"]: r["params_millions"] for r in rows if r["benchmark"] == benchmark}
+    return {name: found[name] for name in ABLATIONS if name in found}
+
+
+@dataclass(frozen=True)
+class RankCurve:
+    """Parameters for the q and v of ViT-B/16 (L = 12, d = 768) at each of :data:`RANKS`."""
+
+    label: str
+    ranks: tuple[int, ...]
+    parameters: tuple[int, ...]
+
+
+def rank_curves() -> list[RankCurve]:
+    """Figure 2: LoRA's r against GenFT's a + b, the largest rank of ΔW without activations."""
+    b = FIGURE_SPECIFIC_DIM
+    curves: dict[str, Callable[[int], PeftConfig]] = {
+        "LoRA": lambda rank: LoraConfig(r=rank, target_modules=DEFAULT_TARGETS["vit"]),
+        f"GenFT, b = {b}": lambda rank: GenFTConfig(shared_dim=rank - b, specific_dim=b, specific_scope="layer"),
+    }
+    return [
+        RankCurve(label, RANKS, tuple(count(vit_base_unfused, 0, config(r)).adapter for r in RANKS))
+        for label, config in curves.items()
+    ]

@@ -1,0 +1,83 @@
+"""The paper's Params columns and Figure 2 come out of the real models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from genft import ConfigError, GenFTConfig, counts
+from genft.cli import app
+
+PRINTED = {
+    "vtab1k": {"genft": "0.27", "genft_no_shared": "0.09", "genft_no_specific": "0.23"},
+    "fgvc": {"genft": "0.29", "genft_no_shared": "0.06", "genft_no_specific": "0.27"},
+    "glue": {"genft": "0.24"},
+}
+
+
+@pytest.fixture(scope="module")
+def suites() -> dict[str, counts.SuiteCount]:
+    return {name: counts.count_suite(name) for name in PRINTED}
+
+
+@pytest.mark.parametrize("benchmark", PRINTED)
+def test_counted_means_are_the_printed_ones(suites: dict[str, counts.SuiteCount], benchmark: str) -> None:
+    suite = suites[benchmark]
+    assert suite.printed == PRINTED[benchmark]
+    assert {name: suite.counted(name) for name in suite.printed} == PRINTED[benchmark]
+    assert len(suite.tasks) == {"vtab1k": 19, "fgvc": 5, "glue": 8}[benchmark]
+
+
+def test_counts_follow_the_formula(suites: dict[str, counts.SuiteCount]) -> None:
+    """4·d·a + 2·L·d·b for pairs per layer, 4·d·a + 4·L·d·b for pairs per weight; d = 768, L = 12."""
+    for name, suite in suites.items():
+        per_b = 4 * 12 * 768 if name == "glue" else 2 * 12 * 768
+        for task in suite.tasks:
+            assert task.adapter["genft"] == 4 * 768 * task.shared_dim + per_b * task.specific_dim
+
+
+def test_heads_are_counted_apart(suites: dict[str, counts.SuiteCount]) -> None:
+    heads = {task.task: task.head for suite in suites.values() for task in suite.tasks}
+    assert heads["cifar100"] == 768 * 100 + 100
+    assert heads["mrpc"] == 592_130
+    assert heads["stsb"] == 592_130 - 769
+
+
+def test_fused_and_separate_weights_count_the_same() -> None:
+    config = {"shared_dim": 82, "specific_dim": 2, "specific_scope": "layer"}
+    fused = counts.count(counts.vit_base, 100, GenFTConfig(**config))
+    separate = counts.count(counts.vit_base_unfused, 100, GenFTConfig(**config))
+    assert (fused.adapter, fused.head) == (separate.adapter, separate.head) == (288_768, 76_900)
+
+
+def test_nothing_is_allocated() -> None:
+    with torch.device("meta"):
+        model = counts.roberta_base(2)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_figure_2() -> None:
+    """LoRA grows 48·d per rank (q and v of 12 layers, two factors), GenFT 4·d."""
+    curves = {c.label: dict(zip(c.ranks, c.parameters, strict=True)) for c in counts.rank_curves()}
+    lora, genft = curves["LoRA"], curves["GenFT, b = 2"]
+    assert lora[8] == 294_912
+    assert all(n == 48 * 768 * rank for rank, n in lora.items())
+    assert all(n == 4 * 768 * (rank - 2) + 2 * 12 * 768 * 2 for rank, n in genft.items())
+
+
+def test_command_prints_and_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = tmp_path / "ranks.png"
+    result = CliRunner().invoke(app, ["params", "glue", "--json", "--figure", str(figure)])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["mean"]["genft"] == 238_080
+    assert told["parameters_by_rank"]["LoRA"]["8"] == 294_912
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_unknown_suite_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"suite: 'vtab'.*nearest: 'vtab1k'"):
+        counts.count_suite("vtab")
