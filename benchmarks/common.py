@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,35 +25,62 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--threads", type=int, default=2, help="threads torch computes with")
     p.add_argument("--repeats", type=int, default=7, help="timings of each case; the median counts (at least 5)")
+    p.add_argument("--patience", type=float, default=60, help="seconds to wait for a quiet machine, per row")
     p.add_argument("--out", type=Path, help="where the JSON goes; default benchmarks/results/<name>.json")
     return p
 
 
-def seconds(cases: Mapping[str, Callable[[], object]], *, repeats: int = 7, at_least: float = 0.05) -> dict[str, float]:
+def seconds(
+    cases: Mapping[str, Callable[[], object]], *, repeats: int = 7, at_least: float = 0.05, patience: float = 60.0
+) -> dict[str, float]:
     """Median seconds of a call of each case.
 
-    The cases take turns within each repeat, so a busy neighbour slows all of them alike. A timing covers as many
-    calls as take ``at_least`` seconds; the first call of each case is not counted.
+    The cases take turns within each repeat, so that a change of the machine's speed meets all of them. A timing
+    covers as many calls as take ``at_least`` seconds; the first call of each case is not counted. A timing during
+    which other processes used more than a twentieth of the machine is taken again, for up to ``patience`` seconds
+    in all; after that it counts, and a warning says so.
     """
     if repeats < 5:
         raise SystemExit("--repeats: a median of fewer than 5 timings says little")
-
-    def timed(call: Callable[[], object], number: int) -> float:
-        start = time.perf_counter()
-        for _ in range(number):
-            call()
-        return (time.perf_counter() - start) / number
-
     number = {}
     for name, call in cases.items():
         call()
-        number[name] = max(1, round(at_least / timed(call, 1)))
+        number[name] = max(1, round(at_least / _timed(call, 1)[0]))
     taken: dict[str, list[float]] = {name: [] for name in cases}
     gc.collect()
+    deadline = time.monotonic() + patience
+    disturbed = 0
     for _ in range(repeats):
         for name, call in cases.items():
-            taken[name].append(timed(call, number[name]))
+            timing, quiet = _timed(call, number[name])
+            while not quiet and time.monotonic() < deadline:
+                if _timed(lambda: time.sleep(0.5), 1)[1]:
+                    timing, quiet = _timed(call, number[name])
+            taken[name].append(timing)
+            disturbed += not quiet
+    if disturbed:
+        print(f"warning: other processes ran during {disturbed} of {repeats * len(cases)} timings", file=sys.stderr)
     return {name: statistics.median(t) for name, t in taken.items()}
+
+
+def _timed(call: Callable[[], object], number: int) -> tuple[float, bool]:
+    """Seconds of one of ``number`` calls, and whether other processes left the machine to them."""
+    others, start = _others(), time.perf_counter()
+    for _ in range(number):
+        call()
+    taken = time.perf_counter() - start
+    # the kernel counts in ticks of 10 ms
+    quiet = _others() - others <= 0.05 * taken * (os.cpu_count() or 1) + 0.02
+    return taken / number, quiet
+
+
+def _others() -> float:
+    """Processor seconds that everything but this process has used; nothing of it where /proc does not say."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, stat.read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def kept_bytes(forward: Callable[[], object], exclude: Iterable[Tensor] = ()) -> int:

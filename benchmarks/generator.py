@@ -3,7 +3,7 @@
     python benchmarks/generator.py
 
 For each width: milliseconds of a forward and backward pass of one weight, the ratio, its ceiling by FLOPs, and
-bytes kept for the backward pass (beyond W0 and the parameters).
+bytes kept for the backward pass beyond W0 and the parameters, with and without the four concatenated factors.
 """
 
 from __future__ import annotations
@@ -50,9 +50,17 @@ def ours(
     w0: Tensor, u: Tensor, v: Tensor, a: Tensor, b: Tensor, *, act: str, dropout: float, ratio: float, scaling: float
 ) -> Tensor:
     """The same function of the same parameters (ΔW in the layout of W0: the transpose of what is published)."""
-    row, col = ((torch.cat([shared, a], dim=1), torch.cat([shared, b], dim=1)) for shared in (u, v))
-    seed = int(torch.randint(2**62, ())) if dropout else None
-    return generate(w0, row, col, act_row=act, act_col=act, ratio=ratio, scaling=scaling, dropout=dropout, seed=seed)
+    return from_factors(w0, *factors(u, v, a, b), act=act, dropout=dropout, ratio=ratio, scaling=scaling)
+
+
+def factors(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> list[Tensor]:
+    """P1, Q1, P2, Q2."""
+    return [torch.cat([shared, specific], dim=1) for shared in (u, v) for specific in (a, b)]
+
+
+def from_factors(w0: Tensor, p1: Tensor, q1: Tensor, p2: Tensor, q2: Tensor, *, act: str, **settings: float) -> Tensor:
+    seed = int(torch.randint(2**62, ())) if settings["dropout"] else None
+    return generate(w0, (p1, q1), (p2, q2), act_row=act, act_col=act, seed=seed, **settings)
 
 
 def ceiling(d: int, r: int, case: str) -> float:
@@ -60,7 +68,7 @@ def ceiling(d: int, r: int, case: str) -> float:
     return (10 * d + 12 * r) / ((10 if case == "identity" else 26) * r)
 
 
-def measure(d: int, shared: int, specific: int, case: str, repeats: int) -> dict[str, object]:
+def measure(d: int, shared: int, specific: int, case: str, **timing: float) -> dict[str, object]:
     act, dropout = CASES[case]
     torch.manual_seed(0)
     w0, grad = torch.randn(d, d) / d**0.5, torch.randn(d, d)
@@ -71,9 +79,12 @@ def measure(d: int, shared: int, specific: int, case: str, repeats: int) -> dict
         for name, form in (("algorithm 1", algorithm_1), ("ours", ours))
     }
     kept = {name: common.kept_bytes(form, (w0, *parameters)) for name, form in forms.items()}
-    time = common.seconds(
-        {name: lambda form=form: form().backward(grad) for name, form in forms.items()}, repeats=repeats
-    )
+    thin = factors(*parameters)
+    beside = {
+        "algorithm 1": kept["algorithm 1"] - sum(t.nbytes for t in thin),  # it keeps all four
+        "ours": common.kept_bytes(partial(from_factors, w0, *thin, **settings), (w0, *thin)),
+    }
+    time = common.seconds({name: lambda form=form: form().backward(grad) for name, form in forms.items()}, **timing)
     return {
         "case": case,
         "d": d,
@@ -85,6 +96,7 @@ def measure(d: int, shared: int, specific: int, case: str, repeats: int) -> dict
         "algorithm 1 MB": kept["algorithm 1"] / 1e6,
         "ours MB": kept["ours"] / 1e6,
         "smaller": kept["algorithm 1"] / kept["ours"],
+        "smaller, factors aside": beside["algorithm 1"] / beside["ours"],
     }
 
 
@@ -97,7 +109,7 @@ def main() -> None:
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     rows = [
-        measure(d, a, b, case, args.repeats)
+        measure(d, a, b, case, repeats=args.repeats, patience=args.patience)
         for case in args.cases
         for a in args.shared
         for b in args.specific
