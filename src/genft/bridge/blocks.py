@@ -150,15 +150,6 @@ class BlockLayer(AdapterLayer):
     def unmerge(self) -> None:
         """Nothing is ever merged."""
 
-    def __getattr__(self, name: str) -> Any:
-        # models read attributes of their blocks (attention types, layer indices)
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)
-
 
 def _has(module: nn.Module, path: str) -> bool:
     for part in path.split("."):

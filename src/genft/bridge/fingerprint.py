@@ -70,7 +70,7 @@ def take(weight: Tensor, *, stored: Tensor | None = None, quantisation: str | No
     left, right = signs(w.shape[0], 0).to(w.device), signs(w.shape[1], 1).to(w.device)
     sketch = left.T @ (w.to(torch.float32) @ right)
     raw = (w if stored is None else stored.detach()).contiguous().cpu()
-    digest = hashlib.blake2b(memoryview(raw.view(torch.uint8).numpy()), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(raw.view(torch.uint8).numpy().data, digest_size=16).hexdigest()
     return {
         "sketch": [float(f"{v:.7g}") for v in sketch.flatten().tolist()],
         "dtype": quantisation or str(w.dtype).removeprefix("torch."),

@@ -11,7 +11,7 @@ import itertools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,18 +65,27 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
         """The trained tensors of one site by symbol, wherever they are stored."""
-        own, (shared,) = self.own_factors[adapter_name], self._shared
+        own, (shared,) = entry(self.own_factors, adapter_name), self._shared
         found: dict[str, Tensor] = {}
         for name, factor in self.attachments[adapter_name].method.factors(site).items():
             if factor.shared_as is None:
                 found[name] = own[own_key(site, name)]
             else:
                 assert shared is not None
-                found[name] = shared[adapter_name][factor.shared_as]
+                found[name] = entry(shared, adapter_name)[factor.shared_as]
         return found
 
     def active_attachments(self) -> list[str]:
         return [name for name in self.active_adapters if name in self.attachments]
+
+    def __getattr__(self, name: str) -> Any:
+        # models read attributes of their modules: batch_first of an attention, the type of a block
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
 
     def __repr__(self) -> str:
         return "genft." + super().__repr__()
@@ -88,6 +97,11 @@ class Attachment:
 
     method: Method
     sites: tuple[Site, ...]
+
+
+def entry(container: nn.ModuleDict, adapter_name: str) -> nn.ParameterDict:
+    """The tensors of one adapter in a container keyed by adapter name."""
+    return cast(nn.ParameterDict, container[adapter_name])
 
 
 def own_key(site: Site, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -91,12 +91,12 @@ def weight_shape(module: nn.Module) -> tuple[int, int]:
         return 3 * module.embed_dim, module.embed_dim
     if isinstance(module, Conv1D):
         return module.weight.shape[1], module.weight.shape[0]
-    return int(module.out_features), int(module.in_features)
+    return cast(int, module.out_features), cast(int, module.in_features)
 
 
 def features(module: nn.Module) -> tuple[int, int]:
     """(o, i) of any module that can be adapted; i is 0 where it has a bias but no linear weight."""
-    return weight_shape(module) if weight_kind(module) is not None else (module.bias.numel(), 0)
+    return weight_shape(module) if weight_kind(module) is not None else (cast(Tensor, module.bias).numel(), 0)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -106,7 +106,18 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 def has_own_bias(module: nn.Module) -> bool:
     """Whether ``module`` adds a bias over its output channels (a linear layer, a normalisation, a convolution)."""
-    return isinstance(getattr(module, "bias", None), Tensor)
+    return read_bias(module, weight_kind(module)) is not None
+
+
+def modules_with_bias(model: nn.Module) -> list[str]:
+    """Paths of all modules whose bias can be adapted. The output projection inside an nn.MultiheadAttention cannot:
+    the attention reads it directly."""
+    found = []
+    for name, module in model.named_modules():
+        parent = unwrap(model.get_submodule(name.rpartition(".")[0]))
+        if name and has_own_bias(unwrap(module)) and not isinstance(parent, nn.MultiheadAttention):
+            found.append(name)
+    return found
 
 
 def linear_names(model: nn.Module) -> list[str]:
@@ -224,7 +235,7 @@ def fused_layout(path: str, module: nn.Module, model: nn.Module, o: int, i: int)
     Raises:
         TargetError: the rows interleave q, k and v, or their sizes cannot be known.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     family = getattr(config, "model_type", None)
     leaf = path.rpartition(".")[2]

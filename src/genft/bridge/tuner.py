@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from genft.bridge import fingerprint
 from genft.bridge.blocks import CANNOT_MERGE, BlockLayer, block_sites, find_blocks
 from genft.bridge.config import AdapterConfig
-from genft.bridge.layer import AdapterLayer, WeightLayer, new_parameter
+from genft.bridge.layer import AdapterLayer, WeightLayer, entry, new_parameter
 from genft.bridge.passes import ForwardPass
 from genft.bridge.probe import silent_factors
 from genft.bridge.targets import (
     DEFAULT_SLICES,
     DEFAULT_TARGETS,
-    has_own_bias,
     is_meta,
+    modules_with_bias,
     no_match,
     read_weight,
     resolve_sites,
@@ -47,6 +47,7 @@ class BridgeTuner(BaseTuner):
         # before BaseTuner.__init__, which injects the first adapter
         self._sites: dict[str, tuple[Method, dict[str, list[Site]]]] = {}
         self._injecting = ""
+        self._fast_paths: list[tuple[Any, int]] = []
         self.forward_pass = ForwardPass()
         super().__init__(model, *args, **kwargs)
         self._hooks = (
@@ -77,7 +78,7 @@ class BridgeTuner(BaseTuner):
     def _create_shared(self, adapter_name: str, method: Method, site: Site, like: Tensor | None) -> None:
         if adapter_name not in self.shared:
             self.shared[adapter_name] = nn.ParameterDict()
-        store = self.shared[adapter_name]
+        store = entry(self.shared, adapter_name)
         for factor in method.factors(site).values():
             key = factor.shared_as
             if key is None or key in store:
@@ -173,12 +174,21 @@ class BridgeTuner(BaseTuner):
             for site in sites:
                 self._create_shared(adapter_name, method, site, like)
         layer = target
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            self._switch_fast_path_off(parent)
         if not isinstance(target, AdapterLayer):
             layer = self._new_layer(target)
             self._replace_module(parent, target_name, layer, target)
         assert isinstance(layer, AdapterLayer)
         layer.attach(adapter_name, method, sites)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
+
+    def _switch_fast_path_off(self, layer: nn.TransformerEncoderLayer) -> None:
+        """In evaluation torch fuses the whole layer and reads weights directly, past any adapter; with this flag
+        at 0 it computes module by module."""
+        if layer.activation_relu_or_gelu:
+            self._fast_paths.append((layer, layer.activation_relu_or_gelu))
+            layer.activation_relu_or_gelu = 0
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's version also copies weight and bias attributes, which fails on modules without them (composite
@@ -267,7 +277,7 @@ class BridgeTuner(BaseTuner):
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         if autocast_adapter_dtype and self.shared_name in self._modules and adapter_name in self.shared:
-            store = self.shared[adapter_name]
+            store = entry(self.shared, adapter_name)
             for key, p in list(store.items()):
                 if p.dtype in (torch.float16, torch.bfloat16):
                     store[key] = nn.Parameter(p.data.to(torch.float32), requires_grad=p.requires_grad)
@@ -278,10 +288,12 @@ class BridgeTuner(BaseTuner):
         if self.shared_name in self._modules and adapter_name in self.shared:
             del self.shared[adapter_name]
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        model: Any = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]
         for hook in self._hooks:
             hook.remove()
+        for layer, flag in self._fast_paths:
+            layer.activation_relu_or_gelu = flag
         return model
 
 
@@ -292,9 +304,7 @@ class WeightTuner(BridgeTuner):
 
     def _set_default_targets(self, config: AdapterConfig, family: str) -> None:
         if self.method_class.bias_only:
-            config.target_modules = sorted(
-                name for name, module in self.model.named_modules() if name and has_own_bias(unwrap(module))
-            )
+            config.target_modules = modules_with_bias(self.model)
             if not config.target_modules:
                 raise TargetError(f"target_modules: no module of {type(self.model).__name__} has a bias")
             return

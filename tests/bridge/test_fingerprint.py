@@ -1,0 +1,134 @@
+"""An adapter knows its base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from families import FAMILIES
+from genft import AdapterFileError, BaseMismatchError, GenFTConfig, allow_other_base
+from genft.bridge import fingerprint
+
+BERT = FAMILIES["bert"]
+
+
+def saved(folder: Path) -> PeftModel:
+    model = get_peft_model(BERT.build(), GenFTConfig(task_type="SEQ_CLS", shared_dim=4, init_weights=False))
+    model.save_pretrained(folder)
+    return model
+
+
+def other_base(layer: int = 1) -> nn.Module:
+    model = BERT.build()
+    weight = model.bert.encoder.layer[layer].attention.self.value.weight
+    weight.data = torch.randn_like(weight) * weight.std()
+    return model
+
+
+def test_travels_with_the_adapter_and_not_in_its_tensors(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    weights = config["base_fingerprint"]
+    assert len(weights) == 4
+    assert all(len(w["sketch"]) == 64 and w["dtype"] == "float32" for w in weights.values())
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(v.numel() for v in stored.values()) == trainable
+
+
+def test_another_base_is_refused_by_the_first_weight_that_differs(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(
+        BaseMismatchError, match=r"another base model: .*layer\.1\.attention\.self\.value is another float32"
+    ):
+        PeftModel.from_pretrained(other_base(), tmp_path)
+    with allow_other_base():
+        PeftModel.from_pretrained(other_base(), tmp_path)
+
+
+def test_the_same_base_in_bf16_loads_and_another_in_bf16_does_not(tmp_path: Path) -> None:
+    saved(tmp_path)
+    PeftModel.from_pretrained(BERT.build().to(torch.bfloat16), tmp_path)
+    with pytest.raises(BaseMismatchError, match=r"layer\.1.*away from the one"):
+        PeftModel.from_pretrained(other_base().to(torch.bfloat16), tmp_path)
+
+
+def test_one_configuration_serves_two_models() -> None:
+    config = GenFTConfig(task_type="SEQ_CLS", shared_dim=4)
+    get_peft_model(BERT.build(), config)
+    get_peft_model(other_base(), config)
+
+
+def test_a_merged_model_is_neither_recorded_nor_loaded_onto(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    model.merge_adapter()
+    with pytest.raises(BaseMismatchError, match="has an adapter merged into it; unmerge"):
+        model.add_adapter("second", GenFTConfig(task_type="SEQ_CLS", shared_dim=4))
+    with pytest.raises(BaseMismatchError, match="unmerge it before loading weights"):
+        model.load_adapter(tmp_path, "default")
+
+
+def test_a_model_without_values_yet_is_checked_at_its_first_forward_pass(tmp_path: Path) -> None:
+    saved(tmp_path)
+    model = PeftModel.from_pretrained(BERT.build().to("meta"), tmp_path, low_cpu_mem_usage=True)
+    real = PeftModel.from_pretrained(BERT.build(), tmp_path)
+    with allow_other_base():
+        wrong = PeftModel.from_pretrained(other_base(), tmp_path)
+    model.load_state_dict(wrong.state_dict(), assign=True)
+    with pytest.raises(BaseMismatchError, match=r"layer\.1"):
+        model(**BERT.batch())
+    model = PeftModel.from_pretrained(BERT.build().to("meta"), tmp_path, low_cpu_mem_usage=True)
+    model.load_state_dict(real.state_dict(), assign=True)
+    model(**BERT.batch())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sketch_survives_rounding_and_tells_weights_apart(dtype: torch.dtype) -> None:
+    w = torch.randn(96, 64) * 0.05
+    one = fingerprint.take(w)
+    assert fingerprint.differs(one, fingerprint.take(w.to(dtype))) is None
+    assert fingerprint.distance(one, fingerprint.take(w.to(dtype))) < 3e-3
+    assert fingerprint.differs(one, fingerprint.take(torch.randn(96, 64) * 0.05)) is not None
+    assert fingerprint.differs(one, fingerprint.take(w.T.contiguous())) is not None
+
+
+def test_sketch_of_row_shards_adds_up() -> None:
+    """Signs depend on the row's number alone, so the sketch of a whole weight is the sum over its shards."""
+    w = torch.randn(10, 6)
+    left, right = fingerprint.signs(10, 0), fingerprint.signs(6, 1)
+    whole = left.T @ w @ right
+    parts = left[:4].T @ w[:4] @ right + left[4:].T @ w[4:] @ right
+    torch.testing.assert_close(whole, parts)
+    assert torch.equal(fingerprint.signs(10, 0)[:4], fingerprint.signs(4, 0))
+
+
+def test_signs_never_change() -> None:
+    """Saved adapters hold sketches made with these."""
+    positive = [[int(v > 0) for v in row] for row in fingerprint.signs(3, 0)]
+    assert positive == [[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1, 1, 0], [1, 0, 0, 0, 1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("damage", ["missing", "nan", "truncated"])
+def test_a_damaged_adapter_file_is_refused(tmp_path: Path, damage: str) -> None:
+    saved(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(Exception, match=r"(?i)safetensors|incomplete|header|invalid"):
+            PeftModel.from_pretrained(BERT.build(), tmp_path)
+        return
+    tensors = load_file(file)
+    name = sorted(n for n in tensors if "genft" in n)[0]
+    if damage == "missing":
+        del tensors[name]
+    else:
+        tensors[name][0] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(AdapterFileError, match=r"has no values for|holds NaN"):
+        PeftModel.from_pretrained(BERT.build(), tmp_path)

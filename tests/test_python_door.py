@@ -1,0 +1,152 @@
+"""What a user of peft does, unchanged: Trainer, AutoPeftModel, generate, default targets, and the errors they meet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftModel, PeftType, get_peft_model
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from families import FAMILIES
+from genft import ConfigError, GenFTConfig, TargetError
+from genft.bridge.targets import DEFAULT_TARGETS
+
+
+def arguments(folder: Path, **kwargs: Any) -> TrainingArguments:
+    return TrainingArguments(
+        str(folder), per_device_train_batch_size=2, learning_rate=1e-2, report_to="none", use_cpu=True,
+        disable_tqdm=True, logging_steps=1, save_strategy="steps", **{"save_steps": 2, "max_steps": 4, **kwargs},
+    )  # fmt: skip
+
+
+def rows() -> list[dict[str, Any]]:
+    batch = FAMILIES["bert"].batch()
+    return [{k: v[n] for k, v in batch.items()} for n in range(4)]
+
+
+def genft_bert(**settings: Any) -> PeftModel:
+    torch.manual_seed(1)
+    config = GenFTConfig(task_type="SEQ_CLS", target_modules=["query", "value"], **{"shared_dim": 4, **settings})
+    return get_peft_model(FAMILIES["bert"].build(), config)
+
+
+def test_trainer_trains_saves_and_resumes(tmp_path: Path) -> None:
+    nonlinear = {"act_row": "leaky_relu", "act_col": "tanh", "dropout": 0.2}
+    whole = genft_bert(**nonlinear)
+    Trainer(whole, arguments(tmp_path / "a"), train_dataset=rows()).train()
+    interrupted = genft_bert(**nonlinear)
+    Trainer(interrupted, arguments(tmp_path / "b", max_steps=2), train_dataset=rows()).train()
+    resumed = genft_bert(**nonlinear)
+    trainer = Trainer(resumed, arguments(tmp_path / "b"), train_dataset=rows())
+    trainer.train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-2"))
+    for (name, p), (_, q) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(p, q), name
+    loaded = PeftModel.from_pretrained(FAMILIES["bert"].build(), tmp_path / "a" / "checkpoint-4")
+    batch = FAMILIES["bert"].batch()
+    assert torch.equal(loaded.eval()(**batch).logits, whole.eval()(**batch).logits)
+
+
+def test_auto_classes_load_an_adapter_folder(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    FAMILIES["bert"].build().save_pretrained(base)
+    model = hf.AutoModelForSequenceClassification.from_pretrained(base)
+    model = get_peft_model(model, GenFTConfig(task_type="SEQ_CLS", shared_dim=4, init_weights=False)).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
+    batch = FAMILIES["bert"].batch()
+    assert torch.equal(loaded.eval()(**batch).logits, model(**batch).logits)
+
+
+def test_generation_with_a_cache_is_generation_without(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    FAMILIES["llama"].build().save_pretrained(base)
+    model = get_peft_model(
+        hf.AutoModelForCausalLM.from_pretrained(base),
+        GenFTConfig(task_type="CAUSAL_LM", shared_dim=4, init_weights=False),
+    ).eval()
+    ids = torch.randint(3, 64, (2, 5))
+    cached = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, use_cache=True)
+    assert torch.equal(cached, model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, use_cache=False))
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    assert torch.equal(loaded.generate(input_ids=ids, max_new_tokens=8, do_sample=False), cached)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_default_targets_are_query_and_value(family: str) -> None:
+    f = FAMILIES[family]
+    model = get_peft_model(f.build(), GenFTConfig(task_type=f.task_type, shared_dim=4))
+    layers = 6 if family == "t5" else 2  # encoder, decoder and cross-attention
+    _, sites = model.base_model._sites["default"]
+    assert sum(len(group) for group in sites.values()) == 2 * layers
+
+
+def test_every_family_that_peft_knows_has_a_default() -> None:
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    assert TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.keys() <= DEFAULT_TARGETS.keys()
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        (
+            ["qurey"],
+            r"target_modules: no linear weight matches 'qurey' in BertForSequenceClassification; nearest: 'query'",
+        ),
+        (["LayerNorm"], r"is a LayerNorm, not a linear weight"),
+        (["attention.output"], r"is a BertSelfOutput, not a linear weight; nearest: 'output.dense'"),
+        (["word_embeddings"], r"is a Embedding, not a linear weight"),
+    ],
+)
+def test_targets_are_refused_in_a_sentence_and_nothing_is_changed(targets: list[str], sentence: str) -> None:
+    base = FAMILIES["bert"].build()
+    names = [n for n, _ in base.named_modules()]
+    with pytest.raises(TargetError, match=sentence):
+        get_peft_model(base, GenFTConfig(task_type="SEQ_CLS", target_modules=targets))
+    assert names == [n for n, _ in base.named_modules()]
+
+
+def test_unknown_family_without_targets_is_refused() -> None:
+    with pytest.raises(TargetError, match="no default is known for model family"):
+        get_peft_model(nn.Sequential(nn.Linear(3, 3)), GenFTConfig())
+
+
+def test_mixed_models_are_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"(?i)mixed"):
+        get_peft_model(FAMILIES["bert"].build(), GenFTConfig(task_type="SEQ_CLS"), mixed=True)
+
+
+def test_the_type_is_a_member_of_peft_s_enumeration() -> None:
+    assert PeftType("GENFT").value == "GENFT"
+    assert PeftType.GENFT in list(PeftType)
+    assert GenFTConfig().peft_type is PeftType.GENFT
+
+
+def test_layers_to_transform() -> None:
+    model = genft_bert(layers_to_transform=[1])
+    assert all(".1." in name for name in model.targeted_module_names)
+    with pytest.raises(ConfigError, match="layers_to_transform: cannot be used with a regular expression"):
+        GenFTConfig(target_modules=r".*query", layers_to_transform=[0])
+
+
+def test_import_registers_and_a_folder_needs_it(tmp_path: Path) -> None:
+    """Without `import genft` peft does not know the method; with it, peft's own functions load the folder."""
+    base = tmp_path / "base"
+    FAMILIES["bert"].build().save_pretrained(base)
+    model = hf.AutoModelForSequenceClassification.from_pretrained(base)
+    get_peft_model(model, GenFTConfig(task_type="SEQ_CLS", shared_dim=4)).save_pretrained(tmp_path / "adapter")
+    code = f"from peft import PeftConfig; print(type(PeftConfig.from_pretrained({str(tmp_path / 'adapter')!r})))"
+    for prefix, works in (("import genft; ", True), ("", False)):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", prefix + code], capture_output=True, text=True, env=os.environ
+        )
+        assert ("GenFTConfig" in done.stdout) == works, done.stderr
