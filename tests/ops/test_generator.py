@@ -197,11 +197,23 @@ def test_second_derivatives_are_refused():
 
 @pytest.mark.parametrize("acts", [{}, NONLINEAR])
 def test_autocast_changes_nothing(acts):
+    w0, row, col, factors = problem(24, 24, 3, dtype=torch.float32)
+    expected = value_and_gradients(generate, w0, row, col, factors, seed=1, **acts)
+
+    def form(*args, **kw):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return generate(*args, **kw)
+
+    for a, b in zip(value_and_gradients(form, w0, row, col, factors, seed=1, **acts), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_backward_pass_under_autocast_keeps_its_precision():
     p = problem(24, 24, 3, dtype=torch.float32)
-    expected = value_and_gradients(generate, *p, seed=1, **acts)
+    expected = value_and_gradients(generate, *p, seed=1, **NONLINEAR)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        dw = generate(*p[:3], seed=1, **acts)
-    assert torch.equal(dw, expected[0])
+        for a, b in zip(value_and_gradients(generate, *p, seed=1, **NONLINEAR), expected, strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

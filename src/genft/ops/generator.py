@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,22 +40,22 @@ aten = torch.ops.aten
 
 
 class Activation(NamedTuple):
-    """An activation on matrix entries, written to ``out``, which may be an argument.
+    """An activation on matrix entries. Results go to ``out``, which may be one of the arguments.
 
     Attributes:
         forward: (z, out) → y = act(z).
-        backward: (g, s, out) → g · act'(z), where s is y, or z where ``needs_input``.
-        needs_input: whether act' is computed from z rather than from y.
+        backward: (g, s, out) → g · act'(z).
+        reads: what ``backward`` computes act' from, s: z, y, or nothing at all.
     """
 
     forward: Callable[[Tensor, Tensor], Tensor]
     backward: Callable[[Tensor, Tensor, Tensor], Tensor]
-    needs_input: bool = False
+    reads: Literal["z", "y", ""] = "y"
 
 
 SLOPE = 0.01
 ACTIVATIONS: dict[str, Activation] = {
-    "identity": Activation(lambda z, out: z, lambda g, y, out: out.copy_(g)),
+    "identity": Activation(lambda z, out: out.copy_(z), lambda g, s, out: out.copy_(g), reads=""),
     "relu": Activation(
         lambda z, out: torch.clamp_min(z, 0, out=out),
         lambda g, y, out: aten.threshold_backward.grad_input(g, y, 0, grad_input=out),
@@ -67,7 +67,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(
         lambda z, out: aten.gelu.out(z, out=out),
         lambda g, z, out: aten.gelu_backward.grad_input(g, z, grad_input=out),
-        needs_input=True,
+        reads="z",
     ),
     "tanh": Activation(
         lambda z, out: torch.tanh(z, out=out),
@@ -269,8 +269,9 @@ def _entries_backward(
     activation = ACTIVATIONS[act]
     dx, dy = _rows(x, needed[0]), _zeros(len(y) if needed[1] else 0, y)
     for t, bits, h in _tiles(grad.shape, x, mask, 1):
-        torch.mm(x[t], y.T, out=h)
-        if not activation.needs_input:
+        if activation.reads:
+            torch.mm(x[t], y.T, out=h)
+        if activation.reads == "y":
             activation.forward(h, h)
         activation.backward(grad[t], h, h)
         _mask_(h, bits)
@@ -338,7 +339,7 @@ def _contract_backward(
     dx, dy, dp = _rows(x, needed[0]), _zeros(len(y) if needed[1] else 0, y), _rows(p, needed[2])
     for t, bits, z, h, e in _tiles((len(x), len(y)), x, mask, 3):
         torch.mm(x[t], y.T, out=z)
-        e = activation.forward(z, e if activation.needs_input else z)
+        e = activation.forward(z, e if activation.reads == "z" else z)
         _mask_(e, bits)
         if needed[2]:
             torch.addmm(dp[t], e, grad, beta=0, alpha=scale, out=dp[t])
