@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftModel, PeftType, get_peft_model
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from families import FAMILIES
 from genft import ConfigError, GenFTConfig, TargetError
@@ -38,12 +38,17 @@ def genft_bert(**settings: Any) -> PeftModel:
     return get_peft_model(FAMILIES["bert"].build(), config)
 
 
+class StopAfterTwoSteps(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 2
+
+
 def test_trainer_trains_saves_and_resumes(tmp_path: Path) -> None:
     nonlinear = {"act_row": "leaky_relu", "act_col": "tanh", "dropout": 0.2}
     whole = genft_bert(**nonlinear)
     Trainer(whole, arguments(tmp_path / "a"), train_dataset=rows()).train()
     interrupted = genft_bert(**nonlinear)
-    Trainer(interrupted, arguments(tmp_path / "b", max_steps=2), train_dataset=rows()).train()
+    Trainer(interrupted, arguments(tmp_path / "b"), train_dataset=rows(), callbacks=[StopAfterTwoSteps()]).train()
     resumed = genft_bert(**nonlinear)
     trainer = Trainer(resumed, arguments(tmp_path / "b"), train_dataset=rows())
     trainer.train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-2"))
