@@ -1,26 +1,46 @@
-"""The command line. Each file holds the commands of one idea; heavy libraries are imported inside them."""
+"""The command line. Each file holds the commands of one idea; heavy libraries are imported inside them.
+
+Exit codes: 0 all well, 2 something that the user can mend (one sentence on stderr), 130 interrupted.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from typer.core import TyperGroup
 
-from genft.cli import demo, explain, listing, params, predict, train
+from genft.cli import demo, explain, export, listing, params, predict, train
 from genft.cli.screen import errors
 from genft.errors import GenFTError
 
+
+class Commands(TyperGroup):
+    """The commands, with our own errors as sentences and without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GenFTError as e:
+            for sentence in str(e).splitlines():
+                errors.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            errors.print("interrupted: finished runs are kept; the same command goes on where this one stopped")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="genft",
+    cls=Commands,
     help="Adapt pretrained transformers with few trained parameters, and see honestly which method is best.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (demo, train, predict, explain, listing, params):
+for module in (demo, train, predict, explain, listing, params, export):
     module.register(app)
 
 
@@ -42,24 +62,5 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line: 0 all well, 2 something that the user can mend, 130 interrupted."""
-    try:
-        app()
-    except GenFTError as e:
-        for sentence in str(e).splitlines():
-            errors.print(f"[bold red]error:[/] {_plain(sentence)}", soft_wrap=True, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print(
-            "interrupted; finished runs are kept, and the same command goes on where this one stopped"
-        )
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    """Run the command line."""
+    app()

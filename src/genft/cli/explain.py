@@ -67,7 +67,7 @@ def _sections(request: Request, plan: Plan, found: Inferred) -> dict[str, dict[s
         if value is not None and (name in ("kind", "max_length") or found.preprocessing.kind == "image")
     }
     inferred: dict[str, tuple[Any, str]] = {
-        "adapted modules": (found.targets, "found in the model"),
+        "adapted modules": ([f"{name} ×{n}" for name, n in found.targets.items()], "found in the model"),
         "trained in full": (list(found.head), "head, and what the checkpoint lacks"),
         "adapter parameters": (found.adapter_parameters, "counted"),
         "head parameters": (found.head_parameters, "counted"),

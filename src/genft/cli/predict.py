@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from genft.cli.screen import print_json, screen
 
@@ -21,9 +22,7 @@ def predict(
     adapter: Annotated[Path, typer.Argument(help="The folder that `genft train` saved.")],
     input: Annotated[
         Path,
-        typer.Option(
-            "--input", "-i", help="Rows as in training (.csv, .tsv, .jsonl, .json), or a folder of images."
-        ),
+        typer.Option("--input", "-i", help="Rows as in training (.csv, .tsv, .jsonl, .json), or a folder of images."),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write all rows with their prediction to this .csv.")
@@ -31,9 +30,7 @@ def predict(
     text_column: Annotated[
         list[str] | None, typer.Option(help="Columns with the text, if named otherwise than in training.")
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="The base model, if it is not where the adapter says.")
-    ] = None,
+    base: Annotated[str | None, typer.Option(help="The base model, if it is not where the adapter says.")] = None,
     encoding: Annotated[str, typer.Option(help="Of text files.")] = "utf-8",
     json: Annotated[bool, typer.Option("--json", help="All predictions as JSON on stdout.")] = False,
 ) -> None:
@@ -46,7 +43,7 @@ def predict(
     from genft.training.processes import be_quiet
 
     be_quiet()
-    rows, inputs = _read(input, read_task(adapter), text_column, encoding)
+    rows, inputs = read_inputs(input, read_task(adapter), text_column, encoding)
     trained = load(adapter, base)
     answers = [_answer(trained.saved, p) for p in trained.predict(inputs).tolist()]
     if output:
@@ -56,10 +53,11 @@ def predict(
         return
     console = screen(False)
     shown = table(*answers[0], "input", right=("probability", "value"))
-    for answer, texts in list(zip(answers, inputs, strict=True))[:_SHOWN]:
-        shown.add_row(
-            *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in answer.values()), _short(texts)
-        )
+    cells = [[f"{v:.3f}" if isinstance(v, float) else v for v in answer.values()] for answer in answers[:_SHOWN]]
+    room = console.width - 16 - sum(max(map(len, column)) for column in zip(*cells, strict=True))
+    for row, texts in zip(cells, inputs, strict=False):
+        text = " ".join(" | ".join(texts).split())
+        shown.add_row(*map(escape, row), escape(text if len(text) <= room else f"{text[: max(room, 20)]}…"))
     console.print(shown)
     if len(rows) > _SHOWN and not output:
         console.print(f"… {len(rows) - _SHOWN:,} more rows: --output FILE.csv or --json has them all")
@@ -67,7 +65,7 @@ def predict(
         console.print(f"{len(rows):,} rows with their predictions: {output}", soft_wrap=True)
 
 
-def _read(
+def read_inputs(
     path: Path, saved: SavedTask, text_columns: list[str] | None, encoding: str
 ) -> tuple[list[dict[str, Any]], list[tuple[str, ...]]]:
     """(the rows as they are, the model's inputs)."""
@@ -100,13 +98,6 @@ def _write(path: Path, rows: list[dict[str, Any]], answers: list[dict[str, Any]]
     writer.writeheader()
     writer.writerows({**row, **answer} for row, answer in zip(rows, answers, strict=True))
     write_atomically(path, text.getvalue().encode("utf-8"))
-
-
-def _short(texts: tuple[str, ...], most: int = 60) -> str:
-    from rich.markup import escape
-
-    text = " | ".join(" ".join(t.split()) for t in texts)
-    return escape(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def register(app: typer.Typer) -> None:

@@ -38,6 +38,7 @@ class RunBar:
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self.label = label
         self.task: TaskID = self.bar.add_task(f"{label}  loading", total=None, score="")

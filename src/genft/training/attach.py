@@ -11,10 +11,11 @@ from typing import Any
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
+from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 
-from genft.bridge.targets import DEFAULT_TARGETS
-from genft.errors import ConfigError, TargetError
+from genft.bridge.targets import DEFAULT_TARGETS, linear_names
+from genft.errors import ConfigError, TargetError, not_one_of
 from genft.methods import MethodInfo
 from genft.models import LoadedModel
 
@@ -38,7 +39,12 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any]) -
             return get_peft_model(model, config)
         except ConfigError:
             raise
-        except ValueError as e:  # peft's own words, for its own methods
+        except NoMatchingPeftModuleError:  # of peft's own methods; ours name the nearest themselves
+            wanted, names = config.target_modules, {n.rpartition(".")[2] for n in linear_names(model)}
+            first = wanted if isinstance(wanted, str) else sorted(wanted or ())[0]
+            what = f"matches nothing in {type(model).__name__}"
+            raise TargetError(not_one_of("target_modules", first, sorted(names), what=what)) from None
+        except ValueError as e:
             raise TargetError(f"{info.name}: {e}") from None
 
 

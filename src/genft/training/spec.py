@@ -115,7 +115,7 @@ def build_spec(
     of_preset = preset.select(info.name, task.name)
     run = layer(
         ("default", {"method": info.name, "seed": 0, "limit_train": None, "limit_eval": None}),
-        (f"task {task.name}", {"protocol": task.protocol}),
+        ("default" if task.files else f"task {task.name}", {"protocol": task.protocol}),
         *((source, values.run) for source, values in of_preset),
         (user, {"model": model, **said}),
     )
