@@ -1,6 +1,7 @@
 """The generator, forward and backward, beside Algorithm 1 of the paper as published.
 
     python benchmarks/generator.py
+    python benchmarks/generator.py --profile --widths 768      # where our time goes
 
 For each width: milliseconds of a forward and backward pass of one weight, the ratio, its ceiling by FLOPs, and
 bytes kept for the backward pass beyond W0 and the parameters, with and without the four concatenated factors.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,17 +66,43 @@ def from_factors(w0: Tensor, p1: Tensor, q1: Tensor, p2: Tensor, q2: Tensor, *, 
     return generate(w0, (p1, q1), (p2, q2), act_row=act, act_col=act, seed=seed, **settings)
 
 
-def ceiling(d: int, r: int, case: str) -> float:
+def ceiling(case: str, r: int, d: int) -> float:
     """FLOPs of Algorithm 1 by ours: 10 d³ + 12 d² r by 26 d² r, or by 10 d² r through an r × r core."""
     return (10 * d + 12 * r) / ((10 if case == "identity" else 26) * r)
 
 
-def measure(d: int, shared: int, specific: int, case: str, **timing: float) -> dict[str, object]:
+def problem(case: str, shared: int, specific: int, d: int) -> tuple[list[Tensor], Tensor, dict[str, Any]]:
+    """W0 and the parameters, the gradient that comes back to ΔW, and the settings."""
     act, dropout = CASES[case]
     torch.manual_seed(0)
     w0, grad = torch.randn(d, d) / d**0.5, torch.randn(d, d)
     parameters = [(torch.randn(d, k) / d**0.5).requires_grad_() for k in (shared, shared, specific, specific)]
-    settings = {"act": act, "dropout": dropout, "ratio": 0.5, "scaling": 0.1}
+    return [w0, *parameters], grad, {"act": act, "dropout": dropout, "ratio": 0.5, "scaling": 0.1}
+
+
+def profile(case: str, shared: int, specific: int, d: int, calls: int = 20) -> None:
+    """Print where the time of our forward and backward pass goes, by torch operation."""
+    tensors, grad, settings = problem(case, shared, specific, d)
+    ours(*tensors, **settings).backward(grad)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as p:
+        for _ in range(calls):
+            ours(*tensors, **settings).backward(grad)
+    operations = sorted(p.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in operations)
+    rows = [
+        {
+            "operation": e.key,
+            "share": f"{e.self_cpu_time_total / total:.1%}",
+            "ms": e.self_cpu_time_total / calls / 1e3,
+            "calls": e.count // calls,
+        }
+        for e in operations[:12]
+    ]
+    print(f"{case}, d {d}, r {shared + specific}\n{common.table(rows)}")
+
+
+def measure(case: str, shared: int, specific: int, d: int, **timing: float) -> dict[str, object]:
+    (w0, *parameters), grad, settings = problem(case, shared, specific, d)
     forms = {
         name: partial(form, w0, *parameters, **settings)
         for name, form in (("algorithm 1", algorithm_1), ("ours", ours))
@@ -92,7 +121,7 @@ def measure(d: int, shared: int, specific: int, case: str, **timing: float) -> d
         "algorithm 1 ms": 1e3 * time["algorithm 1"],
         "ours ms": 1e3 * time["ours"],
         "faster": time["algorithm 1"] / time["ours"],
-        "ceiling": ceiling(d, shared + specific, case),
+        "ceiling": ceiling(case, shared + specific, d),
         "algorithm 1 MB": kept["algorithm 1"] / 1e6,
         "ours MB": kept["ours"] / 1e6,
         "smaller": kept["algorithm 1"] / kept["ours"],
@@ -106,15 +135,15 @@ def main() -> None:
     p.add_argument("--shared", type=int, nargs="+", default=[64], help="a, the shared dimension")
     p.add_argument("--specific", type=int, nargs="+", default=[2, 16], help="b; r = a + b")
     p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    p.add_argument("--profile", action="store_true", help="print where our time goes instead")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    rows = [
-        measure(d, a, b, case, repeats=args.repeats, patience=args.patience)
-        for case in args.cases
-        for a in args.shared
-        for b in args.specific
-        for d in args.widths
-    ]
+    grid = list(product(args.cases, args.shared, args.specific, args.widths))
+    if args.profile:
+        for point in grid:
+            profile(*point)
+        return
+    rows = [measure(*point, repeats=args.repeats, patience=args.patience) for point in grid]
     common.report("generator", rows, args.out)
 
 
