@@ -20,6 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
+from genft.bridge import quantised
 from genft.bridge.passes import ForwardPass, MaskSeeds
 from genft.bridge.targets import features, read_bias, read_weight, weight_kind
 from genft.errors import GenFTError, MergeError
@@ -135,11 +136,16 @@ class WeightLayer(AdapterLayer):
 
     def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
         super().attach(adapter_name, method, sites)
-        constants = BufferDict(persistent=False)
+        self.derive_constants(adapter_name)
+
+    def derive_constants(self, adapter_name: str) -> None:
+        """Ask the adapter's method for the tensors that it derives from W0."""
+        method = self.attachments[adapter_name].method
+        assert isinstance(method, WeightMethod)
+        constants = BufferDict(persistent=method.saves_constants)
         if self.kind is not None:
-            assert isinstance(method, WeightMethod)
             w0 = self.frozen_weight()
-            for site in sites:
+            for site in self.attachments[adapter_name].sites:
                 for name, value in method.constants(site, w0[site.start : site.stop]).items():
                     constants[own_key(site, name)] = value
         getattr(self, self.constants_name)[adapter_name] = constants
@@ -158,11 +164,13 @@ class WeightLayer(AdapterLayer):
     def frozen_weight(self) -> Tensor:
         """W0 (o, i) as pretrained, also while adapters are merged; dequantised where it is stored packed."""
         assert self.kind is not None
+        if self.quantization_backend is not None:
+            if self._before_merge is not None:
+                raise MergeError("merge: a quantised base holds one merged adapter at a time; unmerge it first")
+            return quantised.dequantised(self.get_base_layer(), self.quantization_backend)
         if self._before_merge is not None:
             weight = self._before_merge[0]
             return weight.T if self.kind.transposed else weight
-        if self.quantization_backend is not None:
-            return self.quantization_backend.get_base_weight(self.get_base_layer())
         return read_weight(self.get_base_layer(), self.kind)
 
     def frozen_bias(self) -> Tensor | None:
@@ -231,15 +239,17 @@ class WeightLayer(AdapterLayer):
     def _updated(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor:
         """base(x) + x ΔWᵀ + Δb summed over the active adapters, each in its cheapest form."""
         biases = self._bias_updates(names)
+        if (y := self._own_form(x, names, *args, **kwargs)) is not None:
+            return self._add_biases(y, biases)
         full: list[tuple[Site, Tensor]] = []
         thin: list[tuple[Site, Tensor, Tensor]] = []
         w0 = exact = None
         if self.kind is not None:
             w0 = self.frozen_weight()
-            exact = self._sum_is_exact(x, w0)
+            exact = self._sum_is_exact(x)
             for name in names:
                 for site in self.attachments[name].sites:
-                    self._plan_site(name, site, w0, x, exact, full, thin)
+                    self._plan_site(name, site, w0, x, full, thin)
         if full and exact:
             assert w0 is not None
             y = self._linear(x, add_rows(w0, full), biases)
@@ -250,13 +260,37 @@ class WeightLayer(AdapterLayer):
         products = [(s, F.linear(F.linear(self._cast_input_dtype(x, r.dtype), r.T), le)) for s, le, r in thin]
         return add_columns(y, products)
 
+    def _own_form(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor | None:
+        """The layer in the method's own form, where it has one and is alone with all rows of the weight."""
+        alone = [(name, site) for name in names for site in self.attachments[name].sites]
+        if self.kind is None or len(alone) != 1 or alone[0][1].out_features != self.out_features:
+            return None
+        name, site = alone[0]
+        method = self.attachments[name].method
+        assert isinstance(method, WeightMethod)
+
+        def base(x: Tensor, delta: Tensor | None = None) -> Tensor:
+            weight = None if delta is None else self.frozen_weight() + delta
+            return self._linear(x, weight, [], *args, **kwargs)
+
+        return method.linear(x, base, self.frozen_bias(), self.factors(name, site), self._shape(site, x, None))
+
+    def _shape(self, site: Site, x: Tensor, rank: int | None) -> plan.Shape:
+        return plan.Shape(
+            o=site.out_features,
+            i=site.in_features,
+            tokens=x.numel() // x.shape[-1],
+            rank=rank,
+            training=torch.is_grad_enabled(),
+            exact_sum=self._sum_is_exact(x),
+        )
+
     def _plan_site(
         self,
         name: str,
         site: Site,
         w0: Tensor,
         x: Tensor,
-        exact: bool,
         full: list[tuple[Site, Tensor]],
         thin: list[tuple[Site, Tensor, Tensor]],
     ) -> None:
@@ -270,16 +304,7 @@ class WeightLayer(AdapterLayer):
         if not drops:
             with torch.autocast(w0.device.type, enabled=False):
                 pair = method.low_rank(rows, factors)
-        form = plan.choose(
-            plan.Shape(
-                o=site.out_features,
-                i=site.in_features,
-                tokens=x.numel() // x.shape[-1],
-                rank=None if pair is None else pair[0].shape[1],
-                training=torch.is_grad_enabled(),
-                exact_sum=exact,
-            )
-        )
+        form = plan.choose(self._shape(site, x, None if pair is None else pair[0].shape[1]), method.form)
         if form == "thin" and pair is not None:
             thin.append((site, *pair))
             return
@@ -287,11 +312,12 @@ class WeightLayer(AdapterLayer):
         if (d := self.delta(name, site, w0, seed)) is not None:
             full.append((site, d))
 
-    def _sum_is_exact(self, x: Tensor, w0: Tensor) -> bool:
+    def _sum_is_exact(self, x: Tensor) -> bool:
         """Whether W0 + ΔW keeps ΔW: not where the sum would be rounded to half precision or quantised."""
         if self.quantization_backend is not None or torch.is_autocast_enabled(x.device.type):
             return False
-        return w0.dtype in (torch.float32, torch.float64) and x.dtype == w0.dtype
+        dtype = self.frozen_weight().dtype
+        return dtype in (torch.float32, torch.float64) and x.dtype == dtype
 
     def _linear(self, x: Tensor, weight: Tensor | None, biases: list[Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The base module on x, with ``weight`` in place of W0 where given, and the bias updates added."""
@@ -300,7 +326,9 @@ class WeightLayer(AdapterLayer):
             for update in biases:
                 bias = update.to(weight.dtype) if bias is None else bias + update
             return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        y = self.base_layer(x, *args, **kwargs)
+        return self._add_biases(self.base_layer(x, *args, **kwargs), biases)
+
+    def _add_biases(self, y: Tensor, biases: list[Tensor]) -> Tensor:
         for update in biases:
             y = y + channel_view(update, self.get_base_layer(), y).to(y.dtype)
         return y
@@ -351,7 +379,7 @@ class WeightLayer(AdapterLayer):
             )
         weight = None
         if self.kind is not None:
-            current = self.get_base_weight() if self.quantization_backend else getattr(module, self.kind.weight).data
+            current = self.frozen_weight() if self.quantization_backend else getattr(module, self.kind.weight).data
             weight = (current.to(torch.promote_types(current.dtype, torch.float32)) + self.get_delta_weight(name)).to(
                 current.dtype
             )
@@ -381,7 +409,7 @@ class WeightLayer(AdapterLayer):
         weight, bias = self._before_merge
         if self.kind is not None:
             if self.quantization_backend is not None:
-                setattr(self.get_base_layer(), self.kind.weight, weight)
+                quantised.restore(self.get_base_layer(), weight)
             else:
                 target = getattr(self.get_base_layer(), self.kind.weight)
                 target.data = weight.to(target.device)
@@ -390,11 +418,12 @@ class WeightLayer(AdapterLayer):
         self.merged_adapters.clear()
 
     def _stored_weight(self) -> Any:
-        """What has to be put back to undo a merge: a copy, or for packed storage the parameter itself."""
+        """What has to be put back to undo a merge."""
         if self.kind is None:
             return None
-        weight = getattr(self.get_base_layer(), self.kind.weight)
-        return weight if self.quantization_backend is not None else weight.data.clone()
+        if self.quantization_backend is not None:
+            return quantised.snapshot(self.get_base_layer())
+        return getattr(self.get_base_layer(), self.kind.weight).data.clone()
 
     def _store_weight(self, weight: Tensor) -> None:
         if self.quantization_backend is not None:

@@ -21,8 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genft.ops.plan import Form, Shape
+
 Init = Callable[[Tensor], object]
 Factors = Mapping[str, Tensor]
+Base = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,18 @@ class Method(ABC):
         """Sentences about what this configuration cannot do at these sites; empty when all is well."""
         return []
 
+    def attached(self, adapter_name: str, trained: Callable[[], dict[str, torch.nn.Parameter]]) -> None:
+        """Called once the adapter is in place; for what a method does besides its formulas.
+
+        Args:
+            adapter_name: peft's name of this adapter.
+            trained: looks up the adapter's own tensors, ``"<site>.<symbol>"`` → parameter. Loading and casting
+                replace parameters, so nothing may keep what it returns.
+        """
+
+    def before_forward(self) -> None:
+        """Called before each forward pass of the model in training mode (but not in a compiled one)."""
+
 
 class WeightMethod(Method):
     """ΔW and Δb of a linear weight, generated from the frozen W0 and a few trained factors."""
@@ -112,9 +127,21 @@ class WeightMethod(Method):
     #: True where the method changes only biases: it may then target any module that has one.
     bias_only: bool = False
 
+    #: True where the constants are saved with the adapter.
+    saves_constants: bool = False
+
+    def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
+        """Called with all the adapter's frozen weights before :meth:`constants` is asked site by site: here work on
+        several weights can be done at once. Each weight is read (and dequantised) by calling its function."""
+
     def constants(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
-        """Frozen tensors derived from W0 once (an SVD, say); they are kept beside the weight, never saved."""
+        """Frozen tensors derived from W0 once (an SVD, say); they are kept beside the weight."""
         return {}
+
+    def sketch(self, w0: Tensor, f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
+        """leftᵀ ΔW right, for left (o, 8) and right (i, 8); None unless ΔW depends on constants that are not saved
+        and that another machine could compute differently. It is saved, and compared when the adapter is loaded."""
+        return None
 
     def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor | None:
         """ΔW (o, i).
@@ -134,6 +161,23 @@ class WeightMethod(Method):
 
     def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor] | None:
         """(L, R) with ΔW = L Rᵀ, L (o, k) and R (i, k), where that holds by construction; otherwise None."""
+        return None
+
+    @property
+    def form(self) -> Form | None:
+        """The form of the forward pass that the user asks for; None leaves the choice to the plan."""
+        return None
+
+    def linear(self, x: Tensor, base: Base, b0: Tensor | None, f: Factors, shape: Shape) -> Tensor | None:
+        """(W0 + ΔW) x + b0 in a form of the method's own, or None to leave it to the general ones.
+
+        Args:
+            x: (..., i).
+            base: the frozen module: ``base(x)`` is W0 x + b0, and ``base(x, delta)`` is (W0 + delta) x + b0.
+            b0: the frozen bias (o,), or None.
+            f: the site's factors and constants by name.
+            shape: what the cost model needs to know of this call.
+        """
         return None
 
     @property

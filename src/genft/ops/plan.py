@@ -50,7 +50,50 @@ def flops(form: Form, s: Shape) -> float:
     return forming * (3 if s.training else 1) + weight_gradient + product
 
 
-def choose(s: Shape) -> Form:
-    """The cheapest form that keeps the update exact."""
-    allowed: list[Form] = ["thin", "weight"] if s.exact_sum else ["thin", "beside"]
+def choose(s: Shape, wanted: Form | None = None) -> Form:
+    """The cheapest form that keeps the update exact; or the one that is ``wanted``, "weight" becoming "beside" where
+    the sum would lose the update."""
+    dense: Form = "weight" if s.exact_sum else "beside"
+    if wanted is not None:
+        return "thin" if wanted == "thin" else dense
+    allowed: list[Form] = ["thin", dense]
     return min(allowed, key=lambda form: flops(form, s))
+
+
+SpectralForm = Literal["factored", "materialised", "weight"]
+
+
+def spectral_flops(form: SpectralForm, s: Shape, *, exact: bool = True, one_sided: bool = False) -> float:
+    """Floating-point operations of a layer with W = W0 + U diag(δ) Vᵀ (``ops/spectral.py``), the base's included.
+
+    Args:
+        form: "factored" and "materialised" use the factored gradient; "weight" is the general form above, whose
+            gradient goes through that of the weight.
+        s: the layer; its ``rank`` is min(o, i).
+        exact: whether the factored form adds to W0 x, rather than computing W x from the factors alone.
+        one_sided: whether only the smaller basis is kept.
+    """
+    o, i, t, k = s.o, s.i, s.tokens, min(s.o, s.i)
+    base, thin, forming = 2 * t * o * i, 2 * t * k * (o + i), 2 * o * i * k
+    if one_sided:
+        thin, forming = 4 * t * k * k, 2 * forming
+    forward = {"factored": thin + (base if exact else 0), "materialised": forming + base, "weight": forming + base}
+    backward = {
+        "factored": base + thin if one_sided else thin,
+        "materialised": thin + 2 * t * i * k,
+        "weight": 2 * base + forming,
+    }
+    return forward[form] + (backward[form] if s.training else 0)
+
+
+def choose_spectral(
+    s: Shape, wanted: Form | None = None, *, exact: bool = True, one_sided: bool = False
+) -> SpectralForm:
+    """The cheapest form of a layer that VectorFit trains, or the cheapest of those that ``wanted`` allows."""
+    materialised: list[SpectralForm] = ["weight"] if one_sided else ["materialised", "weight"]
+    if wanted == "thin" or (wanted is None and not s.exact_sum):
+        return "factored"
+    if not s.exact_sum:
+        return "weight"
+    allowed = materialised if wanted else [*materialised, "factored"]
+    return min(allowed, key=lambda form: spectral_flops(form, s, exact=exact, one_sided=one_sided))
