@@ -20,7 +20,8 @@ def silent_factors(method: WeightMethod, site: Site) -> list[str]:
     """
     o, i = (6, 6) if site.out_features == site.in_features else (6, 4)
     small = replace(site, out_features=o, in_features=i, start=0)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # also for a model on the meta device
+    # a model may be built on the meta device, and an adapter loaded under no_grad
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.enable_grad():
         torch.manual_seed(0)
         w0 = torch.randn(o, i, dtype=torch.float64)
         factors: dict[str, Tensor] = {}
