@@ -1,0 +1,36 @@
+"""An adapter folded into its base: a plain model."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from genft.errors import MergeError
+
+
+def merge(model: nn.Module) -> PreTrainedModel:
+    """The plain transformers model with the adapter folded in; ``model`` itself is used up.
+
+    Raises:
+        MergeError: the adapter cannot be merged, or the result is not a model that transformers can load.
+    """
+    if not isinstance(model, PeftModel):
+        return cast(PreTrainedModel, model)  # a fully trained model, or a head on a frozen one
+    try:
+        merged = cast(Any, model).merge_and_unload(safe_merge=True)
+    except MergeError:
+        raise
+    except (NotImplementedError, ValueError, AttributeError) as e:
+        raise MergeError(f"merge: {str(e).splitlines()[0]}") from None
+    with torch.device("meta"):
+        as_loaded = type(merged)(merged.config).state_dict().keys()
+    if new := sorted(merged.state_dict().keys() - as_loaded):
+        raise MergeError(
+            f"merge: {new[0]} is a tensor that {type(merged).__name__} does not have, so transformers would not "
+            "load it; keep the adapter attached"
+        )
+    return merged
