@@ -1,6 +1,7 @@
 """The paper's Params columns and Figure 2 come out of the real models."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def test_counted_means_are_the_printed_ones(suites: dict[str, counts.SuiteCount]
     assert suite.printed == PRINTED[benchmark]
     assert {name: suite.counted(name) for name in suite.printed} == PRINTED[benchmark]
     assert len(suite.tasks) == {"vtab1k": 19, "fgvc": 5, "glue": 8}[benchmark]
+
+
+def test_the_documentation_shows_these_counts(suites: dict[str, counts.SuiteCount]) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "reproducing.md").read_text()
+    for suite in suites.values():
+        for number in (f"{suite.mean(name):,.0f}" for name in suite.printed):
+            assert f"| {number} |" in text
+        for task in suite.tasks:
+            assert re.search(rf" {task.task} .* {task.adapter['genft']:,} .* {task.head:,}\n", text), task.task
 
 
 def test_counts_follow_the_formula(suites: dict[str, counts.SuiteCount]) -> None:

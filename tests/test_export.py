@@ -210,6 +210,8 @@ def test_config_says_what_a_server_reads(handed_over: dict[str, HandedOver]) -> 
     vit = json.loads((handed_over["vit"].lora / "adapter_config.json").read_text())
     assert vit["auto_mapping"]["base_model_class"] == "ViTForImageClassification"
     assert vit["modules_to_save"] == ["classifier"]
+    bert = json.loads((handed_over["bert"].lora / "adapter_config.json").read_text())
+    assert sorted(bert["modules_to_save"]) == ["classifier", "score"]
 
 
 # ---------------------------------------------------------------- approximations
@@ -413,9 +415,7 @@ def test_label_count_is_asked_for(handed_over: dict[str, HandedOver], tmp_path: 
     with pytest.raises(AdapterFileError, match="pass --num-labels, the outputs of its head"):
         open_adapter(handed_over["roberta"].adapter, base)
     opened = open_adapter(handed_over["roberta"].adapter, base, 3)
-    torch.testing.assert_close(
-        logits(opened.model, inputs_of(CASES["roberta"])), handed_over["roberta"].expected
-    )
+    torch.testing.assert_close(logits(opened.model, inputs_of(CASES["roberta"])), handed_over["roberta"].expected)
 
 
 def test_not_an_adapter_is_one_sentence(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def to_lora(
     rank: Annotated[
         str,
         typer.Option(
-            help="A number: the same rank for every weight. auto: exact where the update has low rank by "
-            "construction, else as --energy 0.99."
+            help="Highest rank of a weight. auto: exact where the update has low rank by construction, "
+            "else as --energy 0.99."
         ),
     ] = "auto",
     energy: Annotated[
@@ -87,8 +87,9 @@ def to_lora(
 ) -> None:
     """Write an adapter as a standard LoRA adapter, for servers and libraries that do not know genft.
 
-    Exact where every update has low rank by construction (GenFT with identity activations), else the best
-    approximation of the rank, with the error of every layer.
+    Exact where every update has low rank by construction: GenFT with identity activations.
+
+    Elsewhere the best approximation of the rank, with the error of every layer.
 
         genft to-lora runs/adapters/NAME --out lora --rank 16
     """

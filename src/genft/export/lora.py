@@ -88,7 +88,7 @@ def to_lora(
         pairs = None
     exact = pairs is not None
     if pairs is None:
-        pairs = _nearest_pairs(model, layers, rank or energy or ENERGY, adapter_name)
+        pairs = _nearest_pairs(model, layers, float(energy or ENERGY) if rank is None else rank, adapter_name)
     base = model.get_base_model()
     tensors = {}
     for path, (a, b) in pairs.items():
@@ -213,7 +213,7 @@ def _only_slices(layer: BaseTunerLayer, adapter_name: str, b: Tensor) -> Tensor:
 
 def _error(layer: BaseTunerLayer, adapter_name: str, a: Tensor, b: Tensor) -> float:
     delta = cast(Any, layer).get_delta_weight(adapter_name).float()
-    product = (b @ a).float()
+    product = b.float() @ a.float()
     if isinstance(layer.get_base_layer(), Conv1D):
         product = product.T
     size = float(delta.norm())
@@ -234,7 +234,8 @@ def _lora_config(base: nn.Module, original: PeftConfig, ranks: dict[str, int]) -
         alpha_pattern=dict(others),
         target_modules=sorted(leaves if same_leaf == set(ranks) else ranks),
         fan_in_fan_out=all(isinstance(unwrap(base.get_submodule(path)), Conv1D) for path in ranks),
-        modules_to_save=getattr(original, "modules_to_save", None),
+        # peft adds its own names for heads each time that it meets such a configuration
+        modules_to_save=list(dict.fromkeys(getattr(original, "modules_to_save", None) or ())) or None,
         base_model_name_or_path=original.base_model_name_or_path,
         revision=original.revision,
         inference_mode=True,

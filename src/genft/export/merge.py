@@ -20,6 +20,8 @@ def merge(model: nn.Module) -> PreTrainedModel:
     """
     if not isinstance(model, PeftModel):
         return cast(PreTrainedModel, model)  # a fully trained model, or a head on a frozen one
+    if model.active_peft_config.is_prompt_learning:
+        raise MergeError("merge: it learns a prompt, which no change of the weights equals; keep it attached")
     try:
         merged = cast(Any, model).merge_and_unload(safe_merge=True)
     except MergeError:
