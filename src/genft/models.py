@@ -108,9 +108,7 @@ def find_model(name: str) -> ModelSource:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"model: the folder {name} has no config.json: it is not a transformers or timm model"
-            )
+            raise ConfigError(f"model: the folder {name} has no config.json: it is not a transformers or timm model")
         return ModelSource(name, name, folder, "a folder on this machine")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"model: the folder {name} does not exist")
@@ -187,9 +185,7 @@ def load_model(source: ModelSource, task: Task, image_size: int | None = None) -
         "AutoModelForSequenceClassification" if task.kind == "text" else "AutoModelForImageClassification",
     )
     if type(config) not in auto._model_mapping:
-        raise ConfigError(
-            f"model: {source.name} ({config.model_type}) cannot classify {task.kind}s in transformers"
-        )
+        raise ConfigError(f"model: {source.name} ({config.model_type}) cannot classify {task.kind}s in transformers")
     model, info = auto.from_pretrained(
         source.folder,
         config=config,
@@ -204,15 +200,11 @@ def load_model(source: ModelSource, task: Task, image_size: int | None = None) -
     model.name_or_path = source.base_id
     head = head_modules(model)
     fresh, odd = _fresh(model, head, missing)
-    notes = (
-        [f"{', '.join(fresh)}: not in the checkpoint, so trained and saved like the head"] if fresh else []
-    )
+    notes = [f"{', '.join(fresh)}: not in the checkpoint, so trained and saved like the head"] if fresh else []
     notes += [f"{', '.join(odd)}: not in the checkpoint, starts at random and is not trained"] if odd else []
     if task.kind == "text":
         tokenizer = _tokenizer(source, model)
-        preprocessing = Preprocessing(
-            kind="text", max_length=min(task.max_length, _longest(tokenizer, model))
-        )
+        preprocessing = Preprocessing(kind="text", max_length=min(task.max_length, _longest(tokenizer, model)))
     else:
         tokenizer = None
         preprocessing = _image_preprocessing(source, image_size)
@@ -231,9 +223,7 @@ def _config(source: ModelSource, task: Task) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(source.folder, **settings)
     except (ValueError, OSError, KeyError) as e:
-        raise ConfigError(
-            f"model: {source.name}: its config.json cannot be used: {str(e).splitlines()[0]}"
-        ) from None
+        raise ConfigError(f"model: {source.name}: its config.json cannot be used: {str(e).splitlines()[0]}") from None
     config.problem_type = "regression" if task.regression else "single_label_classification"
     if config.model_type == "timm_wrapper":
         # Lets a ViT take images of another size than it was trained with.
@@ -246,18 +236,12 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
     """Modules with weights beside the backbone; in timm's models the classifier is inside it, and timm names it."""
     backbone = model.base_model_prefix
     if backbone == "timm_model":
-        names = (
-            model.timm_model.pretrained_cfg.get("classifier") or model.timm_model.default_cfg["classifier"]
-        )
+        names = model.timm_model.pretrained_cfg.get("classifier") or model.timm_model.default_cfg["classifier"]
         return tuple(f"timm_model.{n}" for n in ([names] if isinstance(names, str) else names))
-    return tuple(
-        n for n, child in model.named_children() if n != backbone and any(True for _ in child.parameters())
-    )
+    return tuple(n for n, child in model.named_children() if n != backbone and any(True for _ in child.parameters()))
 
 
-def _fresh(
-    model: PreTrainedModel, head: tuple[str, ...], missing: set[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _fresh(model: PreTrainedModel, head: tuple[str, ...], missing: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(modules all of whose own weights are missing, other missing parameters), both outside the head."""
     outside = {key for key in missing if not key.startswith(tuple(f"{h}." for h in head))}
     parameters = {name for name, _ in model.named_parameters()}

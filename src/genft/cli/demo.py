@@ -32,7 +32,7 @@ def demo(
     from genft.methods import METHODS as REGISTERED
     from genft.presets import load_preset
     from genft.results.store import Store
-    from genft.results.tables import comparison, duration
+    from genft.results.tables import LEGEND, comparison, duration
     from genft.training.processes import be_quiet, run_in_process
     from genft.training.run import prepare
     from genft.training.spec import build_spec
@@ -67,10 +67,8 @@ def demo(
     results = [finished[p.key] for p in plans]
     console.print()
     console.print(comparison(results))
-    console.print(
-        "This data set is nearly saturated: where intervals overlap, the methods are not told apart here.\n"
-        "adapter, head: trained parameters. s/step: median. memory: largest resident memory of the run's process.\n"
-    )
+    console.print(f"\n[dim]{LEGEND}[/]")
+    console.print("BBC News is nearly saturated: where intervals overlap, this does not tell the methods apart.\n")
     best = max((r for r in results if r.method == "genft"), key=lambda r: r.score)
     console.print(f"The genft adapter lies in {out / best.adapter}", soft_wrap=True)
     console.print(

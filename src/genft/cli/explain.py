@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 @takes_a_run
 def explain(
     request: Request,
-    json: Annotated[
-        bool, typer.Option("--json", help="As JSON on stdout.", rich_help_panel="Output")
-    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.", rich_help_panel="Output")] = False,
 ) -> None:
     """Show every value of the run that `genft train` would do, and where each came from. Trains nothing."""
     from genft.results.tables import table
@@ -90,10 +88,7 @@ def _shown(value: Any) -> str:
     from rich.markup import escape
 
     if isinstance(value, dict):
-        return (
-            escape(", ".join(f"{k} ×{v}" if isinstance(v, int) else f"{k}: {v}" for k, v in value.items()))
-            or "-"
-        )
+        return escape(", ".join(f"{k} ×{v}" if isinstance(v, int) else f"{k}: {v}" for k, v in value.items())) or "-"
     if isinstance(value, list):
         return escape(", ".join(map(str, value))) or "-"
     if isinstance(value, int) and not isinstance(value, bool):

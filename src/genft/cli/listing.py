@@ -18,9 +18,7 @@ class What(str, Enum):
 
 def list_(
     what: Annotated[What, typer.Argument(help="What to list.")],
-    name: Annotated[
-        str | None, typer.Argument(help="After 'methods': the settings of this one, for --set.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="After 'methods': the settings of this one, for --set.")] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
     """List the methods, the tasks or the packaged models; `genft list methods NAME` lists a method's settings."""
@@ -35,9 +33,7 @@ def _methods(json: bool) -> None:
     from genft.results.tables import table
 
     if json:
-        print_json(
-            [{k: getattr(m, k) for k in ("name", "family", "paper", "trains")} for m in METHODS.values()]
-        )
+        print_json([{k: getattr(m, k) for k in ("name", "family", "paper", "trains")} for m in METHODS.values()])
         return
     shown = table("method", "family", "trains", "paper")
     for info in METHODS.values():
@@ -55,9 +51,7 @@ def _settings(name: str, json: bool) -> None:
 
     info = get_method(name)
     defaults, types = {**default_settings(info), **info.defaults}, setting_types(info)
-    help_of = (
-        {f.name: f.metadata.get("help", "") for f in dataclasses.fields(info.config)} if info.config else {}
-    )
+    help_of = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(info.config)} if info.config else {}
     rows = {key: (type_name(types[key]), plain(defaults.get(key)), help_of[key]) for key in types}
     if json:
         print_json({k: {"type": t, "default": d, "help": h} for k, (t, d, h) in rows.items()})

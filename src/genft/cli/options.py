@@ -52,9 +52,7 @@ def run_request(
     ] = "default",
     text_column: Annotated[
         list[str] | None,
-        typer.Option(
-            help="The column with the text; twice for pairs. \\[default: text]", rich_help_panel=_DATA
-        ),
+        typer.Option(help="The column with the text; twice for pairs. \\[default: text]", rich_help_panel=_DATA),
     ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="The column with the answer. \\[default: label]", rich_help_panel=_DATA)
@@ -73,21 +71,15 @@ def run_request(
     encoding: Annotated[str, typer.Option(help="Of text files.", rich_help_panel=_DATA)] = "utf-8",
     metric: Annotated[
         str | None,
-        typer.Option(
-            help="accuracy, macro_f1, f1, matthews; pearson, spearman for numbers.", rich_help_panel=_DATA
-        ),
+        typer.Option(help="accuracy, macro_f1, f1, matthews; pearson, spearman for numbers.", rich_help_panel=_DATA),
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(
-            min=2, help="Tokens of a text, longer ones are cut. \\[default: 128]", rich_help_panel=_DATA
-        ),
+        typer.Option(min=2, help="Tokens of a text, longer ones are cut. \\[default: 128]", rich_help_panel=_DATA),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="holdout, validation, validation-best. \\[default: the task's]", rich_help_panel=_DATA
-        ),
+        typer.Option(help="holdout, validation, validation-best. \\[default: the task's]", rich_help_panel=_DATA),
     ] = None,
     limit_train: Annotated[
         int | None, typer.Option(min=2, help="Use only so many training examples.", rich_help_panel=_DATA)
@@ -97,9 +89,7 @@ def run_request(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Of the head, the factors and the order. \\[default: 0]", rich_help_panel=_TRAINING
-        ),
+        typer.Option(min=0, help="Of the head, the factors and the order. \\[default: 0]", rich_help_panel=_TRAINING),
     ] = None,
     **training: Any,
 ) -> Request:
@@ -120,9 +110,7 @@ def run_request(
         )
     else:
         found = load_task(task)
-        _refuse_for_task(
-            task, text_column=text_column, label_column=label_column, validation=validation, test=test
-        )
+        _refuse_for_task(task, text_column=text_column, label_column=label_column, validation=validation, test=test)
     changed = {"metric": metric, "max_length": max_length}
     found = found.model_copy(update={k: v for k, v in changed.items() if v is not None})
     said = {
@@ -189,7 +177,5 @@ def _training_parameters() -> list[inspect.Parameter]:
             rich_help_panel=_TRAINING,
         )
         annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
-        made.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
+        made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     return made

@@ -57,9 +57,7 @@ class RunBar:
             self.inferred(event)
             return
         if event.phase == "train":
-            self.bar.update(
-                self.task, description=f"{self.label}  train", completed=event.step, total=event.steps
-            )
+            self.bar.update(self.task, description=f"{self.label}  train", completed=event.step, total=event.steps)
         else:
             self.bar.update(self.task, description=f"{self.label}  {event.phase}")
         if event.epoch is not None:

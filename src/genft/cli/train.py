@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @takes_a_run
 def train(
     request: Request,
-    out: Annotated[
-        Path, typer.Option(help="Where results and adapters go.", rich_help_panel="Output")
-    ] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Where results and adapters go.", rich_help_panel="Output")] = Path("runs"),
     again: Annotated[
         bool, typer.Option("--again", help="Run even if this result exists.", rich_help_panel="Output")
     ] = False,
@@ -73,8 +71,7 @@ class _Narrator(RunBar):
 
     def epoch(self, metrics: dict[str, float]) -> None:
         self.console.print(
-            f"epoch {metrics['epoch']:>3.0f}   {self.metric} {metrics[self.metric]:.4f}   "
-            f"loss {metrics['loss']:.4f}"
+            f"epoch {metrics['epoch']:>3.0f}   {self.metric} {metrics[self.metric]:.4f}   loss {metrics['loss']:.4f}"
         )
 
 
@@ -124,12 +121,13 @@ def _line(console: Console, name: str, text: str) -> None:
 
 
 def _conclude(console: Console, result: Result, out: Path) -> None:
-    from genft.results.tables import comparison, size
+    from genft.results.tables import LEGEND, comparison, size
 
     adapter = out / result.adapter
     low, high = result.interval
     console.print()
     console.print(comparison([result]))
+    console.print(f"\n[dim]{LEGEND}[/]\n")
     limited = " (limited data: not comparable with full runs)" if result.limited else ""
     console.print(
         f"{result.metric} [bold]{result.score:.4f}[/] (95 % interval {low:.4f} to {high:.4f}) on "

@@ -25,16 +25,12 @@ def read(task: Task) -> TaskData:
     notes = [*data.notes]
     for name, expected in task.sizes.items():
         if len(data.splits[name]) != expected:
-            notes.append(
-                f"{name} has {len(data.splits[name]):,} examples; {task.name} should have {expected:,}"
-            )
+            notes.append(f"{name} has {len(data.splits[name]):,} examples; {task.name} should have {expected:,}")
     train = set(data.splits["train"].inputs)
     for name, split in data.splits.items():
         seen = sum(inputs in train for inputs in split.inputs) if name != "train" else 0
         if seen:
-            notes.append(
-                f"{seen:,} of {len(split):,} {name} examples are also in train: its score is too good"
-            )
+            notes.append(f"{seen:,} of {len(split):,} {name} examples are also in train: its score is too good")
     return TaskData(data.task, data.splits, notes)
 
 

@@ -101,9 +101,7 @@ def _decode(path: Path, encoding: str) -> str:
             "name the file's encoding with --encoding (often latin-1 or utf-16)"
         ) from None
     except LookupError:
-        raise ConfigError(
-            f"encoding: {encoding!r} is not known; for example utf-8, latin-1, utf-16"
-        ) from None
+        raise ConfigError(f"encoding: {encoding!r} is not known; for example utf-8, latin-1, utf-16") from None
 
 
 def _delimited(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -152,8 +150,7 @@ def read_files(task: Task) -> TaskData:
     tables = {name: read_table(path, task.encoding) for name, path in task.files.items()}
     labels = {name: table.column(task.label_column, may_be_empty=False) for name, table in tables.items()}
     texts = {
-        name: list(zip(*(table.column(c) for c in task.text_columns), strict=True))
-        for name, table in tables.items()
+        name: list(zip(*(table.column(c) for c in task.text_columns), strict=True)) for name, table in tables.items()
     }
     notes = []
     classes = task.classes
@@ -186,8 +183,7 @@ def read_image_folder(task: Task) -> TaskData:
         for class_folder in _class_folders(folder):
             if class_folder.name not in classes:
                 raise DataError(
-                    f"{class_folder}: "
-                    + not_one_of("class", class_folder.name, classes, what="is not in training")
+                    f"{class_folder}: " + not_one_of("class", class_folder.name, classes, what="is not in training")
                 )
             images = list_images(class_folder)
             paths += [(str(p),) for p in images]

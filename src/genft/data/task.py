@@ -97,8 +97,7 @@ def load_task(name: str) -> Task:
     path = Path(name) if name.endswith(".toml") else shipped.get(name)
     if path is None:
         raise ConfigError(
-            not_one_of("task", name, shipped)
-            + "; a file of your own ends in .csv, .tsv, .jsonl, .json or .toml, "
+            not_one_of("task", name, shipped) + "; a file of your own ends in .csv, .tsv, .jsonl, .json or .toml, "
             "or is a folder of images"
         )
     return check(Task, read_toml(path), str(path))
@@ -174,11 +173,7 @@ def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple
 
     rows = list(range(len(split)))
     per_class = Counter(split.labels)
-    if stratify and (
-        min(per_class.values()) < 2 or size < len(per_class) or len(split) - size < len(per_class)
-    ):
+    if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(split) - size < len(per_class)):
         stratify = False
-    keep, out = train_test_split(
-        rows, test_size=size, random_state=seed, stratify=split.labels if stratify else None
-    )
+    keep, out = train_test_split(rows, test_size=size, random_state=seed, stratify=split.labels if stratify else None)
     return split.take(sorted(keep)), split.take(sorted(out))

@@ -112,9 +112,7 @@ def _read(path: Path) -> Result:
     try:
         return Result.model_validate(json.loads(path.read_bytes()))
     except (ValidationError, ValueError) as e:
-        raise DataError(
-            f"{path}: is not a result of this version ({str(e).splitlines()[0]}); delete it"
-        ) from None
+        raise DataError(f"{path}: is not a result of this version ({str(e).splitlines()[0]}); delete it") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -10,31 +10,43 @@ from rich.table import Table
 from genft.results.store import Result
 
 
-def table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table in the one style of genft; the columns named in ``right`` hold numbers."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
     return made
 
 
+#: What the columns of :func:`comparison` mean, for the line below it.
+LEGEND = (
+    "interval: 95 % over the examples. adapter, head: trained parameters. s/step: median. "
+    "memory: the run's peak. bytes: the saved adapter."
+)
+
+
 def comparison(results: Sequence[Result]) -> Table:
-    """One row per result: score with its interval, parameters, time, memory, size. Best score first."""
-    metric = results[0].metric
-    numbers = (metric, "95 % interval", "adapter", "head", "s/step", "memory", "bytes saved")
-    made = table("method", *numbers, right=numbers)
+    """One row per result, the best score first: score and interval, parameters, time, memory, size."""
+    numbers = (results[0].metric, "interval", "adapter", "head", "s/step", "memory", "bytes")
+    made = table("method", *numbers, right=("method", *numbers))
+    made.columns[0].justify = "left"
     for r in sorted(results, key=lambda r: -r.score):
         made.add_row(
             r.method,
             f"{r.score:.3f}",
             f"{r.interval[0]:.3f}–{r.interval[1]:.3f}",
-            f"{r.adapter_parameters:,}",
-            f"{r.head_parameters:,}",
+            count(r.adapter_parameters),
+            count(r.head_parameters),
             f"{r.seconds_per_step:.3f}",
             size(r.peak_memory_bytes),
             f"{r.adapter_bytes:,}",
         )
     return made
+
+
+def count(n: int) -> str:
+    """A number of parameters: exact below ten million, else ``22.71 M``."""
+    return f"{n:,}" if n < 1e7 else f"{n / 1e6:.2f} M"
 
 
 def size(n: int) -> str:

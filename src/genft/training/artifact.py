@@ -105,9 +105,7 @@ def save(
             weights = temporary / "adapter_model.safetensors"
         else:
             weights = temporary / BASELINE_FILE
-            save_file(
-                {k: v.contiguous().cpu() for k, v in trained_state(model).items()}, weights, {"format": "pt"}
-            )
+            save_file({k: v.contiguous().cpu() for k, v in trained_state(model).items()}, weights, {"format": "pt"})
         if loaded.tokenizer is not None:
             loaded.tokenizer.save_pretrained(temporary)
         (temporary / TASK_FILE).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -145,9 +143,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         max_length=saved.preprocessing.max_length or 128,
     )
     loaded = load_model(find_model(base or saved.base), task, saved.preprocessing.image_size)
-    weights = folder / (
-        "adapter_model.safetensors" if (folder / "adapter_config.json").exists() else BASELINE_FILE
-    )
+    weights = folder / ("adapter_model.safetensors" if (folder / "adapter_config.json").exists() else BASELINE_FILE)
     if not weights.is_file():
         raise AdapterFileError(f"{weights}: is missing")
     try:
@@ -165,9 +161,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     except SafetensorError as e:
         raise AdapterFileError(f"{weights}: is damaged or incomplete ({e})") from None
     except (RuntimeError, ValueError, TypeError, KeyError) as e:
-        raise AdapterFileError(
-            f"{folder}: cannot be loaded on {saved.base}: {str(e).splitlines()[0]}"
-        ) from None
+        raise AdapterFileError(f"{folder}: cannot be loaded on {saved.base}: {str(e).splitlines()[0]}") from None
     model.eval()
     return Trained(model, loaded.tokenizer, saved)
 
@@ -213,7 +207,9 @@ trained.predict([("a text",)])  # probabilities of the labels, in the order abov
     if not is_peft:
         return heading
     peft_class = "AutoPeftModelForSequenceClassification"
-    short = f"\n# or, where the base can be fetched: {peft_class}.from_pretrained(folder, num_labels={len(labels) or 1})"
+    short = (
+        f"\n# or, where the base can be fetched: {peft_class}.from_pretrained(folder, num_labels={len(labels) or 1})"
+    )
     return (
         heading
         + f"""

@@ -59,8 +59,8 @@ def make_config(info: MethodInfo, settings: Mapping[str, Any], model_type: str, 
     except (ValueError, TypeError) as e:
         raise ConfigError(f"{info.name}: {e}") from None
     if info.family == "peft" and getattr(config, "target_modules", ()) is None:
-        known = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)].target_module_mapping
-        if model_type not in known:
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
+        if model_type not in getattr(tuner, "target_module_mapping", (model_type,)):
             config.target_modules = DEFAULT_TARGETS.get(model_type)
     return config
 

@@ -67,9 +67,7 @@ class Watcher(TrainerCallback):
         self.watch = watch
         self.evaluated = 0
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.watch(Progress("train", state.global_step, state.max_steps))
 
     def on_prediction_step(
@@ -103,14 +101,10 @@ class Stopwatch(TrainerCallback):
         self.seconds: list[float] = []
         self.began = 0.0
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began = _now(args.device)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.seconds.append(_now(args.device) - self.began)
 
     @property
@@ -154,7 +148,5 @@ class StopOnNaN(TrainerCallback):
     ) -> None:
         self.check(metrics["eval_loss"], state, args.learning_rate)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.last_good = state.global_step

@@ -70,8 +70,8 @@ def score(name: str, predicted: Array, target: Array) -> float:
     return METRICS[name](predicted, target)
 
 
-def interval(name: str, predicted: Array, target: Array, level: float = 0.95) -> tuple[float, float]:
-    """A confidence interval over examples: Wilson's for accuracy, else a percentile bootstrap (1,000 draws).
+def interval(name: str, predicted: Array, target: Array, level: float = 0.95, draws: int = 1000) -> tuple[float, float]:
+    """A confidence interval over examples: Wilson's for accuracy, else a percentile bootstrap.
 
     It says how sure the score is for these weights; how much another seed would change is not in it.
     """
@@ -83,7 +83,7 @@ def interval(name: str, predicted: Array, target: Array, level: float = 0.95) ->
         return float(found.low), float(found.high)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a draw may hold one class only
-        drawn = np.random.default_rng(0).integers(0, len(target), (1000, len(target)))
+        drawn = np.random.default_rng(0).integers(0, len(target), (draws, len(target)))
         scores = [METRICS[name](predicted[rows], target[rows]) for rows in drawn]
     low, high = np.nanpercentile(scores, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)

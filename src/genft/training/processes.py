@@ -60,9 +60,10 @@ def _work(spec: RunSpec, out: Path, sender: Connection) -> None:
 
 
 def be_quiet() -> None:
-    """No bars, load reports and advice from libraries in the middle of our own output."""
+    """No bars, load reports and advice from libraries amid our own output; warnings as one plain line each."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"

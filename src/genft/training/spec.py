@@ -28,6 +28,7 @@ _BOOKKEEPING = {
     "revision",
     "auto_mapping",
     "base_fingerprint",
+    "update_sketch",
 }
 
 
@@ -64,9 +65,7 @@ class RunSpec(Record):
     def key(self, model_fingerprint: str, data_fingerprint: str) -> str:
         """The hash that names this run's result: equal runs have equal keys on every machine."""
         content = self.model_dump(mode="json", exclude={"task", "model"})
-        task = self.task.model_dump(
-            mode="json", include={"name", "text_columns", "regression", "metric", "max_length"}
-        )
+        task = self.task.model_dump(mode="json", include={"name", "text_columns", "regression", "metric", "max_length"})
         content |= {"task": task, "model": model_fingerprint, "data": data_fingerprint}
         content["settings"] = full_settings(get_method(self.method), self.settings)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -150,9 +149,7 @@ def setting_types(info: MethodInfo) -> dict[str, Any]:
         return {}
     hints = typing.get_type_hints(info.config)
     return {
-        f.name: hints[f.name]
-        for f in dataclasses.fields(info.config)
-        if f.init and f.name not in _OURS | _BOOKKEEPING
+        f.name: hints[f.name] for f in dataclasses.fields(info.config) if f.init and f.name not in _OURS | _BOOKKEEPING
     }
 
 
@@ -163,9 +160,7 @@ def default_settings(info: MethodInfo) -> dict[str, Any]:
     values = {}
     for f in dataclasses.fields(info.config):
         if f.name in setting_types(info):
-            values[f.name] = (
-                f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            )
+            values[f.name] = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
     return {k: v for k, v in values.items() if v is not dataclasses.MISSING}
 
 
@@ -239,7 +234,7 @@ def _parse(hint: Any, text: str) -> Any:
     if text.lower() in ("none", "null") and types.NoneType in options:
         return None
     with contextlib.suppress(json.JSONDecodeError):
-        candidates.append(json.loads(text))
+        candidates.append(json.loads(text.lower() if bool in options else text))
     takes_list = any((typing.get_origin(o) or o) in (list, set, tuple) for o in options)
     if takes_list and ("," in text or str not in options):
         candidates.append([part.strip() for part in text.split(",") if part.strip()])
