@@ -24,6 +24,7 @@ from genft.methods import METHODS, get_method
 from genft.methods.adaptformer import AdaptFormerConfig
 from genft.methods.bitfit import BitFitConfig
 from genft.methods.genft import GenFTConfig
+from genft.methods.vectorfit import VectorFitConfig
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "MergeError",
     "TargetError",
     "TrainingError",
+    "VectorFitConfig",
     "allow_other_base",
     "get_method",
 ]

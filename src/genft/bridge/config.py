@@ -58,6 +58,12 @@ class AdapterConfig(PeftConfig):
         "Sketch and hash of every adapted base weight; written when the adapter is made, checked when it is loaded.",
         repr=False,
     )
+    update_sketch: dict[str, str] | None = setting(
+        None,
+        "Sketch of every update that depends on a decomposition of its base weight; written when the adapter is "
+        "saved, checked when it is loaded.",
+        repr=False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,10 +71,16 @@ class AdapterConfig(PeftConfig):
         #: What a loaded adapter was trained on; None for a new one. A configuration that records its own
         #: fingerprint stays reusable for another model, so the two are kept apart.
         self.expected_fingerprint = self.base_fingerprint
+        self.expected_sketch = self.update_sketch
         if isinstance(self.target_modules, set | tuple):
             self.target_modules = sorted(self.target_modules)
         if problems := self.problems():
             raise ConfigError(problems)
+
+    @property
+    def default_scope(self) -> str:
+        """Which weights are adapted where the user names none: a member of ``bridge.targets.SCOPES``."""
+        return "query and value"
 
     def problems(self) -> list[str]:
         """One sentence for every setting that cannot be used. Methods extend this list."""

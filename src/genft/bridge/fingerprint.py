@@ -8,7 +8,9 @@ For equal dtypes the hash decides.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +25,8 @@ SIZE = 8
 #: Largest relative distance of two sketches of one weight, by how coarsely the coarser of the two is stored.
 TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 5e-3, "bfloat16": 8e-3, "int8": 5e-2, "4bit": 0.35}
 COARSEST = 0.35
+#: Largest relative distance of an update from what it was when it was saved.
+UPDATE_TOLERANCE = 1e-2
 
 _allow_other_base: ContextVar[bool] = ContextVar("genft_allow_other_base", default=False)
 
@@ -72,7 +76,7 @@ def take(weight: Tensor, *, stored: Tensor | None = None, quantisation: str | No
     raw = (w if stored is None else stored.detach()).contiguous().cpu()
     digest = hashlib.blake2b(raw.view(torch.uint8).numpy().data, digest_size=16).hexdigest()
     return {
-        "sketch": [float(f"{v:.7g}") for v in sketch.flatten().tolist()],
+        "sketch": encode(sketch),
         "dtype": quantisation or str(w.dtype).removeprefix("torch."),
         "shape": list(w.shape),
         "hash": digest,
@@ -81,8 +85,22 @@ def take(weight: Tensor, *, stored: Tensor | None = None, quantisation: str | No
 
 def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
     """Relative Frobenius distance of two sketches."""
-    x, y = torch.tensor(a["sketch"]), torch.tensor(b["sketch"])
+    return _apart(decode(a["sketch"]), decode(b["sketch"]))
+
+
+def _apart(x: Tensor, y: Tensor) -> float:
     return float((x - y).norm() / x.norm().clamp_min(1e-12))
+
+
+def encode(sketch: Tensor) -> str:
+    """A sketch as text: float32, little-endian, base64; a third of the size that JSON numbers have."""
+    values = sketch.detach().cpu().flatten().tolist()
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+
+
+def decode(text: str) -> Tensor:
+    raw = base64.b64decode(text)
+    return torch.tensor(struct.unpack(f"<{len(raw) // 4}f", raw))
 
 
 def differs(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
@@ -98,6 +116,22 @@ def differs(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
     if apart > limit:
         return f"is {apart:.2g} away from the one the adapter was trained on (allowed {limit:.2g})"
     return None
+
+
+def check_updates(expected: dict[str, str], found: dict[str, Tensor]) -> None:
+    """Compare the sketches of a loaded adapter's updates with those that were saved with it.
+
+    Raises:
+        BaseMismatchError: naming the first weight whose update means another matrix here.
+    """
+    for name, sketch in found.items():
+        if name in expected and (apart := _apart(decode(expected[name]), sketch.cpu().flatten())) > UPDATE_TOLERANCE:
+            raise BaseMismatchError(
+                f"adapter: its update of {name} is another matrix here, {apart:.2g} away from the one that was "
+                "trained: nearly equal singular values leave the singular vectors open, and others were found here; "
+                "where it was trained, load the adapter with save_bases=True in its configuration and save it again, "
+                "which stores the vectors"
+            )
 
 
 def check(expected: dict[str, Any], found: dict[str, Any]) -> None:

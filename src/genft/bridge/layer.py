@@ -11,6 +11,7 @@ import itertools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
-from genft.bridge import quantised
+from genft.bridge import fingerprint, quantised
 from genft.bridge.passes import ForwardPass, MaskSeeds
 from genft.bridge.targets import features, read_bias, read_weight, weight_kind
 from genft.errors import GenFTError, MergeError
@@ -158,6 +159,28 @@ class WeightLayer(AdapterLayer):
             if key.startswith(prefix):
                 found[key.removeprefix(prefix)] = constants[key]
         return found
+
+    def sketches(self, adapter_name: str, path: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Site → what its method sketches of ΔW, with the values that ``state_dict`` has for this layer at ``path``."""
+        found: dict[str, Tensor] = {}
+        method = self.attachments[adapter_name].method
+        assert isinstance(method, WeightMethod)
+        for site in self.attachments[adapter_name].sites:
+            if site.in_features == 0:
+                continue
+            values = self.factors(adapter_name, site)
+            for name in values:
+                for kind in (self.factors_name, self.constants_name):
+                    key = f"{path}.{kind}.{adapter_name}.{own_key(site, name)}"
+                    values[name] = state_dict.get(key, values[name])
+            left, right = fingerprint.signs(site.out_features, 0), fingerprint.signs(site.in_features, 1)
+            sketch = method.sketch(partial(self._rows, site), values, left, right)
+            if sketch is not None:
+                found[str(site)] = sketch
+        return found
+
+    def _rows(self, site: Site) -> Tensor:
+        return self.frozen_weight()[site.start : site.stop]
 
     # ---------------------------------------------------------------- the frozen weight
 
@@ -304,7 +327,7 @@ class WeightLayer(AdapterLayer):
         if not drops:
             with torch.autocast(w0.device.type, enabled=False):
                 pair = method.low_rank(rows, factors)
-        form = plan.choose(self._shape(site, x, None if pair is None else pair[0].shape[1]), method.form)
+        form = plan.choose(self._shape(site, x, None if pair is None else pair[0].shape[1]), method.wanted_form)
         if form == "thin" and pair is not None:
             thin.append((site, *pair))
             return

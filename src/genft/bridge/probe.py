@@ -36,8 +36,14 @@ def silent_factors(method: WeightMethod, site: Site) -> list[str]:
             delta = method.delta_weight(w0, {**factors, **constants})
             if delta is None or not silent:
                 return []
+            offset = method.delta_bias(None, factors)
+            updates = [delta] if offset is None else [delta, offset]
             gradients = torch.autograd.grad(
-                delta, list(factors.values()), torch.randn_like(delta), allow_unused=True, materialize_grads=True
+                updates,
+                list(factors.values()),
+                [torch.randn_like(update) for update in updates],
+                allow_unused=True,
+                materialize_grads=True,
             )
             for (name, value), gradient in zip(factors.items(), gradients, strict=True):
                 if gradient.abs().max() > 0:

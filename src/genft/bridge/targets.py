@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -59,6 +60,10 @@ INTERLEAVED = {
     "gpt_bigcode": "c_attn",
     "gpt_neox": "query_key_value",
 }
+
+
+#: Which weights of a transformer block a method adapts by default.
+SCOPES = ("query and value", "attention", "block")
 
 
 class NoTargetError(TargetError, NoMatchingPeftModuleError):
@@ -133,6 +138,45 @@ def no_match(targets: Any, model: nn.Module) -> NoTargetError:
     listed = " or ".join(repr(name) for name in names)
     ending = f"nearest: {', '.join(close)}" if close else f"it has: {', '.join(leaves)}"
     return NoTargetError(f"target_modules: no linear weight matches {listed} in {_name(model)}; {ending}")
+
+
+def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str] | str, dict[str, Any] | None]:
+    """(target_modules, target_slices) where the user names no targets.
+
+    Args:
+        model: the base model.
+        family: its ``config.model_type``.
+        scope: a member of :data:`SCOPES`. "block" is every linear weight inside the model's repeated layers,
+            "attention" those of them that belong to attention; where a family's fused weight is made of q, k and v,
+            each is a slice of its own.
+
+    Raises:
+        TargetError: nothing is known, or found, for this model.
+    """
+    if scope != "query and value":
+        inside = sorted({name for name in _names_in_layers(model) if scope == "block" or "att" in name.lower()})
+        slices = {weight: ["q", "k", "v"] for weight in DEFAULT_SLICES.get(family, {})}
+        if not inside:
+            raise TargetError(
+                f"target_modules: no linear weight of {_name(model)} is inside a list of layers; "
+                "name the weights to adapt, for example target_modules='all-linear'"
+            )
+        return inside, {k: v for k, v in slices.items() if any(_ends_with(name, k) for name in inside)} or None
+    if family not in DEFAULT_TARGETS:
+        raise TargetError(
+            f"target_modules: no default is known for model family {family!r} ({_name(model)}); "
+            "name the weights to adapt, for example target_modules=['q_proj', 'v_proj'] or 'all-linear'"
+        )
+    targets = DEFAULT_TARGETS[family]
+    return (targets if isinstance(targets, str) else list(targets)), DEFAULT_SLICES.get(family)
+
+
+def _names_in_layers(model: nn.Module) -> Iterable[str]:
+    """The linear weights inside numbered layers, by what follows the last number: "attention.self.query"."""
+    for path in linear_names(model):
+        numbered = re.search(r".*\.\d+\.(.+)", path)
+        if numbered and not isinstance(unwrap(model.get_submodule(path.rpartition(".")[0])), nn.MultiheadAttention):
+            yield numbered[1]
 
 
 def resolve_sites(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 from genft.bridge import fingerprint
 from genft.bridge.blocks import CANNOT_MERGE, BlockLayer, block_sites, find_blocks
 from genft.bridge.config import AdapterConfig
-from genft.bridge.layer import AdapterLayer, WeightLayer, entry, new_parameter
+from genft.bridge.layer import AdapterLayer, WeightLayer, entry, new_parameter, own_key
 from genft.bridge.passes import ForwardPass
 from genft.bridge.probe import silent_factors
+from genft.bridge.quantised import dequantised, quantisation_name
 from genft.bridge.targets import (
-    DEFAULT_SLICES,
     DEFAULT_TARGETS,
+    default_targets,
     is_meta,
     modules_with_bias,
     no_match,
@@ -52,6 +54,7 @@ class BridgeTuner(BaseTuner):
         super().__init__(model, *args, **kwargs)
         self._hooks = (
             self.model.register_forward_pre_hook(self.forward_pass.begin),
+            self.model.register_forward_pre_hook(self._before_forward),
             self.model.register_forward_hook(self.forward_pass.end, always_call=True),
         )
 
@@ -127,6 +130,10 @@ class BridgeTuner(BaseTuner):
         self._warn_of_silent_factors(method, every_site)
         self._sites[self._injecting] = (method, sites)
         self._check_base(peft_config, model, sites)
+        self._prepare_constants(self._injecting)
+
+    def _prepare_constants(self, adapter_name: str) -> None:
+        """Let the method work on all frozen weights of an adapter at once, before its layers are made."""
 
     def _warn_of_silent_factors(self, method: Method, sites: list[Site]) -> None:
         """Name, once, the factors that these settings would never train."""
@@ -203,6 +210,30 @@ class BridgeTuner(BaseTuner):
         # adding an adapter must not change what was trainable before
         for parameter, requires_grad in before:
             parameter.requires_grad = requires_grad
+        if adapter_name in self._sites:
+            self._sites[adapter_name][0].attached(adapter_name, partial(self.own_parameters, adapter_name))
+
+    def own_parameters(self, adapter_name: str) -> dict[str, nn.Parameter]:
+        """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order."""
+        if adapter_name not in self._sites:  # deleted
+            return {}
+        method, by_module = self._sites[adapter_name]
+        found: dict[str, nn.Parameter] = {}
+        for path, sites in by_module.items():
+            layer = self.model.get_submodule(path)
+            if not isinstance(layer, AdapterLayer):  # unloaded
+                return {}
+            own = entry(layer.own_factors, adapter_name)
+            for site in sites:
+                named = method.factors(site).items()
+                found |= {f"{site}.{name}": own[own_key(site, name)] for name, f in named if f.shared_as is None}
+        return found
+
+    def _before_forward(self, module: nn.Module, args: Any) -> None:
+        if module.training and not torch.compiler.is_compiling():
+            for name in self.active_adapters:
+                if name in self._sites:
+                    self._sites[name][0].before_forward()
 
     # ---------------------------------------------------------------- the base model's fingerprint
 
@@ -225,11 +256,17 @@ class BridgeTuner(BaseTuner):
             config.base_fingerprint = found
 
     def _check_when_loaded(self, config: AdapterConfig, model: nn.Module, sites: dict[str, list[Site]]) -> None:
-        """Weights on the meta device have no values yet: check them at the first forward pass."""
+        """Weights on the meta device have no values yet: check them, and derive from them, at the first forward pass."""
+        adapter_name = self._injecting
 
         def check(module: nn.Module, args: Any) -> None:
             handle.remove()
             self._check_base(config, model, sites)
+            self._prepare_constants(adapter_name)
+            for layer in (model.get_submodule(path) for path in sites):
+                if isinstance(layer, WeightLayer):
+                    layer.derive_constants(adapter_name)
+            check_updates(config, model, adapter_name, model.state_dict())
 
         handle = model.register_forward_pre_hook(check)
 
@@ -244,7 +281,19 @@ class BridgeTuner(BaseTuner):
             )
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         check_state_dict(model, cls.prefix, adapter_name, remapped)
+        assert isinstance(config, AdapterConfig)
+        check_updates(config, model, adapter_name, remapped)
         return remapped
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
+        assert isinstance(config, AdapterConfig)
+        sketches = update_sketches(model, adapter_name, found)
+        config.update_sketch = {site: fingerprint.encode(sketch) for site, sketch in sketches.items()} or None
+        return found
 
     # ---------------------------------------------------------------- what peft does per layer, for shared factors
 
@@ -308,20 +357,28 @@ class WeightTuner(BridgeTuner):
             if not config.target_modules:
                 raise TargetError(f"target_modules: no module of {type(self.model).__name__} has a bias")
             return
-        if family not in DEFAULT_TARGETS:
-            raise TargetError(
-                f"target_modules: no default is known for model family {family!r} ({type(self.model).__name__}); "
-                "name the weights to adapt, for example target_modules=['q_proj', 'v_proj'] or 'all-linear'"
-            )
-        targets = DEFAULT_TARGETS[family]
-        config.target_modules = targets if isinstance(targets, str) else list(targets)
-        config.target_slices = DEFAULT_SLICES.get(family)
+        config.target_modules, config.target_slices = default_targets(self.model, family, config.default_scope)
 
     def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
         return resolve_sites(model, matched, config.target_slices, bias_only=self.method_class.bias_only)
 
     def _new_layer(self, target: nn.Module) -> AdapterLayer:
         return WeightLayer(target, self.prefix, self.shared if self.uses_shared_state else None, self.forward_pass)
+
+    def _prepare_constants(self, adapter_name: str) -> None:
+        method, by_module = self._sites[adapter_name]
+        assert isinstance(method, WeightMethod)
+        modules = {path: self.model.get_submodule(path) for path in by_module}
+        if any(is_meta(unwrap(module)) for module in modules.values()):
+            return
+        method.prepare(
+            {
+                site: partial(base_weight, modules[path], slice(site.start, site.stop))
+                for path, sites in by_module.items()
+                for site in sites
+                if site.in_features
+            }
+        )
 
 
 class BlockTuner(BridgeTuner):
@@ -350,15 +407,36 @@ def base_fingerprint(module: nn.Module) -> dict[str, Any] | None:
     """Fingerprint of the pretrained weight in ``module``: of its own, else of the first one inside (a block);
     None where there is no matrix (a normalisation)."""
     module = next((m for m in module.modules() if weight_kind(unwrap(m)) is not None), module)
-    module = unwrap(module)
-    kind = weight_kind(module)
-    if kind is None:
+    if weight_kind(unwrap(module)) is None:
         return None
-    backend = resolve_quantization_backend(module)
-    if backend is None:
-        return fingerprint.take(read_weight(module, kind))
-    bits = "4bit" if "4bit" in backend.backend_name or "4-bit" in backend.backend_name else "int8"
-    return fingerprint.take(backend.get_base_weight(module), quantisation=bits)
+    backend = resolve_quantization_backend(unwrap(module))
+    return fingerprint.take(base_weight(module), quantisation=quantisation_name(backend) if backend else None)
+
+
+def base_weight(module: nn.Module, rows: slice = slice(None)) -> Tensor:
+    """Rows of the pretrained weight (o, i) in ``module``, dequantised where it is stored packed."""
+    module = unwrap(module)
+    kind, backend = weight_kind(module), resolve_quantization_backend(module)
+    assert kind is not None
+    return (read_weight(module, kind) if backend is None else dequantised(module, backend))[rows]
+
+
+def update_sketches(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Site → sketch of its update with the values in ``state_dict``, for methods that ask for one."""
+    found: dict[str, Tensor] = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, WeightLayer) and adapter_name in layer.attachments:
+            found |= layer.sketches(adapter_name, path, state_dict)
+    return found
+
+
+def check_updates(config: AdapterConfig, model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
+    """Once after loading: compare the updates with the sketches that the configuration came with."""
+    found = update_sketches(model, adapter_name, state_dict)
+    if found and config.expected_sketch and not fingerprint.other_base_allowed():
+        fingerprint.check_updates(config.expected_sketch, found)
+    if found:
+        config.expected_sketch = None
 
 
 def check_state_dict(model: nn.Module, prefix: str, adapter_name: str, state_dict: dict[str, Tensor]) -> None:

@@ -108,7 +108,9 @@ class Method(ABC):
         """Sentences about what this configuration cannot do at these sites; empty when all is well."""
         return []
 
-    def attached(self, adapter_name: str, trained: Callable[[], dict[str, torch.nn.Parameter]]) -> None:
+    def attached(  # noqa: B027 - most methods have nothing to do here
+        self, adapter_name: str, trained: Callable[[], dict[str, torch.nn.Parameter]]
+    ) -> None:
         """Called once the adapter is in place; for what a method does besides its formulas.
 
         Args:
@@ -117,7 +119,7 @@ class Method(ABC):
                 replace parameters, so nothing may keep what it returns.
         """
 
-    def before_forward(self) -> None:
+    def before_forward(self) -> None:  # noqa: B027
         """Called before each forward pass of the model in training mode (but not in a compiled one)."""
 
 
@@ -138,9 +140,9 @@ class WeightMethod(Method):
         """Frozen tensors derived from W0 once (an SVD, say); they are kept beside the weight."""
         return {}
 
-    def sketch(self, w0: Tensor, f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
-        """leftᵀ ΔW right, for left (o, 8) and right (i, 8); None unless ΔW depends on constants that are not saved
-        and that another machine could compute differently. It is saved, and compared when the adapter is loaded."""
+    def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
+        """leftᵀ ΔW right, for left (o, 8) and right (i, 8), where ΔW depends on constants that another machine could
+        compute differently; otherwise None. It is saved, and compared when the adapter is loaded."""
         return None
 
     def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor | None:
@@ -164,7 +166,7 @@ class WeightMethod(Method):
         return None
 
     @property
-    def form(self) -> Form | None:
+    def wanted_form(self) -> Form | None:
         """The form of the forward pass that the user asks for; None leaves the choice to the plan."""
         return None
 

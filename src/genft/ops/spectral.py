@@ -24,7 +24,8 @@ from torch.autograd.function import once_differentiable
 
 def delta_weight(u: Tensor, delta: Tensor, v: Tensor) -> Tensor:
     """ΔW = U diag(δ) Vᵀ (o, i); its gradient ∂δ = diag(Uᵀ ∂W V) costs one product, as it does."""
-    return (u * delta) @ v.T
+    left = u * delta
+    return left @ v.T.to(left.dtype)
 
 
 def project(x: Tensor, v: Tensor) -> Tensor:

@@ -35,18 +35,18 @@ _BOOKKEEPING = {
 class Training(Record):
     """Hyper-parameters of training that every method has."""
 
-    epochs: int = Field(10, ge=1, description="passes over the training examples")
-    batch_size: int = Field(16, ge=1, description="examples per optimizer step")
-    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate of the adapter")
-    head_learning_rate: float | None = Field(None, gt=0, description="of the head; none: the adapter's")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on biases and norms")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
-    warmup: float = Field(0.06, ge=0, lt=1, description="fraction of all steps in which the rate rises")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: not at all")
-    eval_batch_size: int = Field(64, ge=1, description="examples per forward pass without gradients")
-    image_size: int | None = Field(None, ge=8, description="pixels per side; none: the model's own")
-    precision: Literal["float32", "bf16"] = Field("float32", description="bf16: mixed precision")
+    epochs: int = Field(default=10, ge=1, description="passes over the training examples")
+    batch_size: int = Field(default=16, ge=1, description="examples per optimizer step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="highest learning rate of the adapter")
+    head_learning_rate: float | None = Field(default=None, gt=0, description="of the head; none: the adapter's")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, not on biases and norms")
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="decay after the warm-up")
+    warmup: float = Field(default=0.06, ge=0, lt=1, description="fraction of all steps in which the rate rises")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="of the cross-entropy")
+    max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are clipped to this norm; 0: not at all")
+    eval_batch_size: int = Field(default=64, ge=1, description="examples per forward pass without gradients")
+    image_size: int | None = Field(default=None, ge=8, description="pixels per side; none: the model's own")
+    precision: Literal["float32", "bf16"] = Field(default="float32", description="bf16: mixed precision")
 
 
 class RunSpec(Record):
@@ -57,10 +57,10 @@ class RunSpec(Record):
     method: str
     settings: dict[str, Any] = Field(default_factory=dict, description="of the method's configuration")
     training: Training = Training()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     protocol: str = "holdout"
-    limit_train: int | None = Field(None, ge=2, description="use only so many training examples")
-    limit_eval: int | None = Field(None, ge=2, description="evaluate on only so many examples")
+    limit_train: int | None = Field(default=None, ge=2, description="use only so many training examples")
+    limit_eval: int | None = Field(default=None, ge=2, description="evaluate on only so many examples")
 
     def key(self, model_fingerprint: str, data_fingerprint: str) -> str:
         """The hash that names this run's result: equal runs have equal keys on every machine."""

@@ -1,0 +1,204 @@
+"""Singular value decompositions of frozen weights: each computed once, several at a time, and kept on disk.
+
+A decomposition is computed by LAPACK's gesdd in float64, on the CPU whatever the device, one thread each: the same
+numbers come out for the same weight however many weights, threads or devices there are, and float64 leaves vectors
+undetermined only where singular values agree to about 1e-13 (float32: 1e-5, which pretrained weights do have).
+
+Files are named by the hash of the weight, written under another name and then renamed, so that any number of
+processes can share a folder. Environment:
+
+    GENFT_CACHE      the folder, by default ~/.cache/genft (or under XDG_CACHE_HOME); "off" for none
+    GENFT_CACHE_GB   what it may grow to, 10 by default; the files used longest ago go first
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from genft.bridge import fingerprint
+from genft.errors import ConfigError
+
+#: Smaller decompositions take less time than reading them would.
+SMALLEST_CACHED = 128
+PROGRESS_AFTER_SECONDS = 2.0
+VERSION = 1
+
+K = TypeVar("K", bound=Hashable)
+
+
+class SVD(NamedTuple):
+    """W0 = U diag(σ) Vᵀ.
+
+    Attributes:
+        u: (o, k), in the dtype of W0.
+        sigma: (k,), descending, in float32 or better.
+        v: (i, k), in the dtype of W0.
+    """
+
+    u: Tensor
+    sigma: Tensor
+    v: Tensor
+
+
+def decompose(weights: Mapping[K, Callable[[], Tensor]]) -> dict[K, SVD]:
+    """The decomposition of every weight (o, i), on the CPU; a progress bar appears if it takes long.
+
+    Raises:
+        ConfigError: a weight that is not finite.
+    """
+    keys, threads = list(weights), torch.get_num_threads()
+    # processes that start together (one per GPU) take the weights in different orders and share the work on disk
+    random.Random(os.getpid()).shuffle(keys)
+    found: dict[K, SVD] = {}
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        jobs = {pool.submit(_one, str(key), weights[key]): key for key in keys}
+        try:
+            with _progress(len(jobs)) as advance:
+                for job in as_completed(jobs):
+                    found[jobs[job]] = job.result()
+                    advance()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # threads begun later would otherwise have one, too
+    return found
+
+
+def compute(name: str, w0: Tensor) -> SVD:
+    """The decomposition itself, without the cache; ``name`` is for the error message."""
+    w = w0.detach().cpu().to(torch.float64)
+    if not w.isfinite().all():
+        raise ConfigError(f"{name}: the pretrained weight holds NaN or infinite values and has no decomposition")
+    u, sigma, vh = torch.linalg.svd(w, full_matrices=False)
+    dtype = w0.dtype if w0.is_floating_point() and w0.itemsize > 1 else torch.float32
+    return SVD(
+        u.to(dtype).contiguous(), sigma.to(torch.promote_types(dtype, torch.float32)), vh.T.to(dtype).contiguous()
+    )
+
+
+def folder() -> Path | None:
+    """Where decompositions are kept; None where the user wants no cache."""
+    place = os.environ.get("GENFT_CACHE", "")
+    if place.lower() in ("off", "0", "none", "false"):
+        return None
+    if place:
+        return Path(place).expanduser() / "svd"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genft" / "svd"
+
+
+def _one(name: str, read: Callable[[], Tensor]) -> SVD:
+    w0 = read().detach()
+    place = folder()
+    if place is None or min(w0.shape) < SMALLEST_CACHED:
+        return compute(name, w0)
+    file = place / f"{_key(w0)}.safetensors"
+    if (kept := _load(file, w0)) is not None:
+        return kept
+    svd = compute(name, w0)
+    _store(file, svd)
+    return svd
+
+
+def _key(w0: Tensor) -> str:
+    content = hashlib.blake2b(f"{VERSION} {w0.dtype} {tuple(w0.shape)}".encode(), digest_size=20)
+    content.update(w0.contiguous().cpu().view(torch.uint8).numpy())
+    return content.hexdigest()
+
+
+def _load(file: Path, w0: Tensor) -> SVD | None:
+    """What is in ``file``; None where there is none, or where it is damaged."""
+    try:
+        svd = SVD(**load_file(file))
+        os.utime(file)
+    except (OSError, SafetensorError, TypeError):
+        return None
+    left, right = (fingerprint.signs(n, side).to(torch.float64) for side, n in enumerate(w0.shape))
+    expected = left.T @ w0.cpu().to(torch.float64) @ right
+    sketch = (left.T @ svd.u.to(torch.float64) * svd.sigma) @ (svd.v.to(torch.float64).T @ right)
+    return svd if (sketch - expected).norm() <= 1e-2 * expected.norm() else None
+
+
+def _store(file: Path, svd: SVD) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".partial")
+        os.close(handle)
+        try:
+            save_file(svd._asdict(), temporary)
+            os.replace(temporary, file)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        _shrink(file.parent, _limit())
+    except OSError as e:
+        warnings.warn(
+            f"GENFT_CACHE: decompositions cannot be kept in {file.parent} ({e.strerror}); "
+            "they are computed again in every run",
+            stacklevel=2,
+        )
+
+
+def _limit() -> float:
+    given = os.environ.get("GENFT_CACHE_GB", "10")
+    try:
+        return float(given) * 1e9
+    except ValueError:
+        raise ConfigError(f"GENFT_CACHE_GB: received {given!r}; allowed: a number of gigabytes") from None
+
+
+def _shrink(place: Path, limit: float) -> None:
+    """Remove the files used longest ago until the rest fits; other processes may be doing the same."""
+    entries = []
+    for path in place.iterdir():
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            entries.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= limit:
+            return
+        with suppress(OSError):
+            path.unlink()
+        total -= size
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """Yields a function to call after each weight; a bar appears on a terminal after a while, in one process."""
+    console = Console(stderr=True)
+    began, done = time.monotonic(), 0
+    bar = Progress(console=console, transient=True)
+    visible = console.is_terminal and os.environ.get("RANK", "0") == "0"
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if not bar.tasks:
+            if not visible or time.monotonic() - began < PROGRESS_AFTER_SECONDS:
+                return
+            place = folder()
+            kept = f", kept in {place}" if place else ""
+            bar.add_task(f"Singular value decompositions (once{kept})", total=total)
+            bar.start()
+        bar.update(bar.tasks[0].id, completed=done)
+
+    try:
+        yield advance
+    finally:
+        if bar.tasks:
+            bar.stop()

@@ -1,0 +1,240 @@
+"""VectorFit: train the singular values and the biases of pretrained weights (arXiv 2503.19530).
+
+    paper                             here
+    W0 = U Σ Vᵀ, frozen U, V          u (o, k), v (i, k), k = min(o, i); Σ0 = diag(sigma)
+    Σ, trained                        sigma_bias (k,): Σ = diag(sigma + sigma_bias)
+    b, trained                        bias (o,): an offset of the pretrained bias
+    ΔW = U diag(sigma_bias) Vᵀ        (o, i), zero at the start
+    adaptive vector freezing          bridge/avf.py
+
+W0 itself stays in place and offsets are trained, so the start is exactly the pretrained function. A weight trains
+min(o, i) + o numbers, without a bias min(o, i). The paper has no released code; the constants of adaptive vector
+freezing are unverified. Forms of the computation: ``ops/spectral.py``.
+
+Both names contain "bias": that is how transformers.Trainer, timm and others recognise what must not be decayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genft.bridge import svd_cache
+from genft.bridge.avf import AdaptiveVectorFreezing, save_history
+from genft.bridge.config import AdapterConfig, in_range, setting
+from genft.errors import ConfigError
+from genft.methods.base import Base, Factor, Factors, Site, WeightMethod
+from genft.methods.registry import register
+from genft.ops import plan, spectral
+
+
+@dataclass
+class VectorFitConfig(AdapterConfig):
+    """Configuration of VectorFit; by default all linear weights of every block, with adaptive vector freezing."""
+
+    method = "vectorfit"
+
+    train_sigma: bool = setting(True, "Whether singular values are trained.")
+    train_bias: bool = setting(True, "Whether the biases of the adapted weights are trained, where they have one.")
+    scope: str = setting(
+        "block",
+        "Weights adapted where target_modules is not given. 'block': all in every layer (q, k, v, attention output, "
+        "MLP); 'attention': those of attention.",
+        choices=("block", "attention"),
+    )
+    avf: bool = setting(True, "Whether the vectors that have moved most are frozen for a while, again and again.")
+    avf_start: int = setting(100, "Optimizer steps before the first freezing (unverified constant).")
+    avf_interval: int = setting(100, "Optimizer steps from one freezing to the next (unverified constant).")
+    avf_top_k: int = setting(5, "Vectors frozen each time, never all (unverified constant).")
+    avf_events: int = setting(10, "Freezings in all; the vectors of the last one stay frozen (unverified constant).")
+    avf_beta: float = setting(0.99, "Smoothing of the training strengths over steps (unverified constant).")
+    form: str = setting(
+        "auto",
+        "How the layers are computed: 'factored' (through U and V), 'materialised' (through W0 + ΔW), or 'auto': "
+        "the one with fewer operations for each layer and batch.",
+        choices=("auto", "factored", "materialised"),
+    )
+    exact: bool = setting(
+        True,
+        "False: the factored form leaves W0 out, which saves operations; the start then differs from the pretrained "
+        "function by the rounding of the decomposition, about 1e-5.",
+    )
+    lean: bool = setting(
+        False,
+        "Keep only the smaller of U and V and work with W0 in place of the other; less memory, float32 base only, "
+        "and directions with tiny singular values become inaccurate.",
+    )
+    save_bases: bool = setting(
+        False, "Save U and V with the adapter, which then does not depend on how another machine computes them."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        #: What was frozen when, and how strong each vector was (``bridge/avf.py``); None before training.
+        self.avf_history: dict[str, Any] | None = None
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, **kwargs)
+        if self.avf_history is not None:
+            save_history(self.avf_history, save_directory)
+
+    @property
+    def default_scope(self) -> str:
+        return self.scope
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if not (self.train_sigma or self.train_bias):
+            found.append("train_sigma, train_bias: both are off, so nothing would be trained; switch one on")
+        for name in ("avf_start", "avf_interval", "avf_top_k"):
+            found += in_range(name, getattr(self, name), lambda n: n >= 1, "a whole number, 1 or more", int)
+        found += in_range("avf_events", self.avf_events, lambda n: n >= 0, "a whole number, 0 or more", int)
+        found += in_range("avf_beta", self.avf_beta, lambda b: 0 <= b < 1, "0 <= avf_beta < 1")
+        if self.lean and not self.exact:
+            found.append("lean, exact: the lean form always computes with W0; set exact=True or lean=False")
+        return found
+
+
+@register(
+    "vectorfit",
+    config=VectorFitConfig,
+    paper="VectorFit, arXiv 2503.19530",
+    trains="singular values and biases of every weight in a block, with adaptive vector freezing",
+)
+class VectorFit(WeightMethod):
+    """ΔW = U diag(sigma_bias) Vᵀ and Δb = bias."""
+
+    config: VectorFitConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.freezing: AdaptiveVectorFreezing | None = None
+        self._prepared: dict[Site, svd_cache.SVD] = {}
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        init = nn.init.zeros_ if self.config.init_weights else partial(nn.init.normal_, std=0.3)
+        found = {}
+        if self.config.train_sigma:
+            found["sigma_bias"] = Factor((min(site.out_features, site.in_features),), init)
+        if self.config.train_bias and site.has_bias:
+            found["bias"] = Factor((site.out_features,), init)
+        return found
+
+    def check(self, sites: Sequence[Site]) -> list[str]:
+        if self.config.train_sigma or any(site.has_bias for site in sites):
+            return []
+        return ["train_bias: none of the adapted weights has a bias; set train_sigma=True"]
+
+    # ---------------------------------------------------------------- the decomposition
+
+    @property
+    def saves_constants(self) -> bool:  # type: ignore[override]
+        return self.config.save_bases
+
+    def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
+        if self.config.train_sigma:
+            self._prepared = svd_cache.decompose(weights)
+
+    def constants(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
+        """``sigma`` with ``u`` and ``v``; in the lean form with the smaller of the two alone."""
+        if not self.config.train_sigma:
+            return {}
+        if w0.is_meta:
+            k = min(w0.shape)
+            svd = svd_cache.SVD(w0.new_empty(w0.shape[0], k), w0.new_empty(k), w0.new_empty(w0.shape[1], k))
+        else:
+            svd = self._prepared.pop(site) if site in self._prepared else svd_cache.compute(str(site), w0)
+        if self.config.lean and svd.u.dtype not in (torch.float32, torch.float64):
+            raise ConfigError(f"lean: needs base weights in float32; {site} is in {svd.u.dtype}")
+        kept = svd._asdict()
+        if self.config.lean:
+            del kept["v" if site.out_features < site.in_features else "u"]
+        return {name: value.to(w0.device) for name, value in kept.items()}
+
+    def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
+        if "sigma" not in f or f["sigma"].is_meta:
+            return None
+        delta, sigma = (f[name].to("cpu", torch.float64) for name in ("sigma_bias", "sigma"))
+        left, right = left.double(), right.double()
+        if not self.config.lean:
+            return (left.T @ f["u"].cpu().double() * delta) @ (f["v"].cpu().double().T @ right)
+        q, w = f["u" if "u" in f else "v"].cpu().double(), w0().cpu().double()
+        scale = delta * spectral.inverse(sigma, max(w.shape))
+        return (left.T @ q * scale) @ (q.T @ (w @ right)) if "u" in f else (left.T @ w @ q * scale) @ (q.T @ right)
+
+    # ---------------------------------------------------------------- the update, in its forms
+
+    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor | None:
+        if "sigma_bias" not in f:
+            return None
+        if self.config.lean:
+            return spectral.one_sided_delta_weight(w0, self._scale(f, w0.shape), _basis(f))
+        return spectral.delta_weight(f["u"], f["sigma_bias"], f["v"])
+
+    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
+        return f.get("bias")
+
+    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor] | None:
+        if "sigma_bias" not in f or self.config.lean:
+            return None
+        left = f["u"] * f["sigma_bias"]
+        return left, f["v"].to(left.dtype)
+
+    @property
+    def wanted_form(self) -> plan.Form | None:
+        return {"auto": None, "factored": "thin", "materialised": "weight"}[self.config.form]  # type: ignore[return-value]
+
+    def linear(self, x: Tensor, base: Base, b0: Tensor | None, f: Factors, shape: plan.Shape) -> Tensor | None:
+        c = self.config
+        if "sigma_bias" not in f:
+            return None
+        form = plan.choose_spectral(shape, self.wanted_form, exact=c.exact, one_sided=c.lean)
+        if form == "weight" or (c.lean and not shape.exact_sum):
+            return None
+        if c.lean:
+            return self._lean(x, base, b0, f, shape)
+        u, sigma, v, delta = f["u"], f["sigma"], f["v"], f["sigma_bias"]
+        z = None
+        with torch.no_grad():
+            if form == "materialised":
+                y = base(x, spectral.delta_weight(u, delta, v))
+            else:
+                z = spectral.project(x, v)
+                if c.exact:
+                    y = base(x)
+                    y += spectral.expand(z, delta, u).to(y.dtype)
+                else:
+                    y = spectral.expand(z, sigma + delta, u)
+                    y = y if b0 is None else y + b0.to(y.dtype)
+        return spectral.with_factored_gradient(y, x, z, u, sigma, v, delta)
+
+    def _lean(self, x: Tensor, base: Base, b0: Tensor | None, f: Factors, shape: plan.Shape) -> Tensor:
+        """W0 (I + V diag(δ / σ0) Vᵀ) x + b0, or (I + U diag(δ / σ0) Uᵀ) W0 x + b0: exact at δ = 0."""
+        scale = self._scale(f, (shape.o, shape.i))
+        if "v" in f:
+            return base(spectral.one_sided(x, scale, f["v"]))
+        y = base(x)
+        u = f["u"]
+        return y + spectral.expand(spectral.project(y if b0 is None else y - b0, u), scale, u)
+
+    def _scale(self, f: Factors, shape: Sequence[int]) -> Tensor:
+        return f["sigma_bias"] * spectral.inverse(f["sigma"], max(shape))
+
+    # ---------------------------------------------------------------- adaptive vector freezing
+
+    def attached(self, adapter_name: str, trained: Callable[[], dict[str, nn.Parameter]]) -> None:
+        if self.config.avf and self.config.avf_events:
+            self.freezing = AdaptiveVectorFreezing(self.config, adapter_name, trained)
+
+    def before_forward(self) -> None:
+        if self.freezing is not None:
+            self.freezing.before_forward()
+
+
+def _basis(f: Factors) -> Tensor:
+    return f["v"] if "v" in f else f["u"]
