@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -25,37 +26,48 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--threads", type=int, default=2, help="threads torch computes with")
     p.add_argument("--repeats", type=int, default=7, help="timings of each case; the median counts (at least 5)")
+    p.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu counts the processor time of this process: with --threads 1 it hardly feels a busy machine",
+    )
     p.add_argument("--patience", type=float, default=60, help="seconds to wait for a quiet machine, per row")
     p.add_argument("--out", type=Path, help="where the JSON goes; default benchmarks/results/<name>.json")
     return p
 
 
 def seconds(
-    cases: Mapping[str, Callable[[], object]], *, repeats: int = 7, at_least: float = 0.05, patience: float = 60.0
+    cases: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 7,
+    at_least: float = 0.05,
+    clock: str = "wall",
+    patience: float = 60.0,
 ) -> dict[str, float]:
     """Median seconds of a call of each case.
 
     The cases take turns within each repeat, so that a change of the machine's speed meets all of them. A timing
-    covers as many calls as take ``at_least`` seconds; the first call of each case is not counted. A timing during
-    which other processes used more than a twentieth of the machine is taken again, for up to ``patience`` seconds
-    in all; after that it counts, and a warning says so.
+    covers as many calls as take ``at_least`` seconds; the first call of each case is not counted. On the wall
+    clock, a timing during which other processes used more than a twentieth of the machine is taken again, for up
+    to ``patience`` seconds in all; after that it counts, and a warning says so.
     """
     if repeats < 5:
         raise SystemExit("--repeats: a median of fewer than 5 timings says little")
     number = {}
     for name, call in cases.items():
         call()
-        number[name] = max(1, round(at_least / _timed(call, 1)[0]))
+        number[name] = max(1, round(at_least / _timed(call, 1, clock)[0]))
     taken: dict[str, list[float]] = {name: [] for name in cases}
     gc.collect()
     deadline = time.monotonic() + patience
     disturbed = 0
     for _ in range(repeats):
         for name, call in cases.items():
-            timing, quiet = _timed(call, number[name])
+            timing, quiet = _timed(call, number[name], clock)
             while not quiet and time.monotonic() < deadline:
                 if _timed(lambda: time.sleep(0.5), 1)[1]:
-                    timing, quiet = _timed(call, number[name])
+                    timing, quiet = _timed(call, number[name], clock)
             taken[name].append(timing)
             disturbed += not quiet
     if disturbed:
@@ -63,15 +75,15 @@ def seconds(
     return {name: statistics.median(t) for name, t in taken.items()}
 
 
-def _timed(call: Callable[[], object], number: int) -> tuple[float, bool]:
-    """Seconds of one of ``number`` calls, and whether other processes left the machine to them."""
-    others, start = _others(), time.perf_counter()
+def _timed(call: Callable[[], object], number: int, clock: str = "wall") -> tuple[float, bool]:
+    """Seconds of one of ``number`` calls, and whether other processes leave the clock as it is."""
+    others, wall, start = _others(), time.perf_counter(), CLOCKS[clock]()
     for _ in range(number):
         call()
-    taken = time.perf_counter() - start
+    taken = CLOCKS[clock]() - start
     # the kernel counts in ticks of 10 ms
-    quiet = _others() - others <= 0.05 * taken * (os.cpu_count() or 1) + 0.02
-    return taken / number, quiet
+    allowed = 0.05 * (time.perf_counter() - wall) * (os.cpu_count() or 1) + 0.02
+    return taken / number, clock == "cpu" or _others() - others <= allowed
 
 
 def _others() -> float:
@@ -128,13 +140,21 @@ def _cpu() -> str:
 def _gemm_gflops(n: int = 2048) -> float:
     """Speed of a large square float32 product: what the arithmetic alone would take is measured by it."""
     a, b = torch.randn(2, n, n)
-    return 2e-9 * n**3 / seconds({"gemm": lambda: a @ b})["gemm"]
+    clock = "cpu" if torch.get_num_threads() == 1 else "wall"
+    return 2e-9 * n**3 / seconds({"gemm": lambda: a @ b}, clock=clock)["gemm"]
 
 
-def report(name: str, rows: Sequence[Mapping[str, Any]], out: Path | None, **more: Any) -> None:
-    """Print the rows as a Markdown table; write them as JSON with the machine and whatever ``more`` says."""
-    payload = {"benchmark": name, "machine": machine(), **more, "rows": list(rows)}
-    path = out or RESULTS / f"{name}.json"
+def timing(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about timing, for :func:`seconds`."""
+    torch.set_num_threads(args.threads)
+    return {"repeats": args.repeats, "clock": args.clock, "patience": args.patience}
+
+
+def report(name: str, rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> None:
+    """Print the rows as a Markdown table; write them as JSON with the machine and the command's settings."""
+    settings = {k: v for k, v in vars(args).items() if k != "out"}
+    payload = {"benchmark": name, "machine": machine(), "settings": settings, "rows": list(rows)}
+    path = args.out or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(payload, indent=1) + "\n")
     print(", ".join(f"{k} {v}" for k, v in payload["machine"].items()))

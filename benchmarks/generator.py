@@ -101,7 +101,7 @@ def profile(case: str, shared: int, specific: int, d: int, calls: int = 20) -> N
     print(f"{case}, d {d}, r {shared + specific}\n{common.table(rows)}")
 
 
-def measure(case: str, shared: int, specific: int, d: int, **timing: float) -> dict[str, object]:
+def measure(case: str, shared: int, specific: int, d: int, **timing: Any) -> dict[str, object]:
     (w0, *parameters), grad, settings = problem(case, shared, specific, d)
     forms = {
         name: partial(form, w0, *parameters, **settings)
@@ -137,14 +137,14 @@ def main() -> None:
     p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     p.add_argument("--profile", action="store_true", help="print where our time goes instead")
     args = p.parse_args()
-    torch.set_num_threads(args.threads)
+    timing = common.timing(args)
     grid = list(product(args.cases, args.shared, args.specific, args.widths))
     if args.profile:
         for point in grid:
             profile(*point)
         return
-    rows = [measure(*point, repeats=args.repeats, patience=args.patience) for point in grid]
-    common.report("generator", rows, args.out)
+    rows = [measure(*point, **timing) for point in grid]
+    common.report("generator", rows, args)
 
 
 if __name__ == "__main__":
