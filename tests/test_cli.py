@@ -89,6 +89,17 @@ def test_train_json_is_for_scripts(reviews: Path, bert: Path, tmp_path: Path) ->
     assert (tmp_path / found["adapter"] / "adapter_model.safetensors").is_file()
 
 
+def test_a_task_of_ones_own(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        f'name = "mine"\nkind = "text"\nreader = "files"\nclasses = ["good", "bad"]\n'
+        f'metric = "macro_f1"\n[files]\ntrain = "{reviews.name}"\n'
+    )
+    (tmp_path / reviews.name).write_bytes(reviews.read_bytes())
+    found = json.loads(ok("train", tmp_path / "mine.toml", "--model", bert, "--out", tmp_path, "--json", *QUICK))
+    assert (found["task"], found["metric"]) == ("mine", "macro_f1")
+    assert found["spec"]["task"]["classes"] == ["good", "bad"]
+
+
 def test_limited_runs_say_so(reviews: Path, bert: Path, tmp_path: Path) -> None:
     shown = ok("train", reviews, "--model", bert, "--out", tmp_path, "--limit-train", 20, *QUICK)
     assert "limited data: not comparable" in shown

@@ -236,7 +236,8 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
     """Modules with weights beside the backbone; in timm's models the classifier is inside it, and timm names it."""
     backbone = model.base_model_prefix
     if backbone == "timm_model":
-        names = model.timm_model.pretrained_cfg.get("classifier") or model.timm_model.default_cfg["classifier"]
+        timm_model: Any = model.timm_model
+        names = timm_model.pretrained_cfg.get("classifier") or timm_model.default_cfg["classifier"]
         return tuple(f"timm_model.{n}" for n in ([names] if isinstance(names, str) else names))
     return tuple(n for n, child in model.named_children() if n != backbone and any(True for _ in child.parameters()))
 
@@ -245,7 +246,8 @@ def _fresh(model: PreTrainedModel, head: tuple[str, ...], missing: set[str]) -> 
     """(modules all of whose own weights are missing, other missing parameters), both outside the head."""
     outside = {key for key in missing if not key.startswith(tuple(f"{h}." for h in head))}
     parameters = {name for name, _ in model.named_parameters()}
-    modules, odd = [], []
+    modules: list[str] = []
+    odd: list[str] = []
     for key in sorted(outside & parameters):
         owner = key.rpartition(".")[0]
         own = {f"{owner}.{n}" for n, _ in model.get_submodule(owner).named_parameters()}

@@ -121,7 +121,7 @@ def run_request(
         "limit_eval": limit_eval,
     }
     said = {k: v for k, v in said.items() if v is not None}
-    info = get_method(said.get("method", "genft"))
+    info = get_method(method or "genft")
     return build_spec(
         found,
         model,
@@ -133,9 +133,12 @@ def run_request(
 
 
 def _is_path(task: str) -> bool:
+    from genft.data import list_tasks
     from genft.data.files import TABLES
 
     path = Path(task)
+    if path.suffix == ".toml" or task in {known.name for known in list_tasks()}:
+        return False
     return path.suffix.lower() in TABLES or path.exists() or "/" in task
 
 
@@ -172,10 +175,8 @@ def _training_parameters() -> list[inspect.Parameter]:
         options = [o for o in typing.get_args(field.annotation) or (field.annotation,) if o is not type(None)]
         kind = options[0] if options[0] in (int, float) else str
         default = "" if field.default is None else f" \\[default: {field.default}]"
-        option = typer.Option(
-            help=f"{field.description[:1].upper()}{field.description[1:]}.{default}",
-            rich_help_panel=_TRAINING,
-        )
+        text = field.description or ""
+        option = typer.Option(help=f"{text[:1].upper()}{text[1:]}.{default}", rich_help_panel=_TRAINING)
         annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
         made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     return made

@@ -157,7 +157,7 @@ def read_files(task: Task) -> TaskData:
     if not task.regression and not classes:
         classes = infer_classes(labels["train"], f"{tables['train'].path}: column {task.label_column!r}")
         notes.append(f"classes from the column {task.label_column!r}: {_listed(classes)}")
-    splits = {}
+    splits: dict[str, Split] = {}
     for name, table in tables.items():
         rows = [table.where(k) for k in range(len(table.rows))]
         numbers = number_labels(labels[name], rows, classes, task.regression)
@@ -176,7 +176,7 @@ def read_image_folder(task: Task) -> TaskData:
             f"{folders['train']}: {len(classes)} folders of images; one folder per class and at least two "
             "classes are needed"
         )
-    splits = {}
+    splits: dict[str, Split] = {}
     for name, folder in folders.items():
         paths: list[tuple[str, ...]] = []
         numbers: list[float] = []
@@ -206,7 +206,7 @@ def _class_folders(folder: Path) -> list[Path]:
 
 def _complete(task: Task, splits: dict[str, Split], notes: list[str]) -> TaskData:
     """Hold out the splits that are not given: a fifth of the rows for test, a tenth of the rest for validation."""
-    missing: list[tuple[SplitName, int, str]] = [
+    missing = [
         (name, one_in, share)
         for name, one_in, share in (("test", 5, "a fifth"), ("validation", 10, "a tenth"))
         if name not in splits

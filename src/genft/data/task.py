@@ -28,21 +28,21 @@ class Task(Record):
     """One task. What is empty here (``classes``) is inferred from the data and printed."""
 
     name: str = Field(description="what `genft train` takes")
-    title: str = Field("", description="one line for people")
+    title: str = Field(default="", description="one line for people")
     kind: Literal["text", "image"]
     reader: str = Field(description="which reader in genft.data finds the examples")
     files: dict[SplitName, Path] = Field(default_factory=dict, description="a file or folder per split")
-    text_columns: tuple[str, ...] = Field(("text",), description="one column, or two for sentence pairs")
-    label_column: str = Field("label", description="the column with the answer")
-    encoding: str = Field("utf-8", description="how the text files are encoded")
-    regression: bool = Field(False, description="the answer is a number, not a class")
-    classes: tuple[str, ...] = Field((), description="the classes in order; empty: from the training data")
-    metric: str = Field("accuracy", description="what selects the epoch and is reported")
-    protocol: str = Field("holdout", description="which split selects and which reports")
-    max_length: int = Field(128, ge=2, description="tokens of a text, longer ones are cut")
+    text_columns: tuple[str, ...] = Field(default=("text",), description="one column, or two for sentence pairs")
+    label_column: str = Field(default="label", description="the column with the answer")
+    encoding: str = Field(default="utf-8", description="how the text files are encoded")
+    regression: bool = Field(default=False, description="the answer is a number, not a class")
+    classes: tuple[str, ...] = Field(default=(), description="the classes in order; empty: from the training data")
+    metric: str = Field(default="accuracy", description="what selects the epoch and is reported")
+    protocol: str = Field(default="holdout", description="which split selects and which reports")
+    max_length: int = Field(default=128, ge=2, description="tokens of a text, longer ones are cut")
     sizes: dict[str, int] = Field(default_factory=dict, description="expected examples per split")
-    licence: str = Field("", description="licence of the data")
-    source: str = Field("", description="where the data come from")
+    licence: str = Field(default="", description="licence of the data")
+    source: str = Field(default="", description="where the data come from")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _shipped() -> dict[str, Path]:
 
 
 def load_task(name: str) -> Task:
-    """The task called ``name``, or the one in the TOML file of that path."""
+    """The task called ``name``, or the one in the TOML file of that path, whose files lie relative to it."""
     shipped = _shipped()
     path = Path(name) if name.endswith(".toml") else shipped.get(name)
     if path is None:
@@ -100,7 +100,8 @@ def load_task(name: str) -> Task:
             not_one_of("task", name, shipped) + "; a file of your own ends in .csv, .tsv, .jsonl, .json or .toml, "
             "or is a folder of images"
         )
-    return check(Task, read_toml(path), str(path))
+    task = check(Task, read_toml(path), str(path))
+    return task.model_copy(update={"files": {split: path.parent / file for split, file in task.files.items()}})
 
 
 def list_tasks() -> list[Task]:

@@ -101,7 +101,7 @@ def save(
     try:
         temporary.mkdir(parents=True)
         if isinstance(model, PeftModel):
-            model.save_pretrained(temporary, save_embedding_layers=False)
+            model.save_pretrained(str(temporary), save_embedding_layers=False)
             weights = temporary / "adapter_model.safetensors"
         else:
             weights = temporary / BASELINE_FILE

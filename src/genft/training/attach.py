@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
 from peft.utils.error import NoMatchingPeftModuleError
@@ -48,7 +48,7 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any]) -
             raise TargetError(f"{info.name}: {e}") from None
 
 
-def make_config(info: MethodInfo, settings: Mapping[str, Any], model_type: str, kind: str) -> PeftConfig:
+def make_config(info: MethodInfo, settings: Mapping[str, Any], model_type: str, kind: str) -> Any:
     """The peft configuration of a method for a family of models; peft lacks default targets for some of them."""
     assert info.config is not None
     settings = dict(settings)

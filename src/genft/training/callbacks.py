@@ -71,26 +71,15 @@ class Watcher(TrainerCallback):
         self.watch(Progress("train", state.global_step, state.max_steps))
 
     def on_prediction_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        eval_dataloader: Any,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.evaluated = self.evaluated % len(eval_dataloader) + 1
-        self.watch(Progress("evaluate", self.evaluated, len(eval_dataloader)))
+        batches = len(kwargs["eval_dataloader"])
+        self.evaluated = self.evaluated % batches + 1
+        self.watch(Progress("evaluate", self.evaluated, batches))
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.evaluated = 0
-        epoch = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        epoch = {name.removeprefix("eval_"): value for name, value in kwargs["metrics"].items()}
         self.watch(Progress("train", state.global_step, state.max_steps, epoch))
 
 
@@ -138,15 +127,8 @@ class StopOnNaN(TrainerCallback):
             f"try a lower learning rate (it is {learning_rate:g})"
         )
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
-    ) -> None:
-        self.check(metrics["eval_loss"], state, args.learning_rate)
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.check(kwargs["metrics"]["eval_loss"], state, args.learning_rate)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.last_good = state.global_step

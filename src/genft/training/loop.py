@@ -154,7 +154,7 @@ class Loop(Trainer):
         longest_first, order = _longest_first(dataset)
         outcome = self.predict(longest_first)
         back = np.argsort(order)
-        return outcome.predictions[back], outcome.label_ids[back]
+        return np.asarray(outcome.predictions)[back], np.asarray(outcome.label_ids)[back]
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         data = train_dataset or self.train_dataset
@@ -163,12 +163,13 @@ class Loop(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Only what is trained; peft would otherwise ask the Hub about the vocabulary of the base."""
+        model: Any = self.model
         assert output_dir is not None
         os.makedirs(output_dir, exist_ok=True)
-        if isinstance(self.model, PeftModel):
-            self.model.save_pretrained(output_dir, save_embedding_layers=False)
+        if isinstance(model, PeftModel):
+            model.save_pretrained(output_dir, save_embedding_layers=False)
         else:
-            self.model.save_pretrained(output_dir, state_dict=trained_state(self.model))
+            model.save_pretrained(output_dir, state_dict=trained_state(model))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Weights that are not trained are not in a checkpoint: nothing to warn about."""
