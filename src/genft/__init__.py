@@ -24,6 +24,7 @@ from genft.methods import METHODS, get_method
 from genft.methods.adaptformer import AdaptFormerConfig
 from genft.methods.bitfit import BitFitConfig
 from genft.methods.genft import GenFTConfig
+from genft.methods.lora_slices import LoraSlicesConfig
 from genft.methods.vectorfit import VectorFitConfig
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "DataError",
     "GenFTConfig",
     "GenFTError",
+    "LoraSlicesConfig",
     "MergeError",
     "TargetError",
     "TrainingError",

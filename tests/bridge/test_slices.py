@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from families import FAMILIES
-from genft import METHODS, GenFTConfig, TargetError
+from genft import METHODS, GenFTConfig, LoraSlicesConfig, TargetError
 from genft.bridge.layer import WeightLayer
 
 WEIGHT_METHODS = [name for name, info in METHODS.items() if info.family == "weight"]
@@ -186,31 +186,27 @@ def test_refuses_interleaved_fused_weights() -> None:
         get_peft_model(model, GenFTConfig(target_slices={"query_key_value": ["q"]}, shared_dim=4))
 
 
-def test_peft_lora_formula_through_the_bridge_equals_peft() -> None:
-    """LoRA written as a WeightMethod gives peft's own outputs and gradients: an independent check of the bridge."""
-    from lora_as_weight_method import bridged_lora
+def test_lora_through_the_bridge_equals_peft() -> None:
+    """peft's own LoRA is an independent check of the bridge: the same outputs and gradients on whole weights."""
 
-    torch.manual_seed(0)
-    base = nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 7))
-    theirs = get_peft_model(
-        nn.Sequential(*base), LoraConfig(r=3, lora_alpha=6, target_modules=["0", "2"], init_lora_weights=False)
-    )
-    x = torch.randn(5, 12)
-    wanted = theirs(x)
-    wanted.square().sum().backward()
-    reference = {n: p for n, p in theirs.named_parameters() if p.requires_grad}
-    torch.manual_seed(0)
-    fresh = nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 7))
-    ours = bridged_lora(fresh, r=3, alpha=6, targets=["0", "2"])
-    mine = {n: p for n, p in ours.named_parameters() if p.requires_grad}
+    def base() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 7))
+
+    settings = {"r": 3, "lora_alpha": 6, "target_modules": ["0", "2"]}
+    theirs = get_peft_model(base(), LoraConfig(**settings, init_lora_weights=False))
+    ours = get_peft_model(base(), LoraSlicesConfig(**settings))
+    reference, mine = trained(theirs), trained(ours)
     for n, p in mine.items():
         p.data.copy_(reference[peft_name(n)])
-    torch.testing.assert_close(ours(x), wanted)
+    x = torch.randn(5, 12)
+    torch.testing.assert_close(ours(x), theirs(x))
     ours(x).square().sum().backward()
+    theirs(x).square().sum().backward()
     for n, p in mine.items():
         torch.testing.assert_close(p.grad, reference[peft_name(n)].grad)
 
 
 def peft_name(name: str) -> str:
     path, _, letter = name.rpartition(".")
-    return path.replace("bridgedlora_factors.default", f"lora_{letter}.default") + ".weight"
+    return path.replace("lora_slices_factors.default", f"lora_{letter}.default") + ".weight"

@@ -1,0 +1,51 @@
+"""LoRA on row slices of fused weights, which peft's own LoRA cannot target (arXiv 2106.09685, Eq. 3).
+
+    ΔW = (alpha / r) · B A,   A (r, i) normal, B (o, r) zero
+
+For whole weights use peft's ``LoraConfig``, which has many more options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from genft.bridge.config import AdapterConfig, in_range, setting
+from genft.methods.base import Factor, Factors, Site, WeightMethod
+from genft.methods.registry import register
+
+
+@dataclass
+class LoraSlicesConfig(AdapterConfig):
+    """Configuration of LoRA through our bridge, for ``target_slices``. Trains r · (o + i) numbers a slice."""
+
+    method = "lora_slices"
+
+    r: int = setting(8, "Rank of ΔW.")
+    lora_alpha: float = setting(8, "ΔW is scaled by lora_alpha / r.")
+
+    def problems(self) -> list[str]:
+        return super().problems() + in_range("r", self.r, lambda r: r > 0, "a whole number above 0", int)
+
+
+@register("lora_slices", config=LoraSlicesConfig, paper="LoRA, arXiv 2106.09685", trains="low-rank factors of row slices")
+class LoraSlices(WeightMethod):
+    """ΔW = (alpha / r) · B A."""
+
+    config: LoraSlicesConfig
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        r = self.config.r
+        zero = self.config.init_weights is True
+        return {
+            "A": Factor((r, site.in_features), lambda t: nn.init.kaiming_uniform_(t, a=5**0.5)),
+            "B": Factor((site.out_features, r), nn.init.zeros_ if zero else nn.init.kaiming_uniform_),
+        }
+
+    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
+        left, right = self.low_rank(w0, f)
+        return left @ right.T
+
+    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor]:
+        return self.config.lora_alpha / self.config.r * f["B"], f["A"].T
