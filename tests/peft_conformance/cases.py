@@ -5,7 +5,7 @@ MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES: name, tuner name, configuration class, argu
 adapter. peft's tests expect ``init_weights=False`` to mean "not the identity".
 """
 
-from genft import BitFitConfig, GenFTConfig
+from genft import BitFitConfig, GenFTConfig, VectorFitConfig
 
 FORMS = {
     "identity": {},
@@ -64,6 +64,34 @@ TEST_CASES = (
     ]
 )
 
+VECTORFIT_FORMS = {
+    "default": {},
+    "factored": {"form": "factored"},
+    "materialised": {"form": "materialised"},
+    "inexact": {"form": "factored", "exact": False},
+    "lean": {"lean": True},
+    "sigma": {"train_bias": False},
+    "bias": {"train_sigma": False},
+    "saved bases": {"save_bases": True},
+}
+
+TEST_CASES += [
+    (f"VectorFit {form} {model} {number}", model, VectorFitConfig, {**target, **settings})
+    for form, settings in VECTORFIT_FORMS.items()
+    for number, (model, target) in enumerate(TARGETS)
+    if form == "default" or number in (3, 4, 5)
+] + [
+    ("VectorFit MHA 1", "MHA", VectorFitConfig, {"target_modules": ["mha"]}),
+    ("VectorFit MHA 2", "MHA", VectorFitConfig, {"target_modules": ["mha", "lin0"]}),
+    (
+        "VectorFit MHA 3",
+        "MHA",
+        VectorFitConfig,
+        # q and k hardly get a gradient in peft's model of one random layer
+        {"target_modules": ["mha"], "target_slices": {"mha": ["v"]}},
+    ),
+]
+
 MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES = [
     (f"GenFT {form} {kind}", "genft", GenFTConfig, {**first, **settings}, {**second, **settings})
     for form, settings in FORMS.items()
@@ -75,5 +103,17 @@ MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES = [
 for row in MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES:
     for kwargs in row[3:]:
         kwargs.update(SIZE, init_weights=False)
+
+MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES += [
+    (
+        f"VectorFit {form} {kind}",
+        "vectorfit",
+        VectorFitConfig,
+        {"target_modules": ["lin0"], **settings, "init_weights": False},
+        {"target_modules": [second], **settings, "init_weights": False},
+    )
+    for form, settings in VECTORFIT_FORMS.items()
+    for kind, second in (("same", "lin0"), ("different", "lin1"))
+]
 
 #: peft's own list stays: mixed batches of adapters are a feature of a few of its tuners.
