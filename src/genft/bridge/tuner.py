@@ -256,7 +256,7 @@ class BridgeTuner(BaseTuner):
             config.base_fingerprint = found
 
     def _check_when_loaded(self, config: AdapterConfig, model: nn.Module, sites: dict[str, list[Site]]) -> None:
-        """Weights on the meta device have no values yet: check them, and derive from them, at the first forward pass."""
+        """Weights on the meta device have no values yet: check them, and derive from them, in the first forward pass."""
         adapter_name = self._injecting
 
         def check(module: nn.Module, args: Any) -> None:
