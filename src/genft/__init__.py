@@ -8,6 +8,11 @@ Importing ``genft`` registers its methods with ``peft``; from then on peft's own
     model = get_peft_model(model, GenFTConfig(task_type="SEQ_CLS"))
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from genft.bridge.fingerprint import allow_other_base
 from genft.bridge.register import register_all
 from genft.errors import (
@@ -27,9 +32,25 @@ from genft.methods.genft import GenFTConfig
 from genft.methods.lora_slices import LoraSlicesConfig
 from genft.methods.vectorfit import VectorFitConfig
 
+if TYPE_CHECKING:
+    from genft.training.artifact import Trained
+
 __version__ = "0.1.0"
 
 register_all()
+
+
+def load_adapter(folder: str | Path, base: str | None = None) -> Trained:
+    """A folder that ``genft train`` saved, on its base model and ready for ``.predict(...)``.
+
+    Args:
+        folder: the saved adapter.
+        base: another place of the same base model; by default the one that the adapter names.
+    """
+    from genft.training import artifact  # here, because importing genft must not import the trainer
+
+    return artifact.load(folder, base)
+
 
 __all__ = [
     "METHODS",
@@ -48,4 +69,5 @@ __all__ = [
     "VectorFitConfig",
     "allow_other_base",
     "get_method",
+    "load_adapter",
 ]

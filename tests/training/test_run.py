@@ -60,7 +60,7 @@ def test_every_method_trains_saves_and_predicts_again(method: str, reviews: Path
     assert result.epochs[result.best_epoch - 1]["accuracy"] == max(e["accuracy"] for e in result.epochs)
     assert result.seconds_per_step > 0
     assert result.peak_memory_bytes > 1e8
-    assert not store.checkpoints(planned.key).exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"results", "adapters"}
 
     saved = tensors(store, result)
     assert sum(t.numel() for t in saved.values()) == result.adapter_parameters + result.head_parameters
@@ -169,6 +169,20 @@ def test_a_regression(reviews: Path, bert: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(values[:, 0], unpack(result.predictions), rtol=1e-5)
 
 
+def test_label_smoothing_is_for_classes(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    smooth = {"label_smoothing": 0.1}
+    plain, smoothed = plan(reviews, bert), plan(reviews, bert, training=smooth)
+    losses = [run(p, Store(tmp_path / p.key).open()).epochs[0]["train_loss"] for p in (plain, smoothed)]
+    assert losses[0] != losses[1]
+    with pytest.raises(ConfigError, match="label_smoothing: is for classes"):
+        plan(reviews, bert, training=smooth, options={"label_column": "grade", "regression": True})
+
+
+def test_mixed_precision(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    result = run(plan(reviews, bert, training={"precision": "bf16"}), Store(tmp_path).open())
+    assert {t.dtype for t in tensors(Store(tmp_path), result).values()} == {torch.float32}
+
+
 def test_pairs_of_texts(reviews: Path, bert: Path, tmp_path: Path) -> None:
     planned = plan(reviews, bert, options={"text_columns": ["grade", "text"]})
     result = run(planned, Store(tmp_path).open())
@@ -201,7 +215,7 @@ def test_a_strangers_tools_load_the_folder(reviews: Path, bert: Path, tmp_path: 
     planned = plan(reviews, bert)
     result = run(planned, Store(tmp_path).open())
     folder = tmp_path / result.adapter
-    ours = artifact.load(folder)
+    ours = genft.load_adapter(folder)
     model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
     batch = ours.tokenizer(["w1 good w2"], return_tensors="pt")
     expected = ours.predict([("w1 good w2",)])
@@ -209,7 +223,8 @@ def test_a_strangers_tools_load_the_folder(reviews: Path, bert: Path, tmp_path: 
     assert isinstance(model, PeftModel)
     card = (folder / "README.md").read_text()
     assert "import genft\nfrom peft import" in card
-    assert "Labels, in order: bad, good." in card
+    assert "Predicts, in this order: bad, good." in card
+    assert "give its place with `base=`" in card
 
 
 def test_damaged_adapters_are_sentences(reviews: Path, bert: Path, tmp_path: Path) -> None:
@@ -250,6 +265,15 @@ def test_another_base_is_refused(reviews: Path, bert: Path, tmp_path: Path) -> N
     with pytest.raises(BaseMismatchError, match=r"encoder\.layer\.0\.attention\.self\.query"):
         artifact.load(tmp_path / result.adapter, base=str(other))
     assert artifact.load(tmp_path / result.adapter, base=str(bert))
+
+
+def test_a_base_that_has_moved(reviews: Path, tmp_path: Path) -> None:
+    model = save_bert(tmp_path / "here")
+    result = run(plan(reviews, model), Store(tmp_path / "out").open())
+    model.rename(tmp_path / "there")
+    with pytest.raises(ConfigError, match=r"here does not exist; if you have this model elsewhere, .*--base"):
+        artifact.load(tmp_path / "out" / result.adapter)
+    assert artifact.load(tmp_path / "out" / result.adapter, base=str(tmp_path / "there"))
 
 
 @pytest.mark.parametrize("method", ["genft", "lora"])

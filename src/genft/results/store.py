@@ -10,9 +10,11 @@ Several processes may write into one store: a file appears by one atomic rename,
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,12 @@ class Store:
 
     def checkpoints(self, key: str) -> Path:
         return self.out / "checkpoints" / key
+
+    def drop_checkpoints(self, key: str) -> None:
+        """Remove what a finished run no longer needs, and the folder of all of them when it is the last."""
+        shutil.rmtree(self.checkpoints(key), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.checkpoints(key).parent.rmdir()
 
     def adapter(self, name: str) -> Path:
         return self.out / "adapters" / name

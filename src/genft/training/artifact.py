@@ -43,6 +43,7 @@ class SavedTask(Record):
     classes: tuple[str, ...]
     metric: str
     base: str
+    base_is_local: bool
     method: str
     preprocessing: Preprocessing
     score: float
@@ -91,6 +92,7 @@ def save(
         classes=task.classes,
         metric=task.metric,
         base=loaded.source.base_id,
+        base_is_local=Path(loaded.source.base_id).expanduser().is_dir(),
         method=method,
         preprocessing=loaded.preprocessing,
         score=score,
@@ -142,7 +144,12 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         regression=saved.regression,
         max_length=saved.preprocessing.max_length or 128,
     )
-    loaded = load_model(find_model(base or saved.base), task, saved.preprocessing.image_size)
+    try:
+        source = find_model(base or saved.base)
+    except ConfigError as e:
+        hint = "" if base else "; if you have this model elsewhere, say where with --base (base= in Python)"
+        raise ConfigError(f"{e}{hint}") from None
+    loaded = load_model(source, task, saved.preprocessing.image_size)
     weights = folder / ("adapter_model.safetensors" if (folder / "adapter_config.json").exists() else BASELINE_FILE)
     if not weights.is_file():
         raise AdapterFileError(f"{weights}: is missing")
@@ -160,10 +167,10 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         raise
     except SafetensorError as e:
         raise AdapterFileError(f"{weights}: is damaged or incomplete ({e})") from None
-    except (RuntimeError, ValueError, TypeError, KeyError) as e:
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as e:
         raise AdapterFileError(f"{folder}: cannot be loaded on {saved.base}: {str(e).splitlines()[0]}") from None
-    model.eval()
-    return Trained(model, loaded.tokenizer, saved)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return Trained(model.eval().to(device), loaded.tokenizer, saved)
 
 
 def read_task(folder: Path) -> SavedTask:
@@ -185,43 +192,42 @@ def read_task(folder: Path) -> SavedTask:
 
 def _card(saved: SavedTask, is_peft: bool) -> str:
     """The model card: what this is and the lines that load it."""
-    auto = "AutoModelForSequenceClassification" if saved.kind == "text" else "AutoModelForImageClassification"
-    labels = list(saved.classes)
-    heading = f"""---
+    classes = "number" if saved.regression else ", ".join(saved.classes)
+    example = '("a text",)' if saved.kind == "text" else '("image.jpg",)'
+    local = "\nThe base was a folder on the machine of training: give its place with `base=`.\n"
+    card = f"""---
 base_model: {saved.base}
 library_name: {"peft" if is_peft else "transformers"}
-tags: [genft, {saved.method}]
+tags: [genft]
 ---
 # {saved.method} on {saved.base}, for {saved.task}
 
-{saved.metric} {saved.score:.4f} (protocol {saved.protocol}). Trained with genft {saved.genft_version}.
-{"Predicts a number." if saved.regression else "Labels, in order: " + ", ".join(labels) + "."}
+{saved.metric} {saved.score:.4f} (protocol {saved.protocol}), trained with genft {saved.genft_version}.
+Predicts, in this order: {classes}.
 
 ```python
-from genft.training.artifact import load
+from genft import load_adapter
 
-trained = load("THIS FOLDER")
-trained.predict([("a text",)])  # probabilities of the labels, in the order above
+trained = load_adapter("THIS FOLDER")
+trained.predict([{example}])  # {"values" if saved.regression else "probabilities, in the order above"}
 ```
-"""
+{local if saved.base_is_local else ""}"""
     if not is_peft:
-        return heading
-    peft_class = "AutoPeftModelForSequenceClassification"
-    short = (
-        f"\n# or, where the base can be fetched: {peft_class}.from_pretrained(folder, num_labels={len(labels) or 1})"
-    )
-    return (
-        heading
-        + f"""
-With peft alone, `import genft` comes first: it makes the method known to peft.
+        return card
+    outputs = len(saved.classes) or 1
+    auto = "AutoModelForSequenceClassification" if saved.kind == "text" else "AutoModelForImageClassification"
+    short = f"""
+With peft in one line: `AutoPeftModelForSequenceClassification.from_pretrained("THIS FOLDER", num_labels={outputs})`.
+"""
+    return f"""{card}
+Without genft's loader, `import genft` still comes first: it makes the method known to peft.
 
 ```python
 import genft
 from peft import PeftModel
 from transformers import {auto}
 
-base = {auto}.from_pretrained("{saved.base}", num_labels={len(labels) or 1})
-model = PeftModel.from_pretrained(base, "THIS FOLDER"){short if saved.kind == "text" else ""}
+base = {auto}.from_pretrained("{saved.base}", num_labels={outputs})
+model = PeftModel.from_pretrained(base, "THIS FOLDER")
 ```
-"""
-    )
+{short if saved.kind == "text" else ""}"""

@@ -30,6 +30,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from genft.data.encode import Encoded
+from genft.errors import TrainingError
 from genft.models import LoadedModel
 from genft.training.attach import is_head, trained_state
 from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
@@ -73,7 +74,7 @@ def fit(
     """Train ``model``; keep the epoch with the best ``metric`` on ``select``; go on from ``checkpoints`` if any.
 
     Raises:
-        TrainingError: the loss became NaN.
+        TrainingError: the loss became NaN, or the GPU is too small.
     """
     stopwatch = Stopwatch()
     trainer = Loop(
@@ -89,7 +90,13 @@ def fit(
         callbacks=[Watcher(watch), stopwatch],
     )
     last = last_checkpoint(checkpoints)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except torch.OutOfMemoryError:
+        raise TrainingError(
+            f"out of GPU memory in step {trainer.state.global_step + 1} with batches of {training.batch_size}; "
+            "try a smaller --batch-size, or --precision bf16"
+        ) from None
     history = trainer.state.log_history
     epochs = [
         {"epoch": round(entry["epoch"]), metric: entry[f"eval_{metric}"], "loss": entry["eval_loss"]}
@@ -236,6 +243,7 @@ def _arguments(training: Training, metric: str, seed: int, folder: Path) -> Trai
         label_smoothing_factor=training.label_smoothing,
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bf16",
+        use_cpu=not torch.accelerator.is_available(),
         seed=seed,
         data_seed=seed,
         eval_strategy="epoch",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from transformers import set_seed
 
 from genft.data import Split, TaskData, read
 from genft.data.encode import Encoded, encode
+from genft.errors import ConfigError
 from genft.methods import get_method
 from genft.models import LoadedModel, ModelSource, find_model, load_model
 from genft.results.store import Result, Store, pack
@@ -56,6 +56,8 @@ def prepare(spec: RunSpec) -> Plan:
     """Read the data and find the model, without loading it; everything that can be refused early is."""
     get_method(spec.method)
     check_metric(spec.task.metric, regression=spec.task.regression)
+    if spec.task.regression and spec.training.label_smoothing:
+        raise ConfigError("label_smoothing: is for classes, and this task predicts a number")
     protocol = get_protocol(spec.protocol)
     source = find_model(spec.model)
     data = read(spec.task)
@@ -148,7 +150,7 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
         started=started.isoformat(timespec="seconds"),
     )
     store.put(result)
-    shutil.rmtree(store.checkpoints(plan.key), ignore_errors=True)
+    store.drop_checkpoints(plan.key)
     return result
 
 
