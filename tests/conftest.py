@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+
 from saved_models import bert, images, reviews, timm_vit  # noqa: F401  (fixtures)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

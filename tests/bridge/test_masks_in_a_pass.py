@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from families import FAMILIES
 from genft import GenFTConfig
-from genft.bridge.layer import WeightLayer
+from genft.bridge.weight_layer import WeightLayer
 
 
 def nonlinear(**settings: Any) -> GenFTConfig:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from genft import BaseMismatchError, GenFTConfig, MergeError
 from peft import PeftModel, get_peft_model
 from torch import nn
+
+from genft import BaseMismatchError, GenFTConfig, MergeError
 
 bnb = pytest.importorskip("bitsandbytes")
 

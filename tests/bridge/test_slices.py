@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from families import FAMILIES
 from genft import METHODS, GenFTConfig, LoraSlicesConfig, TargetError
-from genft.bridge.layer import WeightLayer
+from genft.bridge.weight_layer import WeightLayer
 
 WEIGHT_METHODS = [name for name, info in METHODS.items() if info.family == "weight"]
 D, KV = 16, 8

@@ -111,7 +111,7 @@ class AdaptiveVectorFreezing:
 
 def strengths(offsets: list[nn.Parameter]) -> Tensor:
     """S of every vector from its offset: the mean of its absolute values (n,), in float32."""
-    norms = torch._foreach_norm(offsets, 1, dtype=torch.float32)
+    norms = torch._foreach_norm(list[Tensor](offsets), 1, dtype=torch.float32)
     sizes = torch.tensor([p.numel() for p in offsets], device=norms[0].device)
     summed = torch.stack([n.to(sizes.device) for n in norms])
     return (summed.full_tensor() if isinstance(summed, DTensor) else summed) / sizes

@@ -16,7 +16,7 @@ def dequantised(module: nn.Module, backend: QuantizationBackend) -> Tensor:
     dequantises the wrong layout; such a weight is unpacked (a copy of it) first.
     """
     weight: Any = module.weight
-    state = getattr(weight, "quant_state", None)
+    state: Any = getattr(weight, "quant_state", None)
     if not getattr(state, "packing_format_for_cpu", False):
         return backend.get_base_weight(module)
     import bitsandbytes.functional as bnb

@@ -117,7 +117,7 @@ def _one(name: str, read: Callable[[], Tensor]) -> SVD:
 
 def _key(w0: Tensor) -> str:
     content = hashlib.blake2b(f"{VERSION} {w0.dtype} {tuple(w0.shape)}".encode(), digest_size=20)
-    content.update(w0.contiguous().cpu().view(torch.uint8).numpy())
+    content.update(w0.contiguous().cpu().view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 

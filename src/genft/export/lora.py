@@ -22,8 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from genft.bridge.layer import AdapterLayer, WeightLayer, place_rows
+from genft.bridge.layer import AdapterLayer
+from genft.bridge.rows import place_rows
 from genft.bridge.targets import unwrap, weight_shape
+from genft.bridge.weight_layer import WeightLayer
 from genft.errors import ConfigError
 from genft.methods.base import WeightMethod
 

@@ -29,7 +29,9 @@ class LoraSlicesConfig(AdapterConfig):
         return super().problems() + in_range("r", self.r, lambda r: r > 0, "a whole number above 0", int)
 
 
-@register("lora_slices", config=LoraSlicesConfig, paper="LoRA, arXiv 2106.09685", trains="low-rank factors of row slices")
+@register(
+    "lora_slices", config=LoraSlicesConfig, paper="LoRA, arXiv 2106.09685", trains="low-rank factors of row slices"
+)
 class LoraSlices(WeightMethod):
     """ΔW = (alpha / r) · B A."""
 
