@@ -21,7 +21,7 @@ from genft.bridge import fingerprint, quantised
 from genft.bridge.layer import AdapterLayer, own_key
 from genft.bridge.passes import ForwardPass, MaskSeeds
 from genft.bridge.rows import add_columns, add_rows, call_with, channel_view, place_rows
-from genft.bridge.targets import features, read_bias, read_weight, weight_kind
+from genft.bridge.targets import computes_plainly, features, read_bias, read_weight, weight_kind
 from genft.errors import GenFTError, MergeError
 from genft.methods.base import Method, Site, WeightMethod
 from genft.ops import plan
@@ -41,7 +41,8 @@ class Constants(nn.Module):
         self.tensors: dict[str, Tensor] = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Constants:
-        self.tensors = {name: fn(tensor) for name, tensor in self.tensors.items()}
+        # what is on the meta device has no values to move; it is derived anew when W0 has some
+        self.tensors = {name: t if t.is_meta else fn(t) for name, t in self.tensors.items()}
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -192,6 +193,11 @@ class WeightLayer(AdapterLayer):
         names = [] if self.merged else self.active_attachments()
         if not names:
             return self.base_layer(*args, **kwargs)
+        if self.kind is not None and self.frozen_weight().is_meta and not args[0].is_meta:
+            raise GenFTError(
+                "base model: an adapted weight is offloaded (on the meta device), and ΔW is generated from it; "
+                "keep adapted weights in memory, with another device_map for example"
+            )
         if isinstance(self.get_base_layer(), nn.MultiheadAttention):
             return self._call_with_updated_weight(names, *args, **kwargs)
         return self._updated(args[0], names, *args[1:], **kwargs)
@@ -273,8 +279,11 @@ class WeightLayer(AdapterLayer):
             full.append((site, d))
 
     def _sum_is_exact(self, x: Tensor) -> bool:
-        """Whether W0 + ΔW keeps ΔW: not where the sum would be rounded to half precision or quantised."""
+        """Whether one matmul on W0 + ΔW may stand for the base module: not where the sum would round ΔW away (half
+        precision), and not where the base computes something else (quantised, subclassed, hooked)."""
         if self.quantization_backend is not None or torch.is_autocast_enabled(x.device.type):
+            return False
+        if not computes_plainly(self.get_base_layer()):
             return False
         dtype = self.frozen_weight().dtype
         return dtype in (torch.float32, torch.float64) and x.dtype == dtype
