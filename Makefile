@@ -26,17 +26,18 @@ lint: $(VENV)/dev.done
 
 # torch and torchvision must match, so they are installed together, before anything that asks for torch alone
 $(VENV)/torch.done:
+	@echo "Setting up $(VENV): torch and the other dependencies, a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q "torch==2.14.1" "torchvision==0.29.1" || $(BIN)/python -m pip install -q torch torchvision
+	$(BIN)/python -m pip install -qq --upgrade pip
+	$(BIN)/python -m pip install -qq "torch==2.14.1" "torchvision==0.29.1" || $(BIN)/python -m pip install -qq torch torchvision
 	touch $@
 
 $(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
-	$(BIN)/python -m pip install -q -e ".[vision,demo]"
+	$(BIN)/python -m pip install -qq -e ".[vision,demo]"
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/torch.done pyproject.toml
-	$(BIN)/python -m pip install -q -e ".[demo,dev]"
+	$(BIN)/python -m pip install -qq -e ".[demo,dev]"
 	touch $@
 
 clean:

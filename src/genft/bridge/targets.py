@@ -90,6 +90,16 @@ def weight_kind(module: nn.Module) -> WeightKind | None:
     return None
 
 
+def computes_plainly(module: nn.Module) -> bool:
+    """Whether the module's forward pass is x Wᵀ + b and nothing else, so that it may be computed in its place.
+
+    Not so for look-alikes with ``in_features`` (a subclass with a forward of its own), and where something is
+    attached to the module (hooks; accelerate replaces ``forward`` to move weights).
+    """
+    plain = type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(module)
+    return plain and not (module._forward_hooks or module._forward_pre_hooks)
+
+
 def weight_shape(module: nn.Module) -> tuple[int, int]:
     """(o, i) of a module for which :func:`weight_kind` is not None; right for packed (quantised) storage too."""
     if isinstance(module, nn.MultiheadAttention):
