@@ -169,6 +169,21 @@ def test_base_biases_stay_and_merging_is_undone_exactly(settings: dict[str, Any]
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
 
 
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_base_that_is_no_plain_linear_layer_keeps_its_own_gradient() -> None:
+    config = VectorFitConfig(target_modules=["0"], init_weights=False, train_bias=False)
+    model = get_peft_model(nn.Sequential(Doubled(6, 6)), config)
+    x = torch.randn(3, 6, requires_grad=True)
+    layer = model.base_model.model[0]
+    w = 2 * layer.base_layer.weight + layer.get_delta_weight("default")
+    (dx,) = torch.autograd.grad(model(x).sum(), x)
+    torch.testing.assert_close(dx, torch.ones(3, 6) @ w)
+
+
 def test_bases_are_not_buffers() -> None:
     """DistributedDataParallel would broadcast them in every forward pass."""
     model = adapted()

@@ -21,7 +21,7 @@ from genft.bridge import fingerprint, quantised
 from genft.bridge.layer import AdapterLayer, own_key
 from genft.bridge.passes import ForwardPass, MaskSeeds
 from genft.bridge.rows import add_columns, add_rows, call_with, channel_view, place_rows
-from genft.bridge.targets import computes_plainly, features, read_bias, read_weight, weight_kind
+from genft.bridge.targets import computes_plainly, features, is_meta, read_bias, read_weight, weight_kind
 from genft.errors import GenFTError, MergeError
 from genft.methods.base import Method, Site, WeightMethod
 from genft.ops import plan
@@ -193,7 +193,7 @@ class WeightLayer(AdapterLayer):
         names = [] if self.merged else self.active_attachments()
         if not names:
             return self.base_layer(*args, **kwargs)
-        if self.kind is not None and self.frozen_weight().is_meta and not args[0].is_meta:
+        if self.kind is not None and is_meta(self.get_base_layer()) and not args[0].is_meta:
             raise GenFTError(
                 "base model: an adapted weight is offloaded (on the meta device), and ΔW is generated from it; "
                 "keep adapted weights in memory, with another device_map for example"
@@ -230,6 +230,8 @@ class WeightLayer(AdapterLayer):
         """The layer in the method's own form, where it has one and is alone with all rows of the weight."""
         alone = [(name, site) for name in names for site in self.attachments[name].sites]
         if self.kind is None or len(alone) != 1 or alone[0][1].out_features != self.out_features:
+            return None
+        if self.quantization_backend is None and not computes_plainly(self.get_base_layer()):
             return None
         name, site = alone[0]
         method = self.attachments[name].method
