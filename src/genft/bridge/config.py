@@ -36,7 +36,7 @@ class AdapterConfig(PeftConfig):
     target_modules: list[str] | str | None = setting(
         None,
         "Names (suffixes) of the modules to adapt, a regular expression, or 'all-linear'; "
-        "by default query and value of every attention layer of a known model family.",
+        "by default query and value of every attention layer, unless the method says otherwise.",
     )
     exclude_modules: list[str] | str | None = setting(
         None, "Names (suffixes) or a regular expression of modules to leave alone."
