@@ -211,15 +211,16 @@ def _operation(schema: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 def _project(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
     """W0 P, or W0ᵀ P where ``transposed``; a W0 of another dtype than P is converted tile by tile."""
     if w0.dtype == p.dtype:
-        return torch.mm(w0.T if transposed else w0, p)
-    out = _zeros(w0.shape[1], p) if transposed else p.new_empty(len(w0), p.shape[1])
+        return torch.mm(p.T, w0).T.contiguous() if transposed else torch.mm(w0, p)
+    if transposed:
+        total = _zeros(w0.shape[1], p)
+        for t, _, tile in _tiles(w0.shape, p, None, 1):
+            _add_product_(total, tile.copy_(w0[t]), p[t])
+        return _finished(total, p)
+    out = p.new_empty(len(w0), p.shape[1])
     for t, _, tile in _tiles(w0.shape, p, None, 1):
-        tile.copy_(w0[t])
-        if transposed:
-            _add_product_(out, tile.T, p[t])
-        else:
-            torch.mm(tile, p, out=out[t])
-    return out.to(p.dtype)
+        torch.mm(tile.copy_(w0[t]), p, out=out[t])
+    return out
 
 
 @_project.register_fake
@@ -276,7 +277,7 @@ def _entries_backward(
         activation.backward(grad[t], h, h)
         _mask_(h, bits)
         _add_gradients_(h, x, y, t, dx, dy, scale)
-    return dx, dy.to(y.dtype)
+    return dx, _finished(dy, y)
 
 
 @_entries_backward.register_fake
@@ -308,8 +309,8 @@ def _contract(x: Tensor, y: Tensor, p: Tensor, mask: Tensor | None, act: str, sc
         torch.mm(x[t], y.T, out=e)
         ACTIVATIONS[act].forward(e, e)
         _mask_(e, bits)
-        _add_product_(total, e.T, p[t], scale)
-    return total.to(p.dtype)
+        _add_product_(total, e, p[t], scale)
+    return _finished(total, p)
 
 
 @_contract.register_fake
@@ -348,7 +349,7 @@ def _contract_backward(
             activation.backward(h, z, h)
             _mask_(h, bits)
             _add_gradients_(h, x, y, t, dx, dy, scale)
-    return dx, dy.to(y.dtype), dp
+    return dx, _finished(dy, y), dp
 
 
 @_contract_backward.register_fake
@@ -420,23 +421,29 @@ def _rows(like: Tensor, needed: bool) -> Tensor:
 
 
 def _zeros(rows: int, like: Tensor) -> Tensor:
-    """A sum over tiles starts here, in float32 or better: bfloat16 would lose what each tile adds."""
-    return like.new_zeros(rows, like.shape[1], dtype=torch.promote_types(like.dtype, torch.float32))
+    """Where a thin sum over tiles (rows, r) starts: transposed, because BLAS adds to long rows faster, and in
+    float32 or better, because bfloat16 would lose what each tile adds."""
+    return like.new_zeros(like.shape[1], rows, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _add_product_(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
-    if total.dtype == a.dtype:
-        total.addmm_(a, b, alpha=scale)
+def _add_product_(total: Tensor, tile: Tensor, thin: Tensor, scale: float = 1.0) -> None:
+    """Add scale · tileᵀ thin to a sum."""
+    if total.dtype == tile.dtype:
+        total.addmm_(thin.T, tile, alpha=scale)
     else:
-        total.add_(a @ b, alpha=scale)
+        total.add_(thin.T @ tile, alpha=scale)
+
+
+def _finished(total: Tensor, like: Tensor) -> Tensor:
+    return total.T.to(like.dtype).contiguous()
 
 
 def _add_gradients_(h: Tensor, x: Tensor, y: Tensor, t: slice, dx: Tensor, dy: Tensor, scale: float) -> None:
     """dX[t] = scale · H Y and dY += scale · Hᵀ X[t], each where it is wanted (not empty)."""
-    if len(dx):
+    if dx.numel():
         torch.addmm(dx[t], h, y, beta=0, alpha=scale, out=dx[t])
-    if len(dy):
-        _add_product_(dy, h.T, x[t], scale)
+    if dy.numel():
+        _add_product_(dy, h, x[t], scale)
 
 
 def _shape(w0: Tensor) -> tuple[int, int]:
