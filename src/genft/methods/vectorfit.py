@@ -159,12 +159,11 @@ class VectorFit(WeightMethod):
     def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
         if "sigma" not in f or f["sigma"].is_meta:
             return None
-        delta, sigma = (f[name].to("cpu", torch.float64) for name in ("sigma_bias", "sigma"))
-        left, right = left.double(), right.double()
+        delta, left, right = f["sigma_bias"].cpu().double(), left.double(), right.double()
         if not self.config.lean:
             return (left.T @ f["u"].cpu().double() * delta) @ (f["v"].cpu().double().T @ right)
         q, w = f["u" if "u" in f else "v"].cpu().double(), w0().cpu().double()
-        scale = delta * spectral.inverse(sigma, max(w.shape))
+        scale = delta * spectral.inverse(f["sigma"]).cpu().double()
         return (left.T @ q * scale) @ (q.T @ (w @ right)) if "u" in f else (left.T @ w @ q * scale) @ (q.T @ right)
 
     # ---------------------------------------------------------------- the update, in its forms
@@ -173,7 +172,7 @@ class VectorFit(WeightMethod):
         if "sigma_bias" not in f:
             return None
         if self.config.lean:
-            return spectral.one_sided_delta_weight(w0, self._scale(f, w0.shape), _basis(f))
+            return spectral.one_sided_delta_weight(w0, _scale(f), f["u" if "u" in f else "v"])
         return spectral.delta_weight(f["u"], f["sigma_bias"], f["v"])
 
     def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
@@ -197,7 +196,7 @@ class VectorFit(WeightMethod):
         if form == "weight" or (c.lean and not shape.exact_sum):
             return None
         if c.lean:
-            return self._lean(x, base, b0, f, shape)
+            return _lean(x, base, b0, f)
         u, sigma, v, delta = f["u"], f["sigma"], f["v"], f["sigma_bias"]
         z = None
         with torch.no_grad():
@@ -213,18 +212,6 @@ class VectorFit(WeightMethod):
                     y = y if b0 is None else y + b0.to(y.dtype)
         return spectral.with_factored_gradient(y, x, z, u, sigma, v, delta)
 
-    def _lean(self, x: Tensor, base: Base, b0: Tensor | None, f: Factors, shape: plan.Shape) -> Tensor:
-        """W0 (I + V diag(δ / σ0) Vᵀ) x + b0, or (I + U diag(δ / σ0) Uᵀ) W0 x + b0: exact at δ = 0."""
-        scale = self._scale(f, (shape.o, shape.i))
-        if "v" in f:
-            return base(spectral.one_sided(x, scale, f["v"]))
-        y = base(x)
-        u = f["u"]
-        return y + spectral.expand(spectral.project(y if b0 is None else y - b0, u), scale, u)
-
-    def _scale(self, f: Factors, shape: Sequence[int]) -> Tensor:
-        return f["sigma_bias"] * spectral.inverse(f["sigma"], max(shape))
-
     # ---------------------------------------------------------------- adaptive vector freezing
 
     def attached(self, adapter_name: str, trained: Callable[[], dict[str, nn.Parameter]]) -> None:
@@ -236,5 +223,15 @@ class VectorFit(WeightMethod):
             self.freezing.before_forward()
 
 
-def _basis(f: Factors) -> Tensor:
-    return f["v"] if "v" in f else f["u"]
+def _lean(x: Tensor, base: Base, b0: Tensor | None, f: Factors) -> Tensor:
+    """W0 (I + V diag(δ / σ0) Vᵀ) x + b0, or (I + U diag(δ / σ0) Uᵀ) W0 x + b0: exact at δ = 0."""
+    if "v" in f:
+        return base(spectral.one_sided(x, _scale(f), f["v"]))
+    y = base(x)
+    w0_x = y if b0 is None else y - b0
+    return y + spectral.expand(spectral.project(w0_x, f["u"]), _scale(f), f["u"])
+
+
+def _scale(f: Factors) -> Tensor:
+    """δ / σ0."""
+    return f["sigma_bias"] * spectral.inverse(f["sigma"])

@@ -79,9 +79,13 @@ class _FactoredGradient(torch.autograd.Function):
 # One basis instead of two: W0 V = U diag(σ0), so ΔW = W0 V diag(δ / σ0) Vᵀ, and likewise from the left.
 
 
-def inverse(sigma: Tensor, size: int) -> Tensor:
-    """1 / σ0, and 0 for the directions that W0 does not have to working precision (σ0 ≤ ε · size · max σ0)."""
-    smallest = torch.finfo(sigma.dtype).eps * size * sigma.max()
+def inverse(sigma: Tensor) -> Tensor:
+    """1 / σ0, and 0 for the directions that W0 does not have to working precision.
+
+    W0 v = σ0 u is off by about ε · max σ0, so u comes out with a relative error of ε · max σ0 / σ0; where that would
+    be a tenth or more, the direction is left out.
+    """
+    smallest = 10 * torch.finfo(sigma.dtype).eps * sigma.max()
     return torch.where(sigma > smallest, sigma.reciprocal(), 0.0)
 
 
