@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from genft import GenFTConfig, GenFTError
 from peft import get_peft_model
 from torch import Tensor, nn
+
+from genft import GenFTConfig, GenFTError
 
 
 class Doubled(nn.Linear):

@@ -111,10 +111,10 @@ class AdaptiveVectorFreezing:
 
 def strengths(offsets: list[nn.Parameter]) -> Tensor:
     """S of every vector from its offset: the mean of its absolute values (n,), in float32."""
-    norms = torch._foreach_norm(list[Tensor](offsets), 1, dtype=torch.float32)
+    norms = torch._foreach_norm(list[Tensor](offsets), 1)
     sizes = torch.tensor([p.numel() for p in offsets], device=norms[0].device)
     summed = torch.stack([n.to(sizes.device) for n in norms])
-    return (summed.full_tensor() if isinstance(summed, DTensor) else summed) / sizes
+    return (summed.full_tensor() if isinstance(summed, DTensor) else summed).float() / sizes
 
 
 def save_history(history: dict[str, Any], folder: str | Path) -> None:
