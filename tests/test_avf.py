@@ -17,6 +17,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
@@ -368,3 +370,24 @@ def test_two_processes_freeze_alike(tmp_path: Path) -> None:
     assert first["history"] == second["history"]
     assert first["moved"] == second["moved"] == set(first["vectors"]) - set(first["history"]["events"][-1]["frozen"])
     assert all(torch.equal(v, second["vectors"][name]) for name, v in first["vectors"].items())
+
+
+def test_sharded_parameters_freeze_alike(tmp_path: Path) -> None:
+    """FSDP2, where the vectors are DTensors (here of one process: more take a minute to start)."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    try:
+        whole, sharded = adapted(), adapted()
+        mesh = init_device_mesh("cpu", (1,))
+        for layer in sharded.base_model.model.bert.encoder.layer:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(sharded, mesh=mesh)
+        for model in (whole, sharded):
+            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+            for _ in range(6):
+                step(model, optimizer)
+        assert len(history(whole)["events"]) == 2
+        assert [e["frozen"] for e in history(sharded)["events"]] == [e["frozen"] for e in history(whole)["events"]]
+        for name, p in vectors(whole).items():
+            torch.testing.assert_close(vectors(sharded)[name].full_tensor(), p, rtol=1e-5, atol=1e-6)
+    finally:
+        dist.destroy_process_group()
