@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def rows() -> list[dict[str, Any]]:
 
 def genft_bert(**settings: Any) -> PeftModel:
     torch.manual_seed(1)
-    config = GenFTConfig(task_type="SEQ_CLS", target_modules=["query", "value"], **{"shared_dim": 4, **settings})
+    config = GenFTConfig(task_type="SEQ_CLS", **{"target_modules": ["query", "value"], "shared_dim": 4, **settings})
     return get_peft_model(FAMILIES["bert"].build(), config)
 
 
@@ -118,6 +119,14 @@ def test_targets_are_refused_in_a_sentence_and_nothing_is_changed(targets: list[
     with pytest.raises(TargetError, match=sentence):
         get_peft_model(base, GenFTConfig(task_type="SEQ_CLS", target_modules=targets))
     assert names == [n for n, _ in base.named_modules()]
+
+
+def test_a_target_that_matches_nothing_beside_one_that_does_is_said() -> None:
+    with pytest.warns(UserWarning, match=r"no linear weight matches 'qurey' .* nearest: 'query' \(the other targets"):
+        genft_bert(target_modules=["qurey", "value"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        get_peft_model(FAMILIES["vit"].build(), GenFTConfig(shared_dim=4))  # defaults with names of several versions
 
 
 def test_unknown_family_without_targets_is_refused() -> None:

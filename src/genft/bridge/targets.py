@@ -178,7 +178,15 @@ def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str
             "name the weights to adapt, for example target_modules=['q_proj', 'v_proj'] or 'all-linear'"
         )
     targets = DEFAULT_TARGETS[family]
-    return (targets if isinstance(targets, str) else list(targets)), DEFAULT_SLICES.get(family)
+    if not isinstance(targets, str):
+        targets = [t for t in targets if t not in unmatched(targets, model)] or list(targets)
+    return targets, DEFAULT_SLICES.get(family)
+
+
+def unmatched(targets: Iterable[str], model: nn.Module) -> list[str]:
+    """The entries of a list of target names that name no module of ``model``."""
+    paths = [path for path, _ in model.named_modules()]
+    return [target for target in targets if not any(_ends_with(path, target) for path in paths)]
 
 
 def _names_in_layers(model: nn.Module) -> Iterable[str]:

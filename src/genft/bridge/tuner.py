@@ -29,6 +29,7 @@ from genft.bridge.targets import (
     modules_with_bias,
     no_match,
     resolve_sites,
+    unmatched,
     unwrap,
 )
 from genft.bridge.weight_layer import WeightLayer
@@ -120,6 +121,8 @@ class BridgeTuner(BaseTuner):
             if peft_config.exclude_modules or peft_config.layers_to_transform is not None:
                 return  # peft's own message says which of these settings removed everything
             raise no_match(peft_config.target_modules, model)
+        if isinstance(peft_config.target_modules, list) and (absent := unmatched(peft_config.target_modules, model)):
+            warnings.warn(f"{no_match(absent, model)} (the other targets are adapted)", stacklevel=2)
         sites = self._resolve(model, matched, peft_config)
         method = self.method_class(peft_config)
         every_site = [site for group in sites.values() for site in group]
