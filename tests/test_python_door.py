@@ -17,7 +17,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from families import FAMILIES
-from genft import ConfigError, GenFTConfig, TargetError
+from genft import ConfigError, GenFTConfig, GenFTError, TargetError
 from genft.bridge.targets import DEFAULT_TARGETS
 
 
@@ -127,6 +127,17 @@ def test_a_target_that_matches_nothing_beside_one_that_does_is_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         get_peft_model(FAMILIES["vit"].build(), GenFTConfig(shared_dim=4))  # defaults with names of several versions
+
+
+def test_mixed_batches_of_adapters_are_refused_in_a_sentence() -> None:
+    with pytest.raises(GenFTError, match="adapter_names: genft cannot mix adapters within one batch"):
+        genft_bert().eval()(**FAMILIES["bert"].batch(), adapter_names=["default", "__base__"] * 2)
+
+
+def test_settings_of_the_wrong_type_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        GenFTConfig(init_weights=1, row_stage="false")
+    assert len(caught.value.problems) == 2
 
 
 def test_unknown_family_without_targets_is_refused() -> None:

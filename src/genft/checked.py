@@ -20,7 +20,7 @@ else:
 class Record(BaseModel):
     """A value that is read from a file or kept in one: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 R = TypeVar("R", bound=Record)

@@ -59,10 +59,12 @@ def test_the_same_base_in_bf16_loads_and_another_in_bf16_does_not(tmp_path: Path
         PeftModel.from_pretrained(other_base().to(torch.bfloat16), tmp_path)
 
 
-def test_one_configuration_serves_two_models() -> None:
+def test_one_configuration_serves_two_models(tmp_path: Path) -> None:
     config = GenFTConfig(task_type="SEQ_CLS", shared_dim=4)
-    get_peft_model(BERT.build(), config)
+    first = get_peft_model(BERT.build(), config)
     get_peft_model(other_base(), config)
+    first.save_pretrained(tmp_path)
+    PeftModel.from_pretrained(BERT.build(), tmp_path)
 
 
 def test_a_merged_model_is_neither_recorded_nor_loaded_onto(tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ class AdapterConfig(PeftConfig):
         for f in fields(self):
             choices = f.metadata.get("choices")
             value = getattr(self, f.name)
-            if choices and value not in choices:
+            if f.type in ("bool", bool) and not isinstance(value, bool):
+                found.append(f"{f.name}: received {value!r}; allowed: True, False")
+            elif choices and not any(value == c and type(value) is type(c) for c in choices):
                 found.append(not_one_of(f.name, value, map(str, choices)))
         if self.target_slices is not None:
             found += _slice_problems(self.target_slices)

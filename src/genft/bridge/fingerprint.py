@@ -110,7 +110,7 @@ def differs(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
     if expected["hash"] == found["hash"] and expected["dtype"] == found["dtype"]:
         return None
     apart = distance(expected, found)
-    if expected["dtype"] == found["dtype"]:
+    if expected["dtype"] == found["dtype"] and expected["dtype"] not in ("int8", "4bit"):
         return f"is another {found['dtype']} tensor (relative distance {apart:.2g})"
     limit = max(TOLERANCE.get(d, COARSEST) for d in (expected["dtype"], found["dtype"]))
     if apart > limit:

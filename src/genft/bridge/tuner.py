@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -33,7 +34,7 @@ from genft.bridge.targets import (
     unwrap,
 )
 from genft.bridge.weight_layer import WeightLayer
-from genft.errors import BaseMismatchError, MergeError, TargetError
+from genft.errors import BaseMismatchError, GenFTError, MergeError, TargetError
 from genft.methods.base import Method, Site, WeightMethod
 
 
@@ -48,6 +49,7 @@ class BridgeTuner(BaseTuner):
         # before BaseTuner.__init__, which injects the first adapter
         self._sites: dict[str, tuple[Method, dict[str, list[Site]]]] = {}
         self._injecting = ""
+        self._fingerprints: dict[str, dict[str, Any]] = {}
         self._fast_paths: list[tuple[Any, int]] = []
         self.forward_pass = ForwardPass()
         super().__init__(model, *args, **kwargs)
@@ -254,7 +256,7 @@ class BridgeTuner(BaseTuner):
         if expected is not None and not fingerprint.other_base_allowed():
             fingerprint.check(expected, found)
         else:
-            config.base_fingerprint = found
+            self._fingerprints[self._injecting] = config.base_fingerprint = found
 
     def _check_when_loaded(self, config: AdapterConfig, model: nn.Module, sites: dict[str, list[Site]]) -> None:
         """Weights on the meta device have no values yet: check them, and derive from them, at the first pass."""
@@ -292,6 +294,9 @@ class BridgeTuner(BaseTuner):
     ) -> dict[str, Tensor]:
         found: dict[str, Tensor] = super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
         assert isinstance(config, AdapterConfig)
+        recorded = getattr(getattr(model, "base_model", model), "_fingerprints", {})
+        if adapter_name in recorded:  # one configuration object may have served several models
+            config.base_fingerprint = recorded[adapter_name]
         sketches = update_sketches(model, adapter_name, found)
         config.update_sketch = {site: fingerprint.encode(sketch) for site, sketch in sketches.items()} or None
         return found
@@ -333,10 +338,22 @@ class BridgeTuner(BaseTuner):
                     store[key] = nn.Parameter(p.data.to(torch.float32), requires_grad=p.requires_grad)
 
     def delete_adapter(self, adapter_name: str) -> None:
+        was_active = adapter_name in self.active_adapters
         super().delete_adapter(adapter_name)
         self._sites.pop(adapter_name, None)
+        if was_active:  # peft has activated another adapter, and made what its layers own trainable
+            for parameter in self._shared_parameters(self.active_adapters):
+                parameter.requires_grad = True
         if self.shared_name in self._modules and adapter_name in self.shared:
             del self.shared[adapter_name]
+
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        if adapter_names is not None:
+            raise GenFTError(
+                f"adapter_names: {self.prefix.rstrip('_')} cannot mix adapters within one batch; "
+                "call set_adapter and send one batch per adapter"
+            )
+        return nullcontext()
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]

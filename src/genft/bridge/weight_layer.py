@@ -383,7 +383,7 @@ class WeightLayer(AdapterLayer):
                 quantised.restore(self.get_base_layer(), weight)
             else:
                 target = getattr(self.get_base_layer(), self.kind.weight)
-                target.data = weight.to(target.device)
+                target.data = weight.to(target.device, target.dtype)
         self._store_bias(bias)
         self._before_merge = None
         self.merged_adapters.clear()
@@ -412,7 +412,7 @@ class WeightLayer(AdapterLayer):
         elif current is None:
             setattr(module, name, nn.Parameter(bias, requires_grad=False))
         else:
-            current.data = bias.to(current.device)
+            current.data = bias.to(current.device, current.dtype)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether the update is additive on a linear weight, and nothing else (a LoRA adapter has no bias)."""

@@ -5,8 +5,10 @@ Exit codes: 0 all well, 2 something that the user can mend (one sentence on stde
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
@@ -29,6 +31,17 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             errors.print("interrupted: finished runs are kept; the same command goes on where this one stopped")
             raise typer.Exit(130) from None
+        except (typer.Exit, typer.Abort, click.exceptions.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as e:
+            if os.environ.get("GENFT_TRACEBACK"):
+                raise
+            first = (str(e).splitlines() or [""])[0]
+            errors.print(
+                f"[bold red]error:[/] {type(e).__name__}: {escape(first)} (GENFT_TRACEBACK=1 shows where)",
+                soft_wrap=True, highlight=False,
+            )  # fmt: skip
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(

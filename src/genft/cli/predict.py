@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +50,7 @@ def predict(
     if output:
         _write(output, rows, answers)
     if json:
-        print_json([{**row, **answer} for row, answer in zip(rows, answers, strict=True)])
+        print_json(_beside(rows, answers))
         return
     console = screen(False)
     shown = table(*answers[0], "input", right=("probability", "value"))
@@ -92,12 +93,22 @@ def _answer(saved: SavedTask, outputs: list[float]) -> dict[str, Any]:
 def _write(path: Path, rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> None:
     from genft.results.store import write_atomically
 
-    columns = list(dict.fromkeys(key for row in (*rows, *answers) for key in row))
+    merged = _beside(rows, answers)
+    columns = list(dict.fromkeys(key for row in merged for key in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows({**row, **answer} for row, answer in zip(rows, answers, strict=True))
+    writer.writerows(merged)
     write_atomically(path, text.getvalue().encode("utf-8"))
+
+
+def _beside(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every row with its answer; an answer never replaces a column that the user has."""
+    taken = {key for row in rows for key in row}
+    return [
+        {**row, **{f"{k} (predicted)" if k in taken else k: v for k, v in answer.items()}}
+        for row, answer in zip(rows, answers, strict=True)
+    ]
 
 
 def register(app: typer.Typer) -> None:

@@ -170,6 +170,7 @@ def read_image_folder(task: Task) -> TaskData:
     root = task.files["train"]
     found = {split: root / name for name, split in _SPLIT_FOLDERS.items() if (root / name).is_dir()}
     folders = found if "train" in found else {"train": root}
+    folders |= {name: folder for name, folder in task.files.items() if name != "train"}
     classes = task.classes or tuple(sorted(p.name for p in _class_folders(folders["train"])))
     if len(classes) < 2:
         raise DataError(

@@ -146,7 +146,7 @@ class GenFT(WeightMethod):
             if c.specific_dim:
                 for name in ("a", "b"):
                     # a B used by both stages is an output factor of the last one too, so it starts at zero
-                    init = self._init(name, zero=name == "b" and (last or not self._stages_have_own_pairs))
+                    init = self._init(name, zero=name == "b" and (last or self._shares_b(site)))
                     symbol = name if self._reuses_pair(site) else f"{name}_{'row' if stage == 'u' else 'col'}"
                     owner = self._pair_owner(name if not self._stages_have_own_pairs else symbol, d, site)
                     found.setdefault(symbol, Factor((d, c.specific_dim), init, shared_as=owner))
@@ -227,6 +227,11 @@ class GenFT(WeightMethod):
         """Whether both stages use one pair, A' = A and B' = B: the paper's case, possible where W0 is square."""
         both = self.config.row_stage and self.config.col_stage
         return both and site.in_features == site.out_features and not self._stages_have_own_pairs
+
+    def _shares_b(self, site: Site) -> bool:
+        """Whether a row stage's B may be the last stage's B as well, here or in another weight of the layer."""
+        by_layer = self.config.specific_scope == "layer" and not self._stages_have_own_pairs
+        return self._reuses_pair(site) or by_layer
 
     def _pair_owner(self, name: str, d: int, site: Site) -> str | None:
         """Scope "layer": weights with the same parent module share the pair of the same width."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -144,6 +144,11 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         regression=saved.regression,
         max_length=saved.preprocessing.max_length or 128,
     )
+    if saved.base_is_local and not base and not Path(saved.base).expanduser().is_dir():
+        # never look a folder's name up on the Hub: another model may have it
+        raise ConfigError(
+            f"base model: the folder {saved.base} is not here; say where it is with --base (base= in Python)"
+        )
     try:
         source = find_model(base or saved.base)
     except ConfigError as e:
@@ -159,10 +164,18 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
             known = dict(loaded.model.named_parameters())
             if wrong := [k for k, v in state.items() if k not in known or known[k].shape != v.shape]:
                 raise AdapterFileError(f"{weights}: {wrong[0]} does not fit the base model {saved.base}")
+            whole = [k for k in known if k.startswith(tuple(f"{name}." for name in loaded.trained_in_full))]
+            if missing := [k for k in whole if k not in state]:
+                raise AdapterFileError(f"{weights}: has no values for {missing[0]}; it is incomplete")
             loaded.model.load_state_dict(state, strict=False)
             model: nn.Module = loaded.model
         else:
+            state = load_file(weights)
             model = PeftModel.from_pretrained(loaded.model, str(folder))
+            if missing := sorted(get_peft_model_state_dict(model, save_embedding_layers=False).keys() - state.keys()):
+                raise AdapterFileError(f"{weights}: has no values for {missing[0]}; it is incomplete")
+        if broken := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+            raise AdapterFileError(f"{weights}: {broken[0]} holds NaN or infinite values; it is damaged")
     except (AdapterFileError, BaseMismatchError, ConfigError):
         raise
     except SafetensorError as e:

@@ -40,7 +40,7 @@ def _correlation(name: str) -> Callable[[Array, Array], float]:
     def correlate(predicted: Array, target: Array) -> float:
         from scipy import stats
 
-        if np.ptp(predicted) == 0:  # a constant prediction has no correlation; count it as none
+        if np.ptp(predicted) == 0 or np.ptp(target) == 0:  # constants have no correlation; count it as none
             return 0.0
         return float(getattr(stats, name)(predicted, target).statistic)
 

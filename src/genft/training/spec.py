@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -236,7 +237,9 @@ def _parse(hint: Any, text: str) -> Any:
     with contextlib.suppress(json.JSONDecodeError):
         candidates.append(json.loads(text.lower() if bool in options else text))
     takes_list = any((typing.get_origin(o) or o) in (list, set, tuple) for o in options)
-    if takes_list and ("," in text or str not in options):
+    # one plain name is a list of one; a text with other signs may be a regular expression
+    one_name = re.fullmatch(r"[\w.]+", text) is not None and text != "all-linear"
+    if takes_list and ("," in text or str not in options or one_name):
         candidates.append([part.strip() for part in text.split(",") if part.strip()])
     candidates.append(text)
     try:
