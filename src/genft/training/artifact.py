@@ -147,7 +147,8 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     if saved.base_is_local and not base and not Path(saved.base).expanduser().is_dir():
         # never look a folder's name up on the Hub: another model may have it
         raise ConfigError(
-            f"base model: the folder {saved.base} is not here; say where it is with --base (base= in Python)"
+            f"model: the folder {saved.base} does not exist; if you have this model elsewhere, "
+            "say where with --base (base= in Python)"
         )
     try:
         source = find_model(base or saved.base)
