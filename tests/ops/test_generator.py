@@ -45,8 +45,8 @@ def assert_agree(*args, rtol=1e-10, atol=1e-10, **kw):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Tiles of 8 rows, so that small matrices have several."""
-    monkeypatch.setattr(generator, "_TILE_BYTES", {"cpu": 1})
+    """Small tiles, so that small matrices have several."""
+    monkeypatch.setattr(generator, "_TILE", {"cpu": (8, 5)})
 
 
 @pytest.mark.parametrize("stages", STAGES)

@@ -212,15 +212,14 @@ def _project(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
     """W0 P, or W0ᵀ P where ``transposed``; a W0 of another dtype than P is converted tile by tile."""
     if w0.dtype == p.dtype:
         return torch.mm(p.T, w0).T.contiguous() if transposed else torch.mm(w0, p)
-    if transposed:
-        total = _zeros(w0.shape[1], p)
-        for t, _, tile in _tiles(w0.shape, p, None, 1):
-            _add_product_(total, tile.copy_(w0[t]), p[t])
-        return _finished(total, p)
-    out = p.new_empty(len(w0), p.shape[1])
-    for t, _, tile in _tiles(w0.shape, p, None, 1):
-        torch.mm(tile.copy_(w0[t]), p, out=out[t])
-    return out
+    total = _zeros(p.shape[1], w0.shape[1], p).T if transposed else _zeros(len(w0), p.shape[1], p)
+    for t, c, _, tile in _tiles(w0.shape, p, None, 1):
+        tile.copy_(w0[t, c])
+        if transposed:
+            _add_product_(total[c], tile.T, p[t])
+        else:
+            _add_product_(total[t], tile, p[c])
+    return _finished(total, p)
 
 
 @_project.register_fake
@@ -245,12 +244,11 @@ _project.register_autograd(_project_gradients, setup_context=_project_setup)
 def _entries(x: Tensor, y: Tensor, mask: Tensor | None, act: str, scale: float) -> Tensor:
     """E = scale · mask(act(X Yᵀ)) (m, n) from X (m, r) and Y (n, r)."""
     e = x.new_empty(len(x), len(y))
-    for t, bits in _tiles(e.shape, x, mask, 0):
-        z = torch.mm(x[t], y.T, out=e[t])
+    for t, c, bits, z in _tiles(e.shape, x, mask, 1):
+        torch.mm(x[t], y[c].T, out=z)
         ACTIVATIONS[act].forward(z, z)
         _mask_(z, bits)
-        if scale != 1.0:
-            z.mul_(scale)
+        torch.mul(z, scale, out=e[t, c])
     return e
 
 
@@ -268,16 +266,16 @@ def _entries_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of X and Y: H Y and Hᵀ X, H = scale · mask(act'(X Yᵀ) ∘ grad); empty if not needed."""
     activation = ACTIVATIONS[act]
-    dx, dy = _rows(x, needed[0]), _zeros(len(y) if needed[1] else 0, y)
-    for t, bits, h in _tiles(grad.shape, x, mask, 1):
+    dx, dy = _gradients(x, y, needed)
+    for t, c, bits, h in _tiles(grad.shape, x, mask, 1):
         if activation.reads:
-            torch.mm(x[t], y.T, out=h)
+            torch.mm(x[t], y[c].T, out=h)
         if activation.reads == "y":
             activation.forward(h, h)
-        activation.backward(grad[t], h, h)
+        activation.backward(grad[t, c], h, h)
         _mask_(h, bits)
-        _add_gradients_(h, x, y, t, dx, dy, scale)
-    return dx, _finished(dy, y)
+        _add_gradients_(h, x[t], y[c], dx[t], dy[c], scale)
+    return _finished(dx, x), _finished(dy, y)
 
 
 @_entries_backward.register_fake
@@ -304,12 +302,12 @@ _entries.register_autograd(_entries_gradients, setup_context=_entries_setup)
 @_operation("contract(Tensor x, Tensor y, Tensor p, Tensor? mask, str act, float scale) -> Tensor")
 def _contract(x: Tensor, y: Tensor, p: Tensor, mask: Tensor | None, act: str, scale: float) -> Tensor:
     """Eᵀ P (n, k) with E = scale · mask(act(X Yᵀ)) from X (m, r), Y (n, r) and P (m, k)."""
-    total = _zeros(len(y), p)
-    for t, bits, e in _tiles((len(x), len(y)), x, mask, 1):
-        torch.mm(x[t], y.T, out=e)
+    total = _zeros(p.shape[1], len(y), p).T
+    for t, c, bits, e in _tiles((len(x), len(y)), x, mask, 1):
+        torch.mm(x[t], y[c].T, out=e)
         ACTIVATIONS[act].forward(e, e)
         _mask_(e, bits)
-        _add_product_(total, e, p[t], scale)
+        _add_product_(total[c], e.T, p[t], scale)
     return _finished(total, p)
 
 
@@ -337,19 +335,20 @@ def _contract_backward(
     dP = E grad, and with H = scale · mask(act'(X Yᵀ) ∘ P gradᵀ) dX = H Y and dY = Hᵀ X.
     """
     activation = ACTIVATIONS[act]
-    dx, dy, dp = _rows(x, needed[0]), _zeros(len(y) if needed[1] else 0, y), _rows(p, needed[2])
-    for t, bits, z, h, e in _tiles((len(x), len(y)), x, mask, 3):
-        torch.mm(x[t], y.T, out=z)
+    dx, dy = _gradients(x, y, needed)
+    dp = _zeros(len(p) if needed[2] else 0, p.shape[1], p)
+    for t, c, bits, z, h, e in _tiles((len(x), len(y)), x, mask, 3):
+        torch.mm(x[t], y[c].T, out=z)
         e = activation.forward(z, e if activation.reads == "z" else z)
         _mask_(e, bits)
         if needed[2]:
-            torch.addmm(dp[t], e, grad, beta=0, alpha=scale, out=dp[t])
+            _add_product_(dp[t], e, grad[c], scale)
         if needed[0] or needed[1]:
-            torch.mm(p[t], grad.T, out=h)
+            torch.mm(p[t], grad[c].T, out=h)
             activation.backward(h, z, h)
             _mask_(h, bits)
-            _add_gradients_(h, x, y, t, dx, dy, scale)
-    return dx, _finished(dy, y), dp
+            _add_gradients_(h, x[t], y[c], dx[t], dy[c], scale)
+    return _finished(dx, x), _finished(dy, y), _finished(dp, p)
 
 
 @_contract_backward.register_fake
@@ -390,25 +389,37 @@ for _backward in (_entries_backward, _contract_backward):
 
 # Helpers
 
-_TILE_BYTES = {"cpu": 2 << 20}
+# On a CPU a tile stays in cache with the thin factors beside it; elsewhere it bounds the memory.
+_TILE = {"cpu": (1024, 512)}
+_LARGE_TILE = (8192, 8192)
 
 
 def _tiles(
     shape: torch.Size | tuple[int, int], like: Tensor, mask: Tensor | None, buffers: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Rows of a matrix of this shape, a multiple of 8 at a time, that take about a tile's bytes.
+    """Cut a matrix of this shape into tiles of about equal size.
 
-    Yields the slice of rows, their mask as :func:`spread` gives it (or None), and ``buffers`` tiles to write to.
-    The memory is the same for all tiles: fresh memory costs more than the arithmetic on it.
+    Yields a slice of rows and one of columns, their mask as :func:`spread` gives it (or None), and ``buffers``
+    tiles to write to. The memory is the same for all tiles: fresh memory costs more than the arithmetic on it.
     """
-    rows, columns = shape
-    size = _TILE_BYTES.get(like.device.type, 256 << 20)
-    step = max(8, min(size // (max(1, columns) * like.itemsize), rows + 7) // 8 * 8)
-    tiles = like.new_empty(buffers, step, columns)
-    words = like.new_empty(step if mask is not None else 0, columns)
-    for start in range(0, rows, step):
-        t = slice(start, min(start + step, rows))
-        yield t, None if mask is None else spread(mask, t, words), *tiles[:, : t.stop - start]
+    (m, n), (most_rows, most_columns) = shape, _TILE.get(like.device.type, _LARGE_TILE)
+    rows = _ceil(_ceil(m, _ceil(m, most_rows)), 8) * 8  # masks are packed by 8 rows
+    columns = _ceil(n, _ceil(n, most_columns))
+    memory = like.new_empty(buffers, rows * columns)
+    words = like.new_empty(rows * columns if mask is not None else 0)
+    for i in range(0, m, rows):
+        t = slice(i, min(i + rows, m))
+        for j in range(0, n, columns):
+            c = slice(j, min(j + columns, n))
+            height, width = t.stop - i, c.stop - j
+            bits = None
+            if mask is not None:
+                bits = spread(mask[:, c], t, words[: rows * width].view(rows, width))
+            yield t, c, bits, *memory[:, : height * width].view(buffers, height, width)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _mask_(tile: Tensor, bits: Tensor | None) -> None:
@@ -420,30 +431,34 @@ def _rows(like: Tensor, needed: bool) -> Tensor:
     return like.new_empty(like.shape if needed else (0, like.shape[1]))
 
 
-def _zeros(rows: int, like: Tensor) -> Tensor:
-    """Where a thin sum over tiles (rows, r) starts: transposed, because BLAS adds to long rows faster, and in
-    float32 or better, because bfloat16 would lose what each tile adds."""
-    return like.new_zeros(like.shape[1], rows, dtype=torch.promote_types(like.dtype, torch.float32))
+def _zeros(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Where a sum over tiles starts: in float32 or better, because bfloat16 would lose what each tile adds."""
+    return like.new_zeros(rows, columns, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _add_product_(total: Tensor, tile: Tensor, thin: Tensor, scale: float = 1.0) -> None:
-    """Add scale · tileᵀ thin to a sum."""
-    if total.dtype == tile.dtype:
-        total.addmm_(thin.T, tile, alpha=scale)
+def _gradients(x: Tensor, y: Tensor, needed: list[bool]) -> tuple[Tensor, Tensor]:
+    """Zeros for dX and dY. dY is stored transposed: BLAS adds the transpose of a tile faster to long rows."""
+    dx = _zeros(len(x) if needed[0] else 0, x.shape[1], x)
+    return dx, _zeros(y.shape[1], len(y) if needed[1] else 0, y).T
+
+
+def _add_gradients_(h: Tensor, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor, scale: float) -> None:
+    """Add a tile's scale · H Y to dX and scale · Hᵀ X to dY, each where it is wanted (not empty)."""
+    if dx.numel():
+        _add_product_(dx, h, y, scale)
+    if dy.numel():
+        _add_product_(dy, h.T, x, scale)
+
+
+def _add_product_(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+    if total.dtype == a.dtype:
+        total.addmm_(a, b, alpha=scale)
     else:
-        total.add_(thin.T @ tile, alpha=scale)
+        total.add_(a @ b, alpha=scale)
 
 
 def _finished(total: Tensor, like: Tensor) -> Tensor:
-    return total.T.to(like.dtype).contiguous()
-
-
-def _add_gradients_(h: Tensor, x: Tensor, y: Tensor, t: slice, dx: Tensor, dy: Tensor, scale: float) -> None:
-    """dX[t] = scale · H Y and dY += scale · Hᵀ X[t], each where it is wanted (not empty)."""
-    if dx.numel():
-        torch.addmm(dx[t], h, y, beta=0, alpha=scale, out=dx[t])
-    if dy.numel():
-        _add_product_(dy, h, x[t], scale)
+    return total.to(like.dtype).contiguous()
 
 
 def _shape(w0: Tensor) -> tuple[int, int]:
