@@ -25,6 +25,7 @@ def result(key: str = "k", **changed: Any) -> Result:
         "protocol": "holdout",
         "metric": "accuracy",
         "score": 0.9,
+        "metrics": {"accuracy": 0.9},
         "interval": (0.85, 0.94),
         "examples": {"train": 1, "select": 1, "report": 1},
         "epochs": [{"epoch": 1.0, "accuracy": 0.9}],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genft import ConfigError
-from genft.training.metrics import METRICS, check_metric, interval, score
+from genft.training.metrics import METRICS, check_metric, interval, score, scores
 
 PREDICTED, TARGET = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 0, 1])
 
@@ -53,3 +53,10 @@ def test_a_metric_must_fit_the_answer() -> None:
         check_metric(name, regression=name in ("pearson", "spearman"))
     with pytest.raises(ConfigError, match="metric: 'pearson' cannot score this task; allowed: accuracy"):
         check_metric("pearson", regression=False)
+
+
+def test_all_scores_suit_the_answers() -> None:
+    classes, numbers = np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.3, 0.2])
+    assert set(scores(classes, classes, classes=2)) == {"accuracy", "f1", "macro_f1", "matthews"}
+    assert set(scores(classes, classes, classes=3)) == {"accuracy", "macro_f1", "matthews"}
+    assert set(scores(numbers, numbers, classes=0)) == {"pearson", "spearman"}

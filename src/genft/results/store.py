@@ -29,7 +29,7 @@ from genft.errors import ConfigError, DataError
 
 
 class Result(Record):
-    """What one run measured. ``score`` is ``metrics[metric]`` on the reporting split of the protocol."""
+    """What one run measured. ``score`` is ``metrics[metric]``; all metrics are of the protocol's reporting split."""
 
     key: str
     label: str
@@ -41,6 +41,7 @@ class Result(Record):
     protocol: str
     metric: str
     score: float
+    metrics: dict[str, float]
     interval: tuple[float, float]
     examples: dict[str, int]
     epochs: list[dict[str, float]]

@@ -70,6 +70,12 @@ def score(name: str, predicted: Array, target: Array) -> float:
     return METRICS[name](predicted, target)
 
 
+def scores(predicted: Array, target: Array, *, classes: int) -> dict[str, float]:
+    """Every metric that suits the answers: numbers (``classes`` is 0), two classes, or more."""
+    names = [m for m in METRICS if (m in _FOR_NUMBERS) == (classes == 0) and (m != "f1" or classes == 2)]
+    return {name: score(name, predicted, target) for name in names}
+
+
 def interval(name: str, predicted: Array, target: Array, level: float = 0.95, draws: int = 1000) -> tuple[float, float]:
     """A confidence interval over examples: Wilson's for accuracy, else a percentile bootstrap.
 

@@ -25,7 +25,7 @@ from genft.training.attach import attach, count_parameters, targeted
 from genft.training.callbacks import Inferred, Watch, ignore
 from genft.training.loop import decide, fit
 from genft.training.memory import PeakMemory
-from genft.training.metrics import check_metric, interval, score
+from genft.training.metrics import check_metric, interval, score, scores
 from genft.training.protocols import Roles, assign_roles, get_protocol
 from genft.training.spec import RunSpec
 
@@ -126,6 +126,7 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
         protocol=spec.protocol,
         metric=task.metric,
         score=value,
+        metrics=scores(predicted, target, classes=0 if task.regression else len(plan.data.task.classes)),
         interval=interval(task.metric, predicted, target),
         examples={role: len(getattr(plan.roles, role)) for role in ("train", "select", "report")},
         epochs=fitted.epochs,
