@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from genft.errors import ConfigError
+from genft.training.protocols import PROTOCOLS
 from genft.training.spec import Request, Training, build_spec, parse_settings
 
 _DATA, _METHOD, _TRAINING = "Data", "Model and method", "Training"
@@ -50,6 +52,16 @@ def run_request(
     preset: Annotated[
         str, typer.Option(help="Hyper-parameters by name, or your own .toml.", rich_help_panel=_METHOD)
     ] = "default",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="ROOT",
+            help="The folder with a benchmark's data: glue, vtab-1k, FGVC sets, or the folder above them. "
+            "\\[default: from the Hub]",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     text_column: Annotated[
         list[str] | None,
         typer.Option(help="The column with the text; twice for pairs. \\[default: text]", rich_help_panel=_DATA),
@@ -79,7 +91,7 @@ def run_request(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="holdout, validation, validation-best. \\[default: the task's]", rich_help_panel=_DATA),
+        typer.Option(help=f"{', '.join(PROTOCOLS)}. \\[default: the task's]", rich_help_panel=_DATA),
     ] = None,
     limit_train: Annotated[
         int | None, typer.Option(min=2, help="Use only so many training examples.", rich_help_panel=_DATA)
@@ -99,6 +111,8 @@ def run_request(
     from genft.presets import load_preset
 
     if _is_path(task):
+        if data:
+            raise ConfigError("--data: is for the tasks of `genft list tasks`; a file of your own is its own data")
         found = task_from_path(
             Path(task),
             text_columns=text_column or (),
@@ -109,7 +123,7 @@ def run_request(
             encoding=encoding,
         )
     else:
-        found = load_task(task)
+        found = load_task(task, data)
         _refuse_for_task(task, text_column=text_column, label_column=label_column, validation=validation, test=test)
     changed = {"metric": metric, "max_length": max_length}
     found = found.model_copy(update={k: v for k, v in changed.items() if v is not None})
@@ -143,8 +157,6 @@ def _is_path(task: str) -> bool:
 
 
 def _refuse_for_task(task: str, **options: object) -> None:
-    from genft.errors import ConfigError
-
     if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
         raise ConfigError(f"{', '.join(given)}: for files of your own; the task {task!r} says this itself")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from genft.data.files import read_files, read_image_folder, read_table, task_from_path
 from genft.data.packaged import read_bbc_news
-from genft.data.task import Split, Task, TaskData, list_tasks, load_task
+from genft.data.task import Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task
 from genft.errors import ConfigError, not_one_of
 
 #: By the ``reader`` of a task. A new layout is a function here and a file beside this one.
@@ -39,7 +39,9 @@ __all__ = [
     "Split",
     "Task",
     "TaskData",
+    "find_tasks",
     "list_tasks",
+    "load_suite",
     "load_task",
     "read",
     "read_table",

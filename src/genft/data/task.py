@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -31,18 +31,29 @@ class Task(Record):
     title: str = Field(default="", description="one line for people")
     kind: Literal["text", "image"]
     reader: str = Field(description="which reader in genft.data finds the examples")
+    suite: str = Field(default="", description="the benchmark it belongs to: glue, vtab1k, fgvc, or your own")
+    group: str = Field(default="", description="within the benchmark: natural, specialized, structured in VTAB")
+    root: Path | None = Field(default=None, description="the folder of --data; none: from the Hub")
+    folders: tuple[str, ...] = Field(default=(), description="what its folder under the root may be called")
     files: dict[SplitName, Path] = Field(default_factory=dict, description="a file or folder per split")
     text_columns: tuple[str, ...] = Field(default=("text",), description="one column, or two for sentence pairs")
     label_column: str = Field(default="label", description="the column with the answer")
     encoding: str = Field(default="utf-8", description="how the text files are encoded")
     regression: bool = Field(default=False, description="the answer is a number, not a class")
     classes: tuple[str, ...] = Field(default=(), description="the classes in order; empty: from the training data")
+    class_count: int = Field(default=0, ge=0, description="how many classes, where they have numbers and no names")
     metric: str = Field(default="accuracy", description="what selects the epoch and is reported")
     protocol: str = Field(default="holdout", description="which split selects and which reports")
     max_length: int = Field(default=128, ge=2, description="tokens of a text, longer ones are cut")
+    training: dict[str, Any] = Field(default_factory=dict, description="what the benchmark says about training")
     sizes: dict[str, int] = Field(default_factory=dict, description="expected examples per split")
     licence: str = Field(default="", description="licence of the data")
     source: str = Field(default="", description="where the data come from")
+
+
+class _Suite(Record):
+    suite: str
+    tasks: tuple[Task, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,9 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def __add__(self, other: Split) -> Split:
+        return Split(self.inputs + other.inputs, self.labels + other.labels)
 
     def take(self, rows: Iterable[int]) -> Split:
         rows = list(rows)
@@ -91,17 +105,62 @@ def _shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load_task(name: str) -> Task:
-    """The task called ``name``, or the one in the TOML file of that path, whose files lie relative to it."""
+def load_task(name: str, root: Path | None = None) -> Task:
+    """The task called ``name``, or the one in the TOML file of that path, whose files lie relative to it.
+
+    Args:
+        name: of a shipped task, what its folder is called (``SST-2``), or a path that ends in .toml.
+        root: the folder with the data; None means the task's own, or the Hub.
+    """
     shipped = _shipped()
-    path = Path(name) if name.endswith(".toml") else shipped.get(name)
+    path = Path(name) if name.endswith(".toml") else shipped.get(name) or _by_folder(name)
     if path is None:
         raise ConfigError(
             not_one_of("task", name, shipped) + "; a file of your own ends in .csv, .tsv, .jsonl, .json or .toml, "
             "or is a folder of images"
         )
-    task = check(Task, read_toml(path), str(path))
-    return task.model_copy(update={"files": {split: path.parent / file for split, file in task.files.items()}})
+    return _placed(check(Task, read_toml(path), str(path)), path.parent, root)
+
+
+def load_suite(path: Path, root: Path | None = None) -> tuple[Task, ...]:
+    """The tasks of a suite of your own: a TOML file with ``suite = "name"`` and a ``[[tasks]]`` per task.
+
+    Files and folders in it lie relative to it, unless ``root`` is given.
+
+    Raises:
+        ConfigError: every problem of the file at once.
+    """
+    suite = check(_Suite, read_toml(path), str(path))
+    names = [task.name for task in suite.tasks]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise ConfigError(f"{path}: two tasks are called {twice[0]!r}")
+    return tuple(
+        _placed(task, path.parent, root).model_copy(update={"suite": task.suite or suite.suite}) for task in suite.tasks
+    )
+
+
+def find_tasks(name: str, root: Path | None = None) -> tuple[Task, ...]:
+    """What a word of the command line means: all tasks of a suite, one task, or those of a .toml."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        return load_suite(path, root) if "tasks" in read_toml(path) else (load_task(name, root),)
+    of_suite = tuple(task for task in list_tasks() if task.suite and squash(task.suite) == squash(name))
+    return tuple(load_task(task.name, root) for task in of_suite) or (load_task(name, root),)
+
+
+def squash(name: str) -> str:
+    """``VTAB-1k`` and ``vtab_1k`` are one name."""
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _by_folder(name: str) -> Path | None:
+    return next((_shipped()[t.name] for t in list_tasks() if squash(name) in map(squash, (t.name, *t.folders))), None)
+
+
+def _placed(task: Task, beside: Path, root: Path | None) -> Task:
+    own = beside / task.root if task.root else None
+    files = {split: (root or beside) / file for split, file in task.files.items()}
+    return task.model_copy(update={"files": files, "root": root or own})
 
 
 def list_tasks() -> list[Task]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from genft.data import Split, TaskData
-from genft.data.task import SplitName, hold_out
+from genft.data.task import SPLITS, SplitName, hold_out
 from genft.errors import ConfigError, not_one_of
 
 
@@ -17,12 +18,18 @@ class Protocol:
         select: the split whose metric chooses the epoch; None means a tenth of train, held out.
         report: the split whose metric is the result.
         text: one line for people.
+        retrain: whether the epoch, once chosen, is trained again with the selecting split among the training examples.
+        train: the splits that train.
+        every: epochs from one evaluation to the next.
     """
 
     name: str
     select: SplitName | None
     report: SplitName
     text: str
+    retrain: bool = False
+    train: tuple[SplitName, ...] = ("train",)
+    every: int = 1
 
 
 PROTOCOLS = {
@@ -36,17 +43,41 @@ PROTOCOLS = {
             "validation",
             "validation selects the epoch and reports: too good, only to reproduce published numbers",
         ),
+        Protocol(
+            "val200",
+            "validation",
+            "test",
+            "val200 selects the epoch, a second training on train800val200 ends there, test reports",
+            retrain=True,
+        ),
+        Protocol("fgvc", "validation", "test", "val selects the epoch, test reports"),
+        Protocol(
+            "test",
+            "test",
+            "test",
+            "the best of test, evaluated every 10 epochs: too good, only to reproduce published numbers",
+            train=("train", "validation"),
+            every=10,
+        ),
     )
 }
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The examples by what they are for."""
+    """The examples by what they are for.
+
+    Attributes:
+        train, select, report: see :class:`Protocol`.
+        retrain: what trains once the epoch is chosen; None where one training is all.
+        also: splits that are scored beside the reporting one, by name: MNLI's mismatched.
+    """
 
     train: Split
     select: Split
     report: Split
+    retrain: Split | None = None
+    also: Mapping[str, Split] = field(default_factory=dict)
 
 
 def get_protocol(name: str) -> Protocol:
@@ -64,7 +95,7 @@ def assign_roles(
     def limited(split: Split, limit: int | None) -> Split:
         return split if limit is None or limit >= len(split) else hold_out(split, limit, 0, stratify)[1]
 
-    for name in ("train", protocol.select, protocol.report):
+    for name in (*protocol.train, protocol.select, protocol.report):
         if name and name not in data.splits:
             raise ConfigError(
                 not_one_of(
@@ -74,13 +105,16 @@ def assign_roles(
                     what=f"is not in {data.task.name}",
                 )
             )
-    train = data.splits["train"]
+    train = sum((data.splits[name] for name in protocol.train), Split((), ()))
     if protocol.select is None:
         train, select = hold_out(train, max(1, len(train) // 10), 0, stratify)
     else:
         select = data.splits[protocol.select]
+    train, select = limited(train, limit_train), limited(select, limit_eval)
     return Roles(
-        limited(train, limit_train),
-        limited(select, limit_eval),
+        train,
+        select,
         limited(data.splits[protocol.report], limit_eval),
+        train + select if protocol.retrain else None,
+        {name: limited(split, limit_eval) for name, split in data.splits.items() if name not in SPLITS},
     )

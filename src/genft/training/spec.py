@@ -41,12 +41,26 @@ class Training(Record):
     learning_rate: float = Field(default=1e-3, gt=0, description="highest learning rate of the adapter")
     head_learning_rate: float | None = Field(default=None, gt=0, description="of the head; none: the adapter's")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, not on biases and norms")
-    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="decay after the warm-up")
+    schedule: Literal["linear", "cosine", "constant", "timm-cosine"] = Field(
+        default="linear",
+        description="decay after the warm-up; timm-cosine changes once per epoch, as the V-PETL recipe does",
+    )
     warmup: float = Field(default=0.06, ge=0, lt=1, description="fraction of all steps in which the rate rises")
+    first_learning_rate: float = Field(default=0.0, ge=0, description="where the warm-up begins")
+    last_learning_rate: float = Field(default=0.0, ge=0, description="where the decay ends")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="of the cross-entropy")
+    drop_path: float = Field(default=0.0, ge=0, lt=1, description="chance to skip the last block; rises with depth")
     max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are clipped to this norm; 0: not at all")
     eval_batch_size: int = Field(default=64, ge=1, description="examples per forward pass without gradients")
     image_size: int | None = Field(default=None, ge=8, description="pixels per side; none: the model's own")
+    augment: Literal["none", "randaug", "crop"] = Field(
+        default="none",
+        description="of training images: randaug (timm's, colour jitter, flip), or a random crop and flip (FGVC's; "
+        "evaluation then takes the centre)",
+    )
+    normalise: Literal["model", "imagenet"] = Field(
+        default="model", description="images as the model was pretrained, or bilinear with ImageNet's mean (VTAB's)"
+    )
     precision: Literal["float32", "bf16"] = Field(default="float32", description="bf16: mixed precision")
 
 
@@ -121,6 +135,7 @@ def build_spec(
     )
     all_training = layer(
         ("default", Training().model_dump()),
+        (f"task {task.name}", task.training),
         *((source, values.training) for source, values in of_preset),
         (user, training or {}),
     )
