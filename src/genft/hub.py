@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from genft.errors import ConfigError
@@ -80,4 +81,30 @@ def fetch_model(repo: str) -> Path:
         raise ConfigError(f"model: {repo!r} cannot be fetched from the Hub: {e}") from None
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model: {repo!r} has no config.json: it is not a transformers or timm model")
+    return folder
+
+
+def fetch_data(repo: str, patterns: Sequence[str] | None = None) -> Path:
+    """The local folder of the Hub data set ``repo``, downloaded (as far as it matches) if it is not in the cache.
+
+    Raises:
+        ConfigError: it does not exist, may not be read, or is not in the cache while the Hub is away.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    online = reachable()
+    wanted = list(patterns) if patterns else None
+    try:
+        folder = Path(
+            snapshot_download(repo, repo_type="dataset", allow_patterns=wanted, local_files_only=not online)
+        )
+    except LocalEntryNotFoundError:
+        folder = None
+    except HfHubHTTPError as e:
+        raise ConfigError(f"the data set {repo!r} cannot be fetched from the Hub: {str(e).splitlines()[0]}") from None
+    if folder is None or not any(any(folder.glob(pattern)) for pattern in wanted or ("*",)):
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+        why = f"the Hub's copy of {repo!r} has none of {wanted}" if online else why
+        raise ConfigError(f"the data set {repo!r} is not in the local cache and cannot be fetched: {why}")
     return folder

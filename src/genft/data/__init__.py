@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from genft.data.fgvc import read_fgvc
 from genft.data.files import read_files, read_image_folder, read_table, task_from_path
+from genft.data.glue import read_glue
 from genft.data.packaged import read_bbc_news
 from genft.data.task import Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task
+from genft.data.vtab import read_vtab
 from genft.errors import ConfigError, not_one_of
 
 #: By the ``reader`` of a task. A new layout is a function here and a file beside this one.
 READERS: dict[str, Callable[[Task], TaskData]] = {
     "bbc-news": read_bbc_news,
+    "fgvc": read_fgvc,
     "files": read_files,
+    "glue": read_glue,
     "image-folder": read_image_folder,
+    "vtab-1k": read_vtab,
 }
 
 
@@ -22,16 +29,23 @@ def read(task: Task) -> TaskData:
     if task.reader not in READERS:
         raise ConfigError(not_one_of(f"task {task.name!r}: reader", task.reader, READERS))
     data = READERS[task.reader](task)
-    notes = [*data.notes]
-    for name, expected in task.sizes.items():
-        if len(data.splits[name]) != expected:
-            notes.append(f"{name} has {len(data.splits[name]):,} examples; {task.name} should have {expected:,}")
-    train = set(data.splits["train"].inputs)
+    notes = [*data.notes, *compare_sizes(data)]
+    train = set(data.splits["train"].inputs) if "train" in data.splits else set()
     for name, split in data.splits.items():
         seen = sum(inputs in train for inputs in split.inputs) if name != "train" else 0
         if seen:
             notes.append(f"{seen:,} of {len(split):,} {name} examples are also in train: its score is too good")
-    return TaskData(data.task, data.splits, notes)
+    return replace(data, notes=notes)
+
+
+def compare_sizes(data: TaskData) -> list[str]:
+    """A sentence per split whose size is not the task's."""
+    found = {name: len(split) for name, split in data.splits.items()}
+    return [
+        f"{name} has {found.get(name, 0):,} examples; {data.task.name} should have {expected:,}"
+        for name, expected in data.task.sizes.items()
+        if found.get(name, 0) != expected
+    ]
 
 
 __all__ = [
@@ -39,6 +53,7 @@ __all__ = [
     "Split",
     "Task",
     "TaskData",
+    "compare_sizes",
     "find_tasks",
     "list_tasks",
     "load_suite",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,8 +20,16 @@ from pydantic import Field
 from genft.checked import Record, check, read_toml
 from genft.errors import ConfigError, DataError, not_one_of
 
+#: Told one sentence per row that is wrong: :func:`refuse` raises it, ``genft data check`` collects them.
+Fault = Callable[[str], None]
+
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+def refuse(sentence: str) -> None:
+    """The fault that ends reading."""
+    raise DataError(sentence)
 
 
 class Task(Record):
@@ -81,11 +89,18 @@ class Split:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task with its classes known, and its examples. ``notes`` says what was inferred, dropped or cut off."""
+    """A task with its classes known, and its examples.
+
+    Attributes:
+        splits: train, validation and test as far as they are there, and what is scored beside them.
+        notes: what was inferred, dropped or cut off.
+        places: per split where each example stands, ``"test.txt: line 3"``, as far as its reader says.
+    """
 
     task: Task
     splits: Mapping[str, Split]
     notes: Sequence[str] = field(default_factory=tuple)
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -169,7 +184,11 @@ def list_tasks() -> list[Task]:
 
 
 def number_labels(
-    labels: Sequence[str], rows: Sequence[str], classes: Sequence[str] | None, regression: bool
+    labels: Sequence[str],
+    rows: Sequence[str],
+    classes: Sequence[str] | None,
+    regression: bool,
+    fault: Fault = refuse,
 ) -> list[float]:
     """Class numbers, or values, of the ``labels`` that a file holds.
 
@@ -178,9 +197,7 @@ def number_labels(
         rows: where each stands, for messages: ``"reviews.csv: line 12"``.
         classes: the classes in order; not used in a regression.
         regression: whether the labels are numbers.
-
-    Raises:
-        DataError: naming the first row whose label is not a class, or not a finite number.
+        fault: told of every row whose label is not a class, or not a finite number; such a row's number is NaN.
     """
     if regression:
         values = []
@@ -190,14 +207,15 @@ def number_labels(
             except ValueError:
                 value = math.nan
             if not math.isfinite(value):
-                raise DataError(f"{row}: {label!r} is not a number, which a regression needs")
+                value = math.nan
+                fault(f"{row}: {label!r} is not a number, which a regression needs")
             values.append(value)
         return values
-    number = {c: i for i, c in enumerate(classes or ())}
+    number = {c: float(i) for i, c in enumerate(classes or ())}
     for label, row in zip(labels, rows, strict=True):
         if label not in number:
-            raise DataError(f"{row}: " + not_one_of("label", label, number, what="is not one of the classes"))
-    return [float(number[label]) for label in labels]
+            fault(f"{row}: " + not_one_of("label", label, number, what="is not one of the classes"))
+    return [number.get(label, math.nan) for label in labels]
 
 
 def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
