@@ -61,7 +61,7 @@ def demo(
         console.print(f"{len(left)} runs, about {duration(SECONDS_PER_RUN * len(left))} on two CPU cores.\n")
     for plan in left:
         with RunBar(console, f"{plan.spec.method:<10}", task.metric) as bar:
-            result = run_in_process(plan.spec, out, bar.watch)
+            result = run_in_process(plan.spec, out, bar.watch, again=again)
         finished[plan.key] = result
         console.print(f"  {plan.spec.method:<10} accuracy {result.score:.3f} in {duration(result.seconds)}")
     results = [finished[p.key] for p in plans]

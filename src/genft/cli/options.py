@@ -99,6 +99,10 @@ def run_request(
     limit_eval: Annotated[
         int | None, typer.Option(min=2, help="Evaluate on only so many.", rich_help_panel=_DATA)
     ] = None,
+    limit_select: Annotated[
+        int | None,
+        typer.Option(min=2, help="Select on only so many. \\[default: as --limit-eval]", rich_help_panel=_DATA),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="Of the head, the factors and the order. \\[default: 0]", rich_help_panel=_TRAINING),
@@ -133,6 +137,7 @@ def run_request(
         "protocol": protocol,
         "limit_train": limit_train,
         "limit_eval": limit_eval,
+        "limit_select": limit_select,
     }
     said = {k: v for k, v in said.items() if v is not None}
     info = get_method(method or "genft")
@@ -176,6 +181,21 @@ def takes_a_run(command: Callable[..., None]) -> Callable[..., None]:
     own_parameters = [p for p in parameters(command) if p.name != "request"]
     mine = [p.name for p in own_parameters]
     everything = [*parameters(run_request), *_training_parameters(), *own_parameters]
+    wrapper.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in everything}
+    return wrapper
+
+
+def takes_training(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command(training=..., ...)`` one option per field of Training; it gets those that were said."""
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        said = {name: given.pop(name) for name in Training.model_fields}
+        command(training={name: value for name, value in said.items() if value is not None}, **given)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    everything = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.name != "training"] + _training_parameters()
     wrapper.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in everything}
     return wrapper

@@ -3,6 +3,8 @@
     <out>/results/<key>.json      what was measured, with the predictions
     <out>/adapters/<name>/        what was trained
     <out>/checkpoints/<key>/      of a run that is not finished
+    <out>/failures/<key>.json     why a run has no result
+    <out>/bench.json              which of the runs are compared (the others chose learning rates, say)
 
 Several processes may write into one store: a file appears by one atomic rename, and equal keys mean equal runs.
 """
@@ -16,16 +18,19 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genft.checked import Record
 from genft.errors import ConfigError, DataError
+
+R = TypeVar("R", bound=Record)
 
 
 class Result(Record):
@@ -68,7 +73,41 @@ class Result(Record):
     @property
     def limited(self) -> bool:
         """Whether only a part of the data was used: to be said wherever the number appears."""
-        return self.spec["limit_train"] is not None or self.spec["limit_eval"] is not None
+        return any(self.spec.get(limit) is not None for limit in ("limit_train", "limit_select", "limit_eval"))
+
+
+class Failure(Record):
+    """A run that ended with an error."""
+
+    key: str
+    task: str
+    method: str
+    seed: int
+    error: str
+    spec: dict[str, Any]
+
+
+class Cell(Record):
+    """One run of a comparison: where it stands in the table, and its key.
+
+    Attributes:
+        matrix: which comparison it belongs to: equal for equal model, preset and settings of training.
+        label: the column: the method, with its settings where they are not its own.
+    """
+
+    matrix: str
+    task: str
+    label: str
+    seed: int
+    key: str
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        return self.matrix, self.task, self.label, self.seed
+
+
+class _Cells(Record):
+    cells: tuple[Cell, ...]
 
 
 class Store:
@@ -77,6 +116,7 @@ class Store:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.results = out / "results"
+        self.failures = out / "failures"
 
     def open(self) -> Store:
         """Make the folders; a folder that cannot be written is a :class:`ConfigError` before any work is done."""
@@ -101,27 +141,66 @@ class Store:
         with contextlib.suppress(OSError):
             self.checkpoints(key).parent.rmdir()
 
+    def claim(self, key: str, *, wait: bool = True) -> FileLock:
+        """A lock that one process holds while it does this run; one that dies lets go.
+
+        Raises:
+            filelock.Timeout: on entering it, where another process holds it and ``wait`` is false.
+        """
+        return FileLock(self.results / f".{key}.lock", timeout=-1 if wait else 0)
+
+    def claimed(self, key: str) -> bool:
+        """Whether a process is at this run now."""
+        try:
+            with self.claim(key, wait=False):
+                return False
+        except Timeout:
+            return True
+
+    def fail(self, failure: Failure) -> None:
+        """Remember why a run has no result; a result of the same key makes it forgotten."""
+        self.failures.mkdir(exist_ok=True)
+        write_atomically(self.failures / f"{failure.key}.json", failure.model_dump_json(indent=1).encode())
+
+    def failed(self) -> list[Failure]:
+        """The runs that ended with an error and have not been finished since."""
+        return [_read(path, Failure) for path in sorted(self.failures.glob("*.json"))]
+
+    def add_cells(self, cells: Iterable[Cell]) -> None:
+        """Note which runs a bench compares; a cell that was there already gets its new key."""
+        with FileLock(self.results / ".bench.lock"):
+            known = {cell.place: cell for cell in (*self.cells(), *cells)}
+            table = [cell.model_dump() for cell in known.values()]
+            write_atomically(self.out / "bench.json", json.dumps({"cells": table}, indent=1).encode())
+
+    def cells(self) -> list[Cell]:
+        """Which runs the benches in this folder compare, in order; the others chose learning rates, say."""
+        path = self.out / "bench.json"
+        return list(_read(path, _Cells).cells) if path.is_file() else []
+
     def adapter(self, name: str) -> Path:
         return self.out / "adapters" / name
 
     def get(self, key: str) -> Result | None:
         """The finished result, or None where there is none yet."""
         path = self.path(key)
-        return _read(path) if path.is_file() else None
+        return _read(path, Result) if path.is_file() else None
 
     def put(self, result: Result) -> None:
         write_atomically(self.path(result.key), result.model_dump_json(indent=1).encode())
+        (self.failures / f"{result.key}.json").unlink(missing_ok=True)
 
     def __iter__(self) -> Iterator[Result]:
         for path in sorted(self.results.glob("*.json")):
-            yield _read(path)
+            yield _read(path, Result)
 
 
-def _read(path: Path) -> Result:
+def _read(path: Path, record: type[R]) -> R:
     try:
-        return Result.model_validate(json.loads(path.read_bytes()))
+        return record.model_validate(json.loads(path.read_bytes()))
     except (ValidationError, ValueError) as e:
-        raise DataError(f"{path}: is not a result of this version ({str(e).splitlines()[0]}); delete it") from None
+        what = record.__name__.strip("_").lower()
+        raise DataError(f"{path}: is not a {what} of this version ({str(e).splitlines()[0]}); delete it") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,60 +1,126 @@
-"""A run in a process of its own: its peak memory is its own, and a crash takes nothing else along."""
+"""Runs in processes of their own: the peak memory of each is its own, and a crash takes nothing else along."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import warnings
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from genft.errors import GenFTError, TrainingError
 from genft.results.store import Result, Store
 from genft.training.callbacks import Inferred, Progress, Watch, ignore
-from genft.training.run import prepare, run
+from genft.training.run import Plan, prepare, run
 from genft.training.spec import RunSpec
 
+Message = Progress | Inferred | Result | GenFTError
 
-def run_in_process(spec: RunSpec, out: Path, watch: Watch = ignore) -> Result:
+
+class RunProcess:
+    """A run that has been started in a new process; :meth:`receive` waits for its next message."""
+
+    def __init__(self, spec: RunSpec, out: Path, *, threads: int | None = None, again: bool = False) -> None:
+        """
+        Args:
+            spec: what to run.
+            out: the folder of the store.
+            threads: that torch may use; None leaves it to torch.
+            again: run even if the result exists.
+        """
+        self.spec = spec
+        spawn = multiprocessing.get_context("spawn")
+        self.receiver, sender = spawn.Pipe(duplex=False)
+        self.process = spawn.Process(target=_work, args=(spec, out, threads, again, sender))
+        self.process.start()
+        sender.close()  # now the child's end is the only one, so its death ends recv() below
+
+    def receive(self) -> Message:
+        """Progress, or the last message: the result, or the error that ended the run."""
+        try:
+            return self.receiver.recv()
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            hint = "; the machine may be out of memory" if code == -9 else ""
+            return TrainingError(f"the process of the run with {self.spec.method} {how}{hint}")
+
+    def end(self) -> None:
+        """End the process if it still runs; its checkpoints stay."""
+        if self.process.is_alive():
+            self.process.terminate()
+        self.process.join()
+        self.receiver.close()
+
+
+def run_in_process(spec: RunSpec, out: Path, watch: Watch = ignore, *, again: bool = False) -> Result:
     """As :func:`genft.training.run.run`, in a new process; ``watch`` is called in this one.
 
     Raises:
         GenFTError: what the run raised, or that its process was ended from outside.
     """
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_work, args=(spec, out, sender))
-    process.start()
-    sender.close()  # now the child's end is the only one, so its death ends recv() below
+    process = RunProcess(spec, out, again=again)
     try:
         while True:
-            message = receiver.recv()
-            if isinstance(message, Result):
-                return message
-            if isinstance(message, GenFTError):
-                raise message
-            watch(message)
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = "; the machine may be out of memory" if code == -9 else ""
-        raise TrainingError(f"the process of the run with {spec.method} {how}{hint}") from None
+            match process.receive():
+                case Result() as result:
+                    return result
+                case GenFTError() as error:
+                    raise error
+                case event:
+                    watch(event)
     finally:
-        if process.is_alive():
-            process.terminate()
-        process.join()
+        process.end()
 
 
-def _work(spec: RunSpec, out: Path, sender: Connection) -> None:
+def run_side_by_side(next_plan: Callable[[], Plan | None], out: Path, jobs: int) -> Iterator[tuple[Plan, Message]]:
+    """Keep ``jobs`` processes busy with what ``next_plan`` gives, and pass their messages on as they come.
+
+    The cores are divided between the processes, so that their threads do not fight. ``next_plan`` is asked whenever a
+    place is free; None means that there is nothing to start at the moment. Ends when nothing runs and nothing is left.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    running: dict[Any, tuple[Plan, RunProcess]] = {}
+    try:
+        while True:
+            while len(running) < jobs and (plan := next_plan()) is not None:
+                process = RunProcess(plan.spec, out, threads=threads)
+                running[process.receiver] = plan, process
+            if not running:
+                return
+            for ready in wait(list(running)):
+                plan, process = running[ready]
+                message = process.receive()
+                if isinstance(message, (Result, GenFTError)):
+                    del running[ready]
+                    process.end()
+                yield plan, message
+    finally:
+        for _, process in running.values():
+            process.end()
+
+
+def _work(spec: RunSpec, out: Path, threads: int | None, again: bool, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     be_quiet()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
     def send(event: Progress | Inferred) -> None:
         sender.send(event)
 
     try:
-        sender.send(run(prepare(spec), Store(out).open(), send))
+        store = Store(out).open()
+        plan = prepare(spec)
+        with store.claim(plan.key):
+            found = None if again else store.get(plan.key)
+            sender.send(found or run(plan, store, send))
     except GenFTError as e:
         sender.send(e)
 
@@ -66,4 +132,8 @@ def be_quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = _plain_warning
+
+
+def _plain_warning(message: Any, *_: Any, **__: Any) -> str:
+    return f"warning: {message}\n"

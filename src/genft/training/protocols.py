@@ -87,7 +87,11 @@ def get_protocol(name: str) -> Protocol:
 
 
 def assign_roles(
-    data: TaskData, protocol: Protocol, limit_train: int | None = None, limit_eval: int | None = None
+    data: TaskData,
+    protocol: Protocol,
+    limit_train: int | None = None,
+    limit_eval: int | None = None,
+    limit_select: int | None = None,
 ) -> Roles:
     """Give every split its role; with limits, a fixed draw by class of at most so many examples."""
     stratify = not data.task.regression
@@ -110,7 +114,7 @@ def assign_roles(
         train, select = hold_out(train, max(1, len(train) // 10), 0, stratify)
     else:
         select = data.splits[protocol.select]
-    train, select = limited(train, limit_train), limited(select, limit_eval)
+    train, select = limited(train, limit_train), limited(select, limit_select or limit_eval)
     return Roles(
         train,
         select,

@@ -52,16 +52,19 @@ class Plan:
         return training.epochs * -(-len(self.roles.train) // training.batch_size)
 
 
-def prepare(spec: RunSpec) -> Plan:
-    """Read the data and find the model, without loading it; everything that can be refused early is."""
+def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
+    """Read the data, unless they are given, and find the model, without loading it.
+
+    Everything that can be refused early is refused here.
+    """
     get_method(spec.method)
     check_metric(spec.task.metric, regression=spec.task.regression)
     if spec.task.regression and spec.training.label_smoothing:
         raise ConfigError("label_smoothing: is for classes, and this task predicts a number")
     protocol = get_protocol(spec.protocol)
     source = find_model(spec.model)
-    data = read(spec.task)
-    roles = assign_roles(data, protocol, spec.limit_train, spec.limit_eval)
+    data = data or read(spec.task)
+    roles = assign_roles(data, protocol, spec.limit_train, spec.limit_eval, spec.limit_select)
     return Plan(spec, data, roles, source, spec.key(source.fingerprint, data.fingerprint))
 
 

@@ -33,6 +33,10 @@ _BOOKKEEPING = {
 }
 
 
+#: Fields of a :class:`RunSpec` that make it a part of the real thing.
+LIMITS = ("limit_train", "limit_select", "limit_eval")
+
+
 class Training(Record):
     """Hyper-parameters of training that every method has."""
 
@@ -76,6 +80,7 @@ class RunSpec(Record):
     protocol: str = "holdout"
     limit_train: int | None = Field(default=None, ge=2, description="use only so many training examples")
     limit_eval: int | None = Field(default=None, ge=2, description="evaluate on only so many examples")
+    limit_select: int | None = Field(default=None, ge=2, description="select on only so many; none: limit_eval")
 
     def key(self, model_fingerprint: str, data_fingerprint: str) -> str:
         """The hash that names this run's result: equal runs have equal keys on every machine."""
@@ -128,7 +133,7 @@ def build_spec(
     info = get_method(said.get("method", "genft"))
     of_preset = preset.select(info.name, task.name)
     run = layer(
-        ("default", {"method": info.name, "seed": 0, "limit_train": None, "limit_eval": None}),
+        ("default", {"method": info.name, "seed": 0, **dict.fromkeys(LIMITS)}),
         ("default" if task.files else f"task {task.name}", {"protocol": task.protocol}),
         *((source, values.run) for source, values in of_preset),
         (user, {"model": model, **said}),
@@ -240,6 +245,11 @@ def parse_settings(info: MethodInfo, pairs: Iterable[str]) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     return values
+
+
+def split_outside_brackets(text: str) -> list[str]:
+    """``"a,b[c=1,d=2]"`` → ``["a", "b[c=1,d=2]"]``."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
 
 
 def _parse(hint: Any, text: str) -> Any:
