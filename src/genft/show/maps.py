@@ -53,7 +53,7 @@ def weights(subjects: Sequence[Subject], targets: list[str], layers: list[int]) 
                 axis.tick_params(labelbottom=c == 0 and r == rows - 1, labelsize=7)
                 if r == rows - 1 and c in (n, 2 * n):
                     group = axes[:, : n + 1] if c == n else axes[:, n + 1 :]
-                    _colour_bar(figure, image, group, "entries of weights" if c == n else "of updates", "bottom")
+                    _colour_bar(figure, image, group, "entries of weights" if c == n else "entries of updates", "bottom")
             axes[r, 0].set_ylabel(f"layer {place.layer}")
         cell = f" (a cell is the mean of {_step(o)} × {_step(i)} entries)" if max(o, i) > CELLS else ""
         figure.suptitle(f"{target}{cell}", fontsize=9)
