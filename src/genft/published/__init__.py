@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import csv
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from genft.errors import ConfigError, not_one_of
+
+_LONG = ("glue", "vtab1k", "fgvc", "ablation")
+_WIDE = {"vpetl_vtab1k": "vtab1k", "vpetl_fgvc": "fgvc"}
+
+
+@dataclass(frozen=True)
+class Number:
+    """One printed number, in percent; ``task`` is "mean" for a printed mean over the tasks of a benchmark."""
+
+    benchmark: str
+    task: str
+    method: str
+    backbone: str
+    value: float
+    source: str
+    note: str = ""
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -15,3 +34,42 @@ def read(name: str) -> list[dict[str, str]]:
         raise ConfigError(not_one_of("published", name, files))
     with files[name].open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@functools.cache
+def numbers() -> tuple[Number, ...]:
+    """Every printed result under genft's names of tasks and methods: GenFT's paper first, then V-PETL Bench."""
+    return tuple(number for name in _LONG for number in _long(name)) + tuple(n for name in _WIDE for n in _wide(name))
+
+
+def find(benchmark: str, task: str, method: str) -> tuple[Number, ...]:
+    """What is printed for a method of genft on a task, each source once; empty where no paper has it."""
+    printed = _names("same method").get(method, method)
+    return tuple(n for n in numbers() if (n.benchmark, n.task, n.method) == (benchmark, task, printed))
+
+
+def _long(name: str) -> Iterator[Number]:
+    for row in read(name):
+        yield Number(
+            row["benchmark"],
+            row["task"],
+            row["method"],
+            row["backbone"],
+            float(row["value"]),
+            row["source"],
+            row["note"],
+        )
+
+
+def _wide(name: str) -> Iterator[Number]:
+    """V-PETL Bench prints a row per method and a column per task."""
+    methods, tasks = _names("method"), _names("task")
+    for row in read(name):
+        for column in row.keys() & tasks.keys():
+            value = float(row[column])
+            yield Number(_WIDE[name], tasks[column], methods[row["Method"]], "ViT-B/16 IN-21k", value, "V-PETL Bench")
+
+
+@functools.cache
+def _names(kind: str) -> dict[str, str]:
+    return {row["printed"]: row["name"] for row in read("names") if row["kind"] == kind}
