@@ -204,7 +204,8 @@ def load_model(source: ModelSource, task: Task, image_size: int | None = None) -
     notes += [f"{', '.join(odd)}: not in the checkpoint, starts at random and is not trained"] if odd else []
     if task.kind == "text":
         tokenizer = _tokenizer(source, model)
-        preprocessing = Preprocessing(kind="text", max_length=min(task.max_length, _longest(tokenizer, model)))
+        longest = min(task.max_length, tokenizer.model_max_length, positions(model))
+        preprocessing = Preprocessing(kind="text", max_length=longest)
     else:
         tokenizer = None
         preprocessing = _image_preprocessing(source, image_size)
@@ -269,11 +270,11 @@ def _tokenizer(source: ModelSource, model: PreTrainedModel) -> Any:
     return tokenizer
 
 
-def _longest(tokenizer: Any, model: PreTrainedModel) -> int:
-    positions = getattr(model.config, "max_position_embeddings", None) or 10**6
-    if model.config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # these count positions from the padding index
-    return min(tokenizer.model_max_length, positions)
+def positions(model: PreTrainedModel) -> int:
+    """The tokens that the model can take; a large number where it has no table of positions."""
+    found: int = getattr(model.config, "max_position_embeddings", None) or 10**6
+    # these count positions from the padding index
+    return found - 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else found
 
 
 def _image_preprocessing(source: ModelSource, image_size: int | None) -> Preprocessing:

@@ -2,7 +2,8 @@
 
     b = b0 + Δb, for every bias of the model: linear layers, normalisations, convolutions.
 
-The paper trains b in place; here an offset is trained, so that disabling the adapter gives the base model back.
+The paper trains b in place; here an offset is trained, so that disabling the adapter gives the base model back. It
+is named ``bias``, so that transformers' Trainer leaves it out of weight decay as it does biases.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class BitFit(WeightMethod):
 
     def factors(self, site: Site) -> dict[str, Factor]:
         init = nn.init.zeros_ if self.config.init_weights else nn.init.normal_
-        return {"offset": Factor((site.out_features,), init)}
+        return {"bias": Factor((site.out_features,), init)}
 
     def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor:
-        return f["offset"]
+        return f["bias"]

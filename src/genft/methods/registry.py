@@ -10,8 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from peft import PromptLearningConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType
+
 from genft.errors import ConfigError, not_one_of
 from genft.methods.base import BlockMethod, Method, WeightMethod
+from genft.methods.recipe import Recipe
 
 Family = Literal["weight", "block", "peft", "baseline"]
 M = TypeVar("M", bound=type[Method])
@@ -32,6 +37,8 @@ class MethodInfo:
         defaults: settings that differ from the configuration class's own defaults, with which the method is run
             in the comparisons; each is visible in ``genft explain``.
         mergeable: whether the result can be folded into the base weights.
+        kinds: the inputs it works on.
+        recipe: what it needs of a training run besides gradients.
     """
 
     name: str
@@ -42,9 +49,18 @@ class MethodInfo:
     method: type[Method] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     mergeable: bool = True
+    kinds: tuple[str, ...] = ("text", "image")
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def check_kind(self, kind: str) -> None:
+        """Raise :class:`~genft.errors.ConfigError` where the method does not work on inputs of this kind."""
+        if kind not in self.kinds:
+            raise ConfigError(f"method: {self.name!r} works on {' and '.join(self.kinds)}, and this task has {kind}s")
 
 
 METHODS: dict[str, MethodInfo] = {}
+#: How a method of peft that is not in the list is named: "peft:RANDLORA".
+PEFT = "peft:"
 
 
 def register(
@@ -54,6 +70,7 @@ def register(
     paper: str,
     trains: str,
     defaults: Mapping[str, Any] | None = None,
+    recipe: Recipe | None = None,
 ) -> Callable[[M], M]:
     """Register one of our own methods under ``name``; its family follows from its protocol."""
 
@@ -71,6 +88,7 @@ def register(
                 method=cls,
                 defaults=defaults or {},
                 mergeable=family == "weight",
+                recipe=recipe or Recipe(),
             )
         )
         return cls
@@ -86,8 +104,36 @@ def add(info: MethodInfo) -> None:
 
 
 def get_method(name: str) -> MethodInfo:
-    """The method called ``name``; an unknown name is a :class:`~genft.errors.ConfigError` with the nearest one."""
+    """The method called ``name``, or peft's own ``peft:NAME``.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest one.
+    """
+    if name.startswith(PEFT):
+        return _of_peft(name)
     try:
         return METHODS[name]
     except KeyError:
         raise ConfigError(not_one_of("method", name, METHODS)) from None
+
+
+def _of_peft(name: str) -> MethodInfo:
+    """A method that peft has and the list has not, with peft's own defaults."""
+    configs = {
+        f"{PEFT}{kind.value}": config
+        for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if config.__module__.startswith("peft.")
+    }
+    if name not in configs:
+        raise ConfigError(not_one_of("method", name, configs))
+    kind = PeftType(name.removeprefix(PEFT))
+    prompts = issubclass(configs[name], PromptLearningConfig)
+    return MethodInfo(
+        name=name,
+        family="peft",
+        paper=f"peft's documentation of {configs[name].__name__}",
+        trains="what peft's own tuner trains",
+        config=configs[name],
+        mergeable=hasattr(PEFT_TYPE_TO_TUNER_MAPPING[kind], "merge_and_unload") and not prompts,
+        kinds=("text",) if prompts else ("text", "image"),
+    )

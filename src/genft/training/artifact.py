@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -103,7 +106,7 @@ def save(
     try:
         temporary.mkdir(parents=True)
         if isinstance(model, PeftModel):
-            model.save_pretrained(str(temporary), save_embedding_layers=False)
+            _save_adapter(temporary, model)
             weights = temporary / "adapter_model.safetensors"
         else:
             weights = temporary / BASELINE_FILE
@@ -119,6 +122,25 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         raise ConfigError(f"{folder}: cannot be written ({e.strerror})") from None
     return size
+
+
+def _save_adapter(folder: Path, model: PeftModel) -> None:
+    """As peft saves it; one that starts by changing W0 (PiSSA) as LoRA of the unchanged W0, of twice the rank."""
+    initial = getattr(model, "initial_adapter", None)
+    if initial is None:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        return
+    with TemporaryDirectory() as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a second adapter on a changed base
+        place = Path(temporary) / "initial"
+        place.mkdir()
+        save_file({k: v.contiguous().cpu() for k, v in initial.items()}, place / SAFETENSORS_WEIGHTS_NAME)
+        model.save_pretrained(
+            str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=str(place)
+        )
+    weights = folder / SAFETENSORS_WEIGHTS_NAME  # peft leaves out what is trained in full beside the adapter
+    whole = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file({k: v.contiguous().cpu() for k, v in (whole | load_file(weights)).items()}, weights, {"format": "pt"})
 
 
 def load(folder: str | Path, base: str | None = None) -> Trained:

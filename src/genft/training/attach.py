@@ -8,20 +8,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
+from transformers import PreTrainedModel
 
 from genft.bridge.targets import DEFAULT_TARGETS, linear_names
 from genft.errors import ConfigError, TargetError, not_one_of
 from genft.methods import MethodInfo
-from genft.models import LoadedModel
+from genft.methods.recipe import Examples
+from genft.models import LoadedModel, positions
+
+#: Texts of a batch are padded to a multiple of so many tokens.
+PAD_TO = 8
 
 
-def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any]) -> nn.Module:
+def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], examples: Examples) -> nn.Module:
     """The model with exactly what ``info`` trains (and the head) set to require gradients.
+
+    Args:
+        loaded: the base model with its head.
+        info: the method.
+        settings: what differs from the defaults of its configuration.
+        examples: training examples, for methods that look at data before they start.
 
     Raises:
         ConfigError: a setting that the method refuses, or targets that this model does not have.
@@ -31,12 +42,16 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any]) -
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(info.name == "full" or is_head(name, loaded.trained_in_full))
         return model
-    config = make_config(info, settings, model.config.model_type, loaded.preprocessing.kind)
-    config.modules_to_save = list(loaded.trained_in_full)
+    config = make_config(info, settings, model, loaded.preprocessing.kind)
+    if config.is_prompt_learning:
+        _check_prompt(loaded, info, config)
+    else:
+        config.modules_to_save = list(loaded.trained_in_full)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning) if info.family == "peft" else None
         try:
-            return get_peft_model(model, config)
+            info.recipe.prepare(model.eval(), config, examples)
+            adapted = get_peft_model(model, config)
         except ConfigError:
             raise
         except NoMatchingPeftModuleError:  # of peft's own methods; ours name the nearest themselves
@@ -44,25 +59,53 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any]) -
             first = wanted if isinstance(wanted, str) else sorted(wanted or ())[0]
             what = f"matches nothing in {type(model).__name__}"
             raise TargetError(not_one_of("target_modules", first, sorted(names), what=what)) from None
-        except ValueError as e:
-            raise TargetError(f"{info.name}: {e}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as e:
+            if info.family != "peft" and not isinstance(e, ValueError):
+                raise
+            raise TargetError(f"{info.name}: cannot be put on {type(model).__name__}: {e}") from None
+    if changes_base(config):
+        adapted.initial_adapter = {k: v.detach().clone() for k, v in get_peft_model_state_dict(adapted).items()}
+    return adapted
 
 
-def make_config(info: MethodInfo, settings: Mapping[str, Any], model_type: str, kind: str) -> Any:
-    """The peft configuration of a method for a family of models; peft lacks default targets for some of them."""
+def make_config(info: MethodInfo, settings: Mapping[str, Any], model: PreTrainedModel, kind: str) -> Any:
+    """The peft configuration of a method for a model; peft lacks default targets for some families."""
     assert info.config is not None
-    settings = dict(settings)
-    try:
-        config = info.config(task_type="SEQ_CLS" if kind == "text" else None, **settings)
-    except ConfigError:
-        raise
-    except (ValueError, TypeError) as e:
-        raise ConfigError(f"{info.name}: {e}") from None
+    model_type = model.config.model_type
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning) if info.family == "peft" else None
+        try:
+            config = info.config(task_type="SEQ_CLS" if kind == "text" else None, **settings)
+        except ConfigError:
+            raise
+        except (ValueError, TypeError) as e:
+            raise ConfigError(f"{info.name}: {e}") from None
     if info.family == "peft" and getattr(config, "target_modules", ()) is None:
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
         if model_type not in getattr(tuner, "target_module_mapping", (model_type,)):
             config.target_modules = DEFAULT_TARGETS.get(model_type)
     return config
+
+
+def _check_prompt(loaded: LoadedModel, info: MethodInfo, config: Any) -> None:
+    """Refuse what peft's prompts cannot do; they know of the head, and of no other module to train."""
+    if loaded.fresh:
+        raise ConfigError(
+            f"{info.name}: {', '.join(loaded.fresh)} is not in the checkpoint, so it must be trained and saved, which "
+            "peft does not do beside a prompt; choose another model or method"
+        )
+    room = (positions(loaded.model) - config.num_virtual_tokens) // PAD_TO * PAD_TO
+    if (longest := loaded.preprocessing.max_length) and longest > room:
+        raise ConfigError(
+            f"max_length: received {longest}; beside {config.num_virtual_tokens} virtual tokens the {info.name} of "
+            f"{type(loaded.model).__name__} has room for {max(room, 0)}; use --max-length"
+        )
+
+
+def changes_base(config: Any) -> bool:
+    """Whether this start of LoRA takes what it trains out of W0, so that its adapter fits no other model."""
+    start = getattr(config, "init_lora_weights", None)
+    return isinstance(start, str) and start.startswith(("pissa", "corda", "olora", "lora_ga"))
 
 
 def is_head(name: str, head: Sequence[str]) -> bool:
@@ -97,5 +140,5 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def targeted(model: nn.Module) -> list[str]:
-    """Paths of the modules that an adapter works on; empty for a baseline."""
-    return list(model.targeted_module_names) if isinstance(model, PeftModel) else []
+    """Paths of the modules that an adapter works on; empty for a baseline, and for a prompt."""
+    return list(getattr(model.base_model, "targeted_module_names", ())) if isinstance(model, PeftModel) else []

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler, Subset
 from transformers import (
@@ -28,9 +29,11 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from genft.data.encode import Encoded
 from genft.errors import TrainingError
+from genft.methods.recipe import Recipe
 from genft.models import LoadedModel
 from genft.training.attach import is_head, trained_state
 from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
@@ -66,6 +69,7 @@ def fit(
     select: Encoded,
     training: Training,
     *,
+    recipe: Recipe,
     metric: str,
     seed: int,
     checkpoints: Path,
@@ -80,6 +84,7 @@ def fit(
     trainer = Loop(
         loaded,
         training,
+        recipe,
         model=model,
         args=_arguments(training, metric, seed, checkpoints),
         train_dataset=train,
@@ -87,7 +92,7 @@ def fit(
         data_collator=_collator(loaded),
         compute_metrics=lambda outcome: {metric: score(metric, *decide(outcome))},
         preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
-        callbacks=[Watcher(watch), stopwatch],
+        callbacks=[Watcher(watch), stopwatch, *recipe.callbacks(model)],
     )
     last = last_checkpoint(checkpoints)
     try:
@@ -119,37 +124,44 @@ def fit(
 class Loop(Trainer):
     """``Trainer`` with a head of its own learning rate and small checkpoints."""
 
-    def __init__(self, loaded: LoadedModel, training: Training, **kwargs: Any) -> None:
+    def __init__(self, loaded: LoadedModel, training: Training, recipe: Recipe, **kwargs: Any) -> None:
         self.head = loaded.trained_in_full
         self.training = training
+        self.recipe = recipe
         self.stop_on_nan = StopOnNaN()
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.stop_on_nan)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW in up to four groups: head or not, decayed or not."""
+        """AdamW in groups by learning rate, decayed or not."""
         model = model or self.model
         assert model is not None
         if self.optimizer is None:
             decayed = set(self.get_decay_parameter_names(model))
-            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+            groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
-                    groups.setdefault((is_head(name, self.head), name in decayed), []).append(parameter)
-            head_rate = self.training.head_learning_rate or self.training.learning_rate
+                    groups.setdefault((self._rate(name), name in decayed), []).append(parameter)
             self.optimizer = torch.optim.AdamW(
                 [
                     {
                         "params": parameters,
-                        "lr": head_rate if of_head else self.training.learning_rate,
+                        "lr": rate,
                         "weight_decay": self.training.weight_decay if decays else 0.0,
                     }
-                    for (of_head, decays), parameters in groups.items()
+                    for (rate, decays), parameters in groups.items()
                 ],
                 lr=self.training.learning_rate,
             )
         return self.optimizer
+
+    def _rate(self, name: str) -> float:
+        """The highest learning rate of the parameter ``name``."""
+        if is_head(name, self.head):
+            return self.training.head_learning_rate or self.training.learning_rate
+        config = self.model.active_peft_config if isinstance(self.model, PeftModel) else None
+        return self.training.learning_rate * self.recipe.learning_rate(config, name)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -173,10 +185,30 @@ class Loop(Trainer):
         model: Any = self.model
         assert output_dir is not None
         os.makedirs(output_dir, exist_ok=True)
-        if isinstance(model, PeftModel):
+        if self._trains_prompt:
+            save_file(trained_state(model), os.path.join(output_dir, SAFE_WEIGHTS_NAME))
+        elif isinstance(model, PeftModel):
             model.save_pretrained(output_dir, save_embedding_layers=False)
         else:
             model.save_pretrained(output_dir, state_dict=trained_state(model))
+
+    @property
+    def _trains_prompt(self) -> bool:
+        """peft saves the prompt that an encoder makes, not the encoder: training cannot go on from that."""
+        return isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._trains_prompt:
+            self.model.load_state_dict(load_file(os.path.join(resume_from_checkpoint, SAFE_WEIGHTS_NAME)), strict=False)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._trains_prompt:
+            assert self.state.best_model_checkpoint is not None
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Weights that are not trained are not in a checkpoint: nothing to warn about."""

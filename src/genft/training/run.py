@@ -6,7 +6,9 @@ import datetime
 import platform
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -57,7 +59,7 @@ def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
 
     Everything that can be refused early is refused here.
     """
-    get_method(spec.method)
+    get_method(spec.method).check_kind(spec.task.kind)
     check_metric(spec.task.metric, regression=spec.task.regression)
     if spec.task.regression and spec.training.label_smoothing:
         raise ConfigError("label_smoothing: is for classes, and this task predicts a number")
@@ -72,7 +74,9 @@ def build(plan: Plan) -> tuple[LoadedModel, nn.Module, Inferred]:
     """(the model with its head, the same with the method on it, what was inferred), from the seed of the run."""
     set_seed(plan.spec.seed)
     loaded = load_model(plan.source, plan.data.task, plan.spec.training.image_size)
-    model = attach(loaded, get_method(plan.spec.method), plan.spec.settings)
+    info, said = get_method(plan.spec.method), plan.spec.settings
+    follows = {k: v for k, v in info.recipe.settings(loaded.model, plan.steps).items() if k not in said}
+    model = attach(loaded, info, {**said, **follows}, partial(_examples, plan, loaded))
     count = count_parameters(model, loaded.trained_in_full)
     inferred = Inferred(
         targets=dict(Counter(name.rpartition(".")[2] for name in targeted(model))),
@@ -82,7 +86,7 @@ def build(plan: Plan) -> tuple[LoadedModel, nn.Module, Inferred]:
         total_parameters=count.total,
         preprocessing=loaded.preprocessing,
         device=_device(),
-        notes=loaded.notes,
+        notes=(*loaded.notes, *(f"{k} = {v}, from the model and the steps" for k, v in follows.items())),
     )
     return loaded, model, inferred
 
@@ -108,6 +112,7 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
             encoded(plan.roles.train),
             encoded(plan.roles.select),
             spec.training,
+            recipe=get_method(plan.spec.method).recipe,
             metric=task.metric,
             seed=spec.seed,
             checkpoints=store.checkpoints(plan.key),
@@ -156,6 +161,15 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
     store.put(result)
     store.drop_checkpoints(plan.key)
     return result
+
+
+def _examples(plan: Plan, loaded: LoadedModel, n: int) -> Iterator[dict[str, torch.Tensor]]:
+    """``n`` training examples, drawn with the run's seed, as the model's inputs one by one."""
+    train = plan.roles.train
+    drawn = np.random.default_rng(plan.spec.seed).permutation(len(train))[:n]
+    data = encode([train.inputs[i] for i in drawn], None, loaded.preprocessing, loaded.tokenizer)
+    for i in range(len(data)):
+        yield {key: torch.as_tensor(value)[None] for key, value in data[i].items()}
 
 
 def _device() -> str:

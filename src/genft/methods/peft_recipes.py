@@ -1,0 +1,186 @@
+"""What some of peft's methods need of a training run, which peft leaves to its user."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_FAMILIES
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from genft.bridge import targets
+from genft.errors import ConfigError
+from genft.methods.recipe import Examples, Recipe
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}
+
+
+# -------------------------------------------------------------------- LoRA+
+
+
+@dataclass
+class LoraPlusConfig(LoraConfig):
+    """LoRA's configuration and the ratio of learning rates. The ratio is of training, so it is not saved."""
+
+    loraplus_lr_ratio: float = field(
+        default=16.0, metadata={"help": "λ: the learning rate of B is λ times that of A, the run's own."}
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        return _without(super().to_dict(), "loraplus_lr_ratio")
+
+
+class LoraPlus(Recipe):
+    def learning_rate(self, config: LoraPlusConfig, name: str) -> float:
+        return config.loraplus_lr_ratio if ".lora_B." in name else 1.0
+
+
+# -------------------------------------------------------------------- CorDA
+
+
+@dataclass
+class CordaLoraConfig(LoraConfig):
+    """LoRA's configuration, started from weights decomposed with the covariance of their inputs.
+
+    The start is not saved: a saved adapter is a LoRA adapter of the base model as pretrained.
+    """
+
+    corda_method: str = field(
+        default="ipm", metadata={"help": "ipm: train the directions that the data use most; kpm: those they use least."}
+    )
+    calibration_examples: int = field(
+        default=256, metadata={"help": "Training examples from which the covariance of each weight's inputs is taken."}
+    )
+
+    def __post_init__(self) -> None:
+        self.init_lora_weights = "corda"
+        self.corda_config = CordaConfig(corda_method=self.corda_method)  # type: ignore[arg-type]
+        super().__post_init__()
+        if self.corda_method not in ("ipm", "kpm"):
+            raise ConfigError(f"corda_method: received {self.corda_method!r}; allowed: ipm, kpm")
+
+    def to_dict(self) -> dict[str, Any]:
+        return _without(super().to_dict(), "corda_method", "calibration_examples", "corda_config")
+
+
+class Corda(Recipe):
+    def prepare(self, model: nn.Module, config: CordaLoraConfig, examples: Examples) -> None:
+        if config.target_modules is None:
+            known: Any = targets.DEFAULT_TARGETS.get(model.config.model_type)  # type: ignore[union-attr]
+            config.target_modules = known
+
+        def run_model() -> None:
+            for inputs in examples(config.calibration_examples):
+                model(**inputs)
+
+        preprocess_corda(model, config, run_model)
+
+
+# -------------------------------------------------------------------- AdaLoRA
+
+#: The mean over the eight GLUE tasks of the paper's Table 8: the first and the last part of all steps in which
+#: the ranks stay as they are.
+ADALORA_FIRST, ADALORA_LAST = 0.13, 0.48
+
+
+class AdaLora(Recipe):
+    def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
+        return {"total_step": steps, "tinit": int(ADALORA_FIRST * steps), "tfinal": int(ADALORA_LAST * steps)}
+
+    def prepare(self, model: nn.Module, config: Any, examples: Examples) -> None:
+        if config.init_r <= config.target_r:
+            raise ConfigError(
+                f"init_r: received {config.init_r}; allowed: more than target_r, which is {config.target_r}"
+            )
+
+    def callbacks(self, model: Any) -> list[TrainerCallback]:
+        if type(model) is PeftModel:  # without a task type its forward pass goes round the tuner's regulariser
+            model.forward = model.base_model.forward
+        return [AllocateRanks(model)]
+
+
+class AllocateRanks(TrainerCallback):
+    """Calls AdaLoRA's ``update_and_allocate`` after every optimizer step; for any ``transformers.Trainer``.
+
+    The singular values that are pruned stay in the model as zeros. peft would cut them out of what it saves, and
+    then a checkpoint of one step does not fit the model of another. For a resumed run the smoothed importance is
+    kept in the checkpoint.
+    """
+
+    FILE = "adalora.safetensors"
+
+    def __init__(self, model: Any) -> None:
+        self.tuner = model.base_model
+        self.config = model.peft_config[model.active_adapter]
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        file = _checkpoint(args, state) / self.FILE
+        if state.global_step and file.is_file():
+            allocator = self.tuner.rankallocator
+            for key, value in load_file(file, device=str(args.device)).items():
+                kind, name = key.split("/")
+                getattr(allocator, kind)[name] = value
+                allocator.ipt[name] = value  # only asked whether it is there
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.config.rank_pattern = {
+            name: (p != 0).view(-1).tolist()
+            for name, p in self.tuner.model.named_parameters()
+            if f".lora_E.{self.tuner.trainable_adapter_name}" in name
+        }
+        self.tuner.update_and_allocate(state.global_step)
+        self.config.rank_pattern = None
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        allocator = self.tuner.rankallocator
+        kinds = ("exp_avg_ipt", "exp_avg_unc")
+        smoothed: dict[str, Tensor] = {f"{k}/{n}": t.cpu() for k in kinds for n, t in getattr(allocator, k).items()}
+        if smoothed:
+            save_file(smoothed, _checkpoint(args, state) / self.FILE)
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+# -------------------------------------------------------------------- settings that follow from the model
+
+
+class VBLora(Recipe):
+    LONGEST = 256  # in the paper, on widths 768 and 1024
+
+    def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
+        """Vectors of up to 256 numbers that divide the sides of every weight in a block."""
+        in_layers = [name for name in targets.linear_names(model) if re.search(r"\.\d+\.", name)]
+        common = math.gcd(*(n for name in in_layers for n in targets.weight_shape(model.get_submodule(name))))
+        return {"vector_length": max(n for n in range(1, self.LONGEST + 1) if common % n == 0)}
+
+
+class IA3(Recipe):
+    KEYS_VALUES = ("key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "k", "v", "qkv", "Wqkv", "qkv_proj")
+    MLP_OUTPUTS = ("output.dense", "fc2", "lin2", "ffn_output", "mlp.Wo", "down_proj")
+
+    def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
+        """Keys, values and the inputs of the MLP's second weight, in families that peft's table lacks."""
+        if model.config.model_type in IA3_FAMILIES:  # type: ignore[union-attr, operator]
+            return {}
+        keys_values, outputs = (self._present(model, names) for names in (self.KEYS_VALUES, self.MLP_OUTPUTS))
+        return {"target_modules": keys_values + outputs, "feedforward_modules": outputs} if keys_values else {}
+
+    @staticmethod
+    def _present(model: nn.Module, names: tuple[str, ...]) -> list[str]:
+        missing = targets.unmatched(names, model)
+        return [name for name in names if name not in missing]

@@ -1,0 +1,68 @@
+"""Propulsion: scale every output of a linear layer by a learned power (arXiv 2409.10927).
+
+    y = (W0 x + b0) ⊙ z^k,   z (o,) trained, one at the start;   k: degree
+
+which is ΔW = diag(z^k − 1) W0 and Δb = (z^k − 1) ⊙ b0. What is trained here is z − 1, called ``z_bias``, so that
+weight decay draws the layer to the pretrained one and not to zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from genft.bridge.config import AdapterConfig, in_range, setting
+from genft.methods.base import Base, Factor, Factors, Site, WeightMethod
+from genft.methods.registry import register
+from genft.ops.plan import Shape
+
+
+@dataclass
+class PropulsionConfig(AdapterConfig):
+    """Configuration of Propulsion; by default every linear weight inside the transformer's blocks is adapted."""
+
+    method = "propulsion"
+
+    degree: int = setting(
+        15, "k: the power of z. 15 is the default of the released layer; its GLUE notebooks have 55, MNLI's 35."
+    )
+
+    @property
+    def default_scope(self) -> str:
+        return "block"
+
+    def problems(self) -> list[str]:
+        return super().problems() + in_range("degree", self.degree, lambda k: k > 0, "a whole number above 0", int)
+
+
+@register(
+    "propulsion",
+    config=PropulsionConfig,
+    paper="Propulsion, arXiv 2409.10927",
+    trains="a scale per output of every weight in a block",
+)
+class Propulsion(WeightMethod):
+    """W = diag(z^k) W0 and b = z^k ⊙ b0, with z = 1 + z_bias."""
+
+    config: PropulsionConfig
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        init = nn.init.zeros_ if self.config.init_weights else partial(nn.init.normal_, std=0.3 / self.config.degree)
+        return {"z_bias": Factor((site.out_features,), init)}
+
+    def scale(self, f: Factors) -> Tensor:
+        """z^k, (o,)."""
+        return (1 + f["z_bias"]) ** self.config.degree
+
+    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
+        return (self.scale(f) - 1)[:, None] * w0
+
+    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
+        return None if b0 is None else (self.scale(f) - 1) * b0
+
+    def linear(self, x: Tensor, base: Base, b0: Tensor | None, f: Factors, shape: Shape) -> Tensor:
+        y = base(x)
+        w0_x = y if b0 is None else y - b0
+        return y + ((self.scale(f) - 1) * w0_x).to(y.dtype)  # the bias's own update is delta_bias

@@ -1,0 +1,33 @@
+"""What a method needs of a training run besides gradients. Most need nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import TrainerCallback
+
+#: n → n training examples as inputs of the model, each in a batch of its own; without labels.
+Examples = Callable[[int], Iterable[dict[str, "Tensor"]]]
+
+
+class Recipe:
+    """Asked by ``genft.training`` in this order: :meth:`settings`, :meth:`prepare`, the adapter is attached,
+    :meth:`learning_rate`, :meth:`callbacks`."""
+
+    def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
+        """Settings that follow from the base model or from the number of optimizer steps; what the user says wins."""
+        return {}
+
+    def prepare(self, model: nn.Module, config: Any, examples: Examples) -> None:
+        """Called with the base model, in evaluation, before the adapter is attached."""
+
+    def learning_rate(self, config: Any, name: str) -> float:
+        """By how much the adapter's learning rate is multiplied for the parameter ``name``."""
+        return 1.0
+
+    def callbacks(self, model: Any) -> list[TrainerCallback]:
+        """Callbacks of ``transformers.Trainer`` for the model with its adapter."""
+        return []
