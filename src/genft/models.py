@@ -133,7 +133,10 @@ def _is_timm(name: str) -> bool:
 
 
 class Preprocessing(Record):
-    """What turns an example into the model's input; saved with every adapter."""
+    """What turns an example into the model's input; saved with every adapter.
+
+    ``crop``: images are resized to more than the size, and their centre is taken.
+    """
 
     kind: Kind
     max_length: int | None = None
@@ -141,6 +144,7 @@ class Preprocessing(Record):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,17 +173,32 @@ class LoadedModel:
         return self.head + self.fresh
 
 
-def load_model(source: ModelSource, task: Task, image_size: int | None = None) -> LoadedModel:
+def load_model(
+    source: ModelSource,
+    task: Task,
+    image_size: int | None = None,
+    *,
+    drop_path: float = 0.0,
+    imagenet: bool = False,
+    crop: bool = False,
+) -> LoadedModel:
     """Read the model and give it a head for ``task`` (its classes must be known).
 
     Args:
         source: from :func:`find_model`.
         task: decides the head: one output per class, or one number in a regression.
         image_size: pixels; None means the model's own.
+        drop_path: the chance to skip the last block, rising linearly from the first.
+        imagenet: images are resized bilinearly and normalised with ImageNet's mean, instead of the model's own.
+        crop: see :class:`Preprocessing`.
+
+    Raises:
+        ConfigError: the model's files cannot be used for this task, or it knows no drop path.
     """
     import transformers
 
     config = _config(source, task)
+    _set_drop_path(config, drop_path, source)
     auto = getattr(
         transformers,
         "AutoModelForSequenceClassification" if task.kind == "text" else "AutoModelForImageClassification",
@@ -209,6 +228,9 @@ def load_model(source: ModelSource, task: Task, image_size: int | None = None) -
     else:
         tokenizer = None
         preprocessing = _image_preprocessing(source, image_size)
+        if imagenet:  # the defaults of Preprocessing
+            preprocessing = Preprocessing(kind="image", image_size=preprocessing.image_size)
+        preprocessing = preprocessing.model_copy(update={"crop": crop})
     return LoadedModel(source, model, tokenizer, preprocessing, head, fresh, tuple(notes))
 
 
@@ -231,6 +253,19 @@ def _config(source: ModelSource, task: Task) -> Any:
         accepts = "vit" in config.architecture or "deit" in config.architecture
         config.model_args = {**({"dynamic_img_size": True} if accepts else {}), **(config.model_args or {})}
     return config
+
+
+def _set_drop_path(config: Any, rate: float, source: ModelSource) -> None:
+    if not rate:
+        return
+    if config.model_type == "timm_wrapper":
+        config.model_args = {**(config.model_args or {}), "drop_path_rate": rate}
+    elif hasattr(config, "drop_path_rate"):
+        config.drop_path_rate = rate
+    else:
+        raise ConfigError(
+            f"drop_path: {source.name} ({config.model_type}) has none in transformers; use 0, or a timm model"
+        )
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ def test_texts_and_pairs_are_cut(bert: Path) -> None:
 def test_images_are_resized_and_normalised(tmp_path: Path) -> None:
     Image.new("L", (31, 7), 255).save(tmp_path / "a.png")
     preprocessing = Preprocessing(kind="image", image_size=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    data = encode([(str(tmp_path / "a.png"),)], [1], preprocessing, None)
+    data = encode([(str(tmp_path / "a.png"),)], [1], preprocessing, None, several_passes=True)
     item = data[0]
     assert item["labels"] == 1
     torch.testing.assert_close(item["pixel_values"], torch.full((3, 16, 16), 2.0))

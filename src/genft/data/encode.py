@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from genft.errors import ConfigError, DataError
@@ -16,8 +20,9 @@ if TYPE_CHECKING:
 
 Item = dict[str, Any]
 
-# Resized images are kept as bytes while they fit: decoding costs more than training a small model.
-_CACHE_BYTES = 1 << 30
+#: FGVC's 256 to 224: what an image is resized to before a crop of the model's size.
+_CROP_FROM = 256 / 224
+_CACHE_SHARE = 1 / 4
 
 
 class Encoded(Dataset[Item]):
@@ -64,7 +69,15 @@ class TextDataset(Encoded):
 
 
 class ImageDataset(Encoded):
-    """Pixels (3, size, size), float32, resized to a square and normalised."""
+    """Pixels (3, size, size), float32, normalised.
+
+    Images are resized to a square; with ``preprocessing.crop`` to a shorter side of 256/224 of the size, of which the
+    centre is taken. The images of a batch are decoded side by side.
+
+    Args:
+        augment: of training: "randaug", or "crop" for a random crop and flip in place of the centre.
+        several_passes: whether to keep the resized images, as bytes, as far as memory allows.
+    """
 
     def __init__(
         self,
@@ -72,29 +85,79 @@ class ImageDataset(Encoded):
         labels: Sequence[float] | None,
         preprocessing: Preprocessing,
         regression: bool = False,
+        augment: str = "none",
+        several_passes: bool = False,
     ) -> None:
         from torchvision.transforms import v2
 
         super().__init__(labels, regression)
         self.paths = [Path(path) for (path,) in inputs]
+        self.lengths = [1] * len(self.paths)
         size = preprocessing.image_size
         assert size is not None
         mode = v2.InterpolationMode(preprocessing.interpolation)
-        self.resize = v2.Compose([v2.Resize((size, size), mode, antialias=True), v2.PILToTensor()])
+        steps: list[Any] = [v2.Resize(round(size * _CROP_FROM) if preprocessing.crop else (size, size), mode)]
+        if preprocessing.crop and augment != "crop":
+            steps.append(v2.CenterCrop(size))
+        self.resize = v2.Compose([*steps, v2.PILToTensor()])
+        self.augment = _augmentation(augment, size)
         self.normalise = v2.Compose(
             [v2.ToDtype(torch.float32, scale=True), v2.Normalize(preprocessing.mean, preprocessing.std)]
         )
-        self.lengths = [1] * len(self.paths)
-        self.cache: dict[int, torch.Tensor] = {}
-        self.cacheable = _CACHE_BYTES // (3 * size * size)
+        self.cache: dict[int, Tensor] = {}
+        self.room = int(_CACHE_SHARE * available_memory()) if several_passes else 0
+        self.pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
 
     def __getitem__(self, index: int) -> Item:
-        pixels = self.cache.get(index)
-        if pixels is None:
-            pixels = self.resize(read_image(self.paths[index]))
-            if len(self.cache) < self.cacheable:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Item]:
+        """A batch, as DataLoader asks for it. What is random is drawn in order, so that a seed decides it."""
+        items = []
+        for index, pixels in zip(indices, self.pool.map(self.pixels, indices), strict=True):
+            if index not in self.cache and pixels.nbytes <= self.room:
                 self.cache[index] = pixels
-        return self.with_label({"pixel_values": self.normalise(pixels)}, index)
+                self.room -= pixels.nbytes
+            items.append(self.with_label({"pixel_values": self.normalise(self.augment(pixels))}, index))
+        return items
+
+    def pixels(self, index: int) -> Tensor:
+        """The resized image, (3, height, width), uint8."""
+        pixels = self.cache.get(index)
+        return self.resize(read_image(self.paths[index])) if pixels is None else pixels
+
+
+def _augmentation(name: str, size: int) -> Callable[[Tensor], Tensor]:
+    """A random change of a uint8 image."""
+    from torchvision.transforms import v2
+
+    if name == "none":
+        return v2.Identity()
+    if name == "crop":
+        return v2.Compose([v2.RandomCrop(size), v2.RandomHorizontalFlip()])
+    from timm.data.auto_augment import rand_augment_transform
+
+    grey = {"translate_const": int(0.45 * size), "img_mean": (124, 116, 104)}  # ImageNet's mean fills what is uncovered
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.ToPILImage(),
+            rand_augment_transform("rand-m9-mstd0.5-inc1", grey),
+            v2.ColorJitter(0.4, 0.4, 0.4),
+            v2.PILToTensor(),
+        ]
+    )
+
+
+def available_memory() -> int:
+    """Bytes that this process may still use, also in a container with a limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limits = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):
+        free = min(free, int((limits / "memory.max").read_text()) - int((limits / "memory.current").read_text()))
+    return free
 
 
 def read_image(path: Path) -> Any:
@@ -114,8 +177,11 @@ def encode(
     preprocessing: Preprocessing,
     tokenizer: Any,
     regression: bool = False,
+    *,
+    augment: str = "none",
+    several_passes: bool = False,
 ) -> Encoded:
-    """The data set that ``preprocessing`` asks for."""
+    """The data set that ``preprocessing`` asks for; the last two are for images, see :class:`ImageDataset`."""
     if preprocessing.kind == "text":
         return TextDataset(inputs, labels, tokenizer, preprocessing, regression)
-    return ImageDataset(inputs, labels, preprocessing, regression)
+    return ImageDataset(inputs, labels, preprocessing, regression, augment, several_passes)

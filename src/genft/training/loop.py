@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from transformers import (
     EvalPrediction,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     default_data_collator,
 )
@@ -38,6 +42,7 @@ from genft.models import LoadedModel
 from genft.training.attach import is_head, trained_state
 from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
 from genft.training.metrics import Array, score
+from genft.training.schedule import learning_rate
 from genft.training.spec import Training
 
 
@@ -66,7 +71,7 @@ def fit(
     loaded: LoadedModel,
     model: nn.Module,
     train: Encoded,
-    select: Encoded,
+    select: Encoded | None,
     training: Training,
     *,
     recipe: Recipe,
@@ -74,25 +79,35 @@ def fit(
     seed: int,
     checkpoints: Path,
     watch: Watch,
+    every: int = 1,
+    stop_after: int | None = None,
 ) -> Fitted:
     """Train ``model``; keep the epoch with the best ``metric`` on ``select``; go on from ``checkpoints`` if any.
+
+    Args:
+        select: evaluated after the last of ``every`` epochs, and after the last of all; None keeps the last epoch.
+        stop_after: the epoch after which to stop, on the schedule of all epochs.
 
     Raises:
         TrainingError: the loss became NaN, or the GPU is too small.
     """
     stopwatch = Stopwatch()
+    steps_per_epoch = -(-len(train) // training.batch_size)
+    arguments = _arguments(training, metric, seed, checkpoints, evaluates=select is not None)
+    if stop_after is not None:
+        arguments.max_steps = stop_after * steps_per_epoch
     trainer = Loop(
         loaded,
         training,
         recipe,
         model=model,
-        args=_arguments(training, metric, seed, checkpoints),
+        args=arguments,
         train_dataset=train,
-        eval_dataset=_longest_first(select)[0],
+        eval_dataset=None if select is None else _longest_first(select)[0],
         data_collator=_collator(loaded),
         compute_metrics=lambda outcome: {metric: score(metric, *decide(outcome))},
         preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
-        callbacks=[Watcher(watch), stopwatch, *recipe.callbacks(model)],
+        callbacks=[Watcher(watch), stopwatch, *recipe.callbacks(model), EveryFew(every)],
     )
     last = last_checkpoint(checkpoints)
     try:
@@ -108,13 +123,14 @@ def fit(
         for entry in history
         if f"eval_{metric}" in entry
     ]
-    for entry, logged in zip(epochs, (e for e in history if "loss" in e), strict=True):
-        entry["train_loss"] = logged["loss"]
-    best = max(epochs, key=lambda entry: entry[metric])  # the first of equals, as Trainer keeps it
+    losses = {round(entry["epoch"]): entry["loss"] for entry in history if "loss" in entry}
+    for entry in epochs:
+        entry["train_loss"] = losses[int(entry["epoch"])]
+    best = max(epochs, key=lambda entry: entry[metric], default=None)  # the first of equals, as Trainer keeps it
     return Fitted(
         trainer,
         epochs,
-        int(best["epoch"]),
+        int(best["epoch"]) if best else stop_after or training.epochs,
         stopwatch.median,
         trainer.state.global_step,
         int(last.name.rpartition("-")[2]) if last else 0,
@@ -162,6 +178,24 @@ class Loop(Trainer):
             return self.training.head_learning_rate or self.training.learning_rate
         config = self.model.active_peft_config if isinstance(self.model, PeftModel) else None
         return self.training.learning_rate * self.recipe.learning_rate(config, name)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Of all epochs, also where training stops after some of them."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None
+            assert isinstance(self.train_dataset, Encoded)
+            per_epoch = -(-len(self.train_dataset) // self.get_total_train_batch_size(self.args))
+
+            def factor(highest: float) -> Callable[[int], float]:
+                return lambda step: learning_rate(self.training, highest, step, per_epoch) / highest
+
+            factors = [factor(group["lr"]) for group in optimizer.param_groups]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -214,6 +248,18 @@ class Loop(Trainer):
         """Weights that are not trained are not in a checkpoint: nothing to warn about."""
 
 
+class EveryFew(TrainerCallback):
+    """Evaluates and saves after every ``every`` epochs, and after the last."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        assert state.epoch is not None
+        if round(state.epoch) % self.every and state.global_step < state.max_steps:
+            control.should_evaluate = control.should_save = False
+
+
 class LengthGrouped(Sampler[int]):
     """A random order, drawn anew for every epoch, in which the examples of a batch have similar lengths."""
 
@@ -262,7 +308,7 @@ def _collator(loaded: LoadedModel) -> Any:
     return DataCollatorWithPadding(loaded.tokenizer, pad_to_multiple_of=8)
 
 
-def _arguments(training: Training, metric: str, seed: int, folder: Path) -> TrainingArguments:
+def _arguments(training: Training, metric: str, seed: int, folder: Path, *, evaluates: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
@@ -270,19 +316,17 @@ def _arguments(training: Training, metric: str, seed: int, folder: Path) -> Trai
         per_device_eval_batch_size=training.eval_batch_size,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        lr_scheduler_type=training.schedule if training.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=training.warmup,
         label_smoothing_factor=training.label_smoothing,
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bf16",
         use_cpu=not torch.accelerator.is_available(),
         seed=seed,
         data_seed=seed,
-        eval_strategy="epoch",
+        eval_strategy="epoch" if evaluates else "no",
         save_strategy="epoch",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
-        load_best_model_at_end=True,
+        load_best_model_at_end=evaluates,
         metric_for_best_model=metric,
         greater_is_better=True,
         save_total_limit=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import platform
 import time
 from collections import Counter
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +28,9 @@ from genft.results.store import Result, Store, pack
 from genft.training import artifact
 from genft.training.attach import attach, count_parameters, targeted
 from genft.training.callbacks import Inferred, Watch, ignore
-from genft.training.loop import decide, fit
+from genft.training.loop import Fitted, decide, fit
 from genft.training.memory import PeakMemory
-from genft.training.metrics import check_metric, interval, score, scores
+from genft.training.metrics import check_metric, interval, scores
 from genft.training.protocols import Roles, assign_roles, get_protocol
 from genft.training.spec import RunSpec
 
@@ -63,6 +66,8 @@ def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
     check_metric(spec.task.metric, regression=spec.task.regression)
     if spec.task.regression and spec.training.label_smoothing:
         raise ConfigError("label_smoothing: is for classes, and this task predicts a number")
+    if spec.task.kind == "text" and spec.training.augment != "none":
+        raise ConfigError("augment: is for images, and this task has texts")
     protocol = get_protocol(spec.protocol)
     source = find_model(spec.model)
     data = data or read(spec.task)
@@ -72,8 +77,16 @@ def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
 
 def build(plan: Plan) -> tuple[LoadedModel, nn.Module, Inferred]:
     """(the model with its head, the same with the method on it, what was inferred), from the seed of the run."""
+    training = plan.spec.training
     set_seed(plan.spec.seed)
-    loaded = load_model(plan.source, plan.data.task, plan.spec.training.image_size)
+    loaded = load_model(
+        plan.source,
+        plan.data.task,
+        training.image_size,
+        drop_path=training.drop_path,
+        imagenet=training.normalise == "imagenet",
+        crop=training.augment == "crop",
+    )
     info, said = get_method(plan.spec.method), plan.spec.settings
     follows = {k: v for k, v in info.recipe.settings(loaded.model, plan.steps).items() if k not in said}
     model = attach(loaded, info, {**said, **follows}, partial(_examples, plan, loaded))
@@ -99,27 +112,25 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
     """
     spec, task = plan.spec, plan.data.task
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    classes = 0 if task.regression else len(task.classes)
     loaded, model, inferred = build(plan)
     watch(inferred)
-
-    def encoded(split: Split) -> Encoded:
-        return encode(split.inputs, split.labels, loaded.preprocessing, loaded.tokenizer, task.regression)
-
     with PeakMemory() as peak:
-        fitted = fit(
-            loaded,
-            model,
-            encoded(plan.roles.train),
-            encoded(plan.roles.select),
-            spec.training,
-            recipe=get_method(plan.spec.method).recipe,
-            metric=task.metric,
-            seed=spec.seed,
-            checkpoints=store.checkpoints(plan.key),
-            watch=watch,
-        )
-        predicted, target = decide(fitted.trainer.predict_arrays(encoded(plan.roles.report)))
-    value = score(task.metric, predicted, target)
+        folder = store.checkpoints(plan.key)
+        fitted = _fit(plan, loaded, model, plan.roles.train, plan.roles.select, folder, watch)
+        epochs, best_epoch, steps, resumed_at = fitted.epochs, fitted.best_epoch, fitted.steps, fitted.resumed_at
+        if plan.roles.retrain is not None:
+            del loaded, model, fitted
+            gc.collect()  # the first model, which its trainer refers to in circles
+            loaded, model, _ = build(plan)
+            fitted = _fit(plan, loaded, model, plan.roles.retrain, None, folder / "retrain", watch, best_epoch)
+            steps, resumed_at = steps + fitted.steps, resumed_at + fitted.resumed_at
+        predicted, target = decide(fitted.trainer.predict_arrays(_encoded(plan, loaded, plan.roles.report)))
+        metrics = scores(predicted, target, classes=classes)
+        for name, split in plan.roles.also.items():
+            beside = scores(*decide(fitted.trainer.predict_arrays(_encoded(plan, loaded, split))), classes=classes)
+            metrics |= {f"{metric} ({name})": value for metric, value in beside.items()}
+    value = metrics[task.metric]
     adapter = store.adapter(plan.name)
     size = artifact.save(adapter, model, loaded, task, spec.method, spec.protocol, value)
     small = np.float32 if task.regression else np.uint16
@@ -134,13 +145,13 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
         protocol=spec.protocol,
         metric=task.metric,
         score=value,
-        metrics=scores(predicted, target, classes=0 if task.regression else len(plan.data.task.classes)),
+        metrics=metrics,
         interval=interval(task.metric, predicted, target),
         examples={role: len(getattr(plan.roles, role)) for role in ("train", "select", "report")},
-        epochs=fitted.epochs,
-        best_epoch=fitted.best_epoch,
-        steps=fitted.steps,
-        resumed_at=fitted.resumed_at,
+        epochs=epochs,
+        best_epoch=best_epoch,
+        steps=steps,
+        resumed_at=resumed_at,
         adapter_parameters=inferred.adapter_parameters,
         head_parameters=inferred.head_parameters,
         total_parameters=inferred.total_parameters,
@@ -161,6 +172,38 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
     store.put(result)
     store.drop_checkpoints(plan.key)
     return result
+
+
+def _encoded(plan: Plan, loaded: LoadedModel, split: Split, **how: Any) -> Encoded:
+    regression = plan.data.task.regression
+    return encode(split.inputs, split.labels, loaded.preprocessing, loaded.tokenizer, regression, **how)
+
+
+def _fit(
+    plan: Plan,
+    loaded: LoadedModel,
+    model: nn.Module,
+    train: Split,
+    select: Split | None,
+    checkpoints: Path,
+    watch: Watch,
+    stop_after: int | None = None,
+) -> Fitted:
+    """Train on ``train``: to the best epoch on ``select``, or up to and with epoch ``stop_after``."""
+    return fit(
+        loaded,
+        model,
+        _encoded(plan, loaded, train, augment=plan.spec.training.augment, several_passes=True),
+        _encoded(plan, loaded, select, several_passes=True) if select is not None else None,
+        plan.spec.training,
+        recipe=get_method(plan.spec.method).recipe,
+        metric=plan.data.task.metric,
+        seed=plan.spec.seed,
+        checkpoints=checkpoints,
+        watch=watch,
+        every=get_protocol(plan.spec.protocol).every,
+        stop_after=stop_after,
+    )
 
 
 def _examples(plan: Plan, loaded: LoadedModel, n: int) -> Iterator[dict[str, torch.Tensor]]:
