@@ -32,6 +32,8 @@ class AdapterConfig(PeftConfig):
 
     #: The registered name of the method; also peft's ``peft_type`` in upper case.
     method: ClassVar[str]
+    #: Whether ``init_weights=True`` starts exactly at the pretrained function.
+    starts_pretrained: ClassVar[bool] = True
 
     target_modules: list[str] | str | None = setting(
         None,
@@ -100,6 +102,18 @@ class AdapterConfig(PeftConfig):
                 "put the layers into the expression, or give target_modules as a list"
             )
         return found
+
+
+@dataclass
+class PaperStartConfig(AdapterConfig):
+    """Of a method that does not start at the pretrained function: prompts, prefixes, near-identity adapters."""
+
+    starts_pretrained = False
+
+    init_weights: bool = setting(
+        True,
+        "True: start as the paper does, which is not exactly the pretrained function; False: further away (for tests).",
+    )
 
 
 def _slice_problems(slices: Any) -> list[str]:

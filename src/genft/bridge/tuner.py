@@ -17,7 +17,8 @@ from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, _maybe_include_
 from torch import Tensor, nn
 
 from genft.bridge import fingerprint
-from genft.bridge.blocks import CANNOT_MERGE, BlockLayer, block_sites, find_blocks
+from genft.bridge.block_layer import CANNOT_MERGE, BlockLayer
+from genft.bridge.blocks import block_sites, find_blocks
 from genft.bridge.config import AdapterConfig
 from genft.bridge.guards import base_fingerprint, base_weight, check_state_dict, check_updates, update_sketches
 from genft.bridge.layer import AdapterLayer, entry, new_parameter, own_key
@@ -35,7 +36,7 @@ from genft.bridge.targets import (
 )
 from genft.bridge.weight_layer import WeightLayer
 from genft.errors import BaseMismatchError, GenFTError, MergeError, TargetError
-from genft.methods.base import Method, Site, WeightMethod
+from genft.methods.base import BlockMethod, Method, Site, WeightMethod
 
 
 class BridgeTuner(BaseTuner):
@@ -180,7 +181,7 @@ class BridgeTuner(BaseTuner):
         sites = by_module[current_key]
         needs_shared = any(f.shared_as for site in sites for f in method.factors(site).values())
         if needs_shared:
-            like = next(unwrap(target).parameters(recurse=False), None)
+            like = next(unwrap(target).parameters(), None)
             for site in sites:
                 self._create_shared(adapter_name, method, site, like)
         layer = target
@@ -402,6 +403,8 @@ class WeightTuner(BridgeTuner):
 class BlockTuner(BridgeTuner):
     """Tuner of a :class:`~genft.methods.base.BlockMethod`."""
 
+    method_class: ClassVar[type[BlockMethod]]
+
     def _set_default_targets(self, config: AdapterConfig, family: str) -> None:
         config.target_modules = find_blocks(self.model)
         if not config.target_modules:
@@ -411,7 +414,7 @@ class BlockTuner(BridgeTuner):
             )
 
     def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
-        return block_sites(model, matched)
+        return block_sites(model, matched, self.method_class(config).hooks())
 
     def _new_layer(self, target: nn.Module) -> AdapterLayer:
         return BlockLayer(target, self.prefix, self.shared if self.uses_shared_state else None)

@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from genft.bridge.config import AdapterConfig, in_range, setting
-from genft.methods.base import BlockMethod, Factor, Factors, Init, Site
+from genft.methods.base import BlockMethod, Factor, Factors, Site
+from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, zero_unless
 from genft.methods.registry import register
 
 
@@ -52,16 +53,7 @@ class AdaptFormer(BlockMethod):
 
     def factors(self, site: Site) -> dict[str, Factor]:
         d, m = site.out_features, self.config.bottleneck
-        zero = self.config.init_weights is True
-        up: Init = nn.init.zeros_ if zero else (lambda t: nn.init.normal_(t, std=m**-0.5))
-        return {
-            "down_weight": Factor((m, d), lambda t: nn.init.kaiming_uniform_(t, a=5**0.5)),
-            "down_bias": Factor((m,), nn.init.zeros_),
-            "up_weight": Factor((d, m), up),
-            "up_bias": Factor((d,), nn.init.zeros_),
-        }
+        return bottleneck_factors(d, m, LINEAR, zero_unless(not self.config.init_weights, m))
 
     def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
-        hidden = F.relu(F.linear(x, f["down_weight"], f["down_bias"]))
-        hidden = F.dropout(hidden, self.config.dropout, training)
-        return self.config.scale * F.linear(hidden, f["up_weight"], f["up_bias"])
+        return self.config.scale * bottleneck(x, f, F.relu, self.config.dropout, training)

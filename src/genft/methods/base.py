@@ -6,7 +6,7 @@ several adapters and the choice of a fast form belong to ``genft.bridge``; becau
 function of tensors that a test can compare with its paper.
 
 * :class:`WeightMethod` changes a weight: ΔW (o, i) and Δb (o,) from the frozen W0 and b0.
-* :class:`BlockMethod` adds a computation inside a transformer block, beside the frozen one.
+* :class:`BlockMethod` adds computations inside a transformer block, beside the frozen ones.
 
 Shapes follow torch: a linear weight W0 is (o, i) = (out_features, in_features), an activation is (..., i).
 """
@@ -188,18 +188,61 @@ class WeightMethod(Method):
         return 0.0
 
 
+@dataclass(frozen=True)
+class BlockSite(Site):
+    """A transformer block. ``out_features`` is the width of its residual stream.
+
+    Attributes:
+        norms: paths, inside the block, of the layer normalisations of its residual stream.
+        first: whether the adapter has no earlier block.
+        last: whether the adapter has no later block.
+    """
+
+    norms: tuple[str, ...] = ()
+    first: bool = True
+    last: bool = True
+
+
 class BlockMethod(Method):
-    """A computation beside a transformer block's own."""
+    """Computations inside a transformer block. A method overrides the hooks that it needs, one at least.
 
-    @abstractmethod
+    ``f`` holds the site's factors by name; ``training`` says whether dropout is on.
+    """
+
+    def hooks(self) -> frozenset[str]:
+        """Names of the hooks that this method uses with this configuration."""
+        return frozenset(name for name in BLOCK_HOOKS if getattr(type(self), name) is not getattr(BlockMethod, name))
+
     def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
-        """What is added to the MLP's output.
+        """What is added to the MLP's output, from the residual stream x between attention and MLP, (..., width)."""
+        raise NotImplementedError
 
-        Args:
-            x: the residual stream between attention and MLP, (..., width).
-            f: the site's factors by name.
-            training: whether dropout is on.
-        """
+    def after_attention(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+        """What is added to the attention's output h (..., width), before h itself is added to the residual stream."""
+        raise NotImplementedError
+
+    def after_mlp(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+        """What is added to the MLP's output h (..., width), before h itself is added to the residual stream."""
+        raise NotImplementedError
+
+    def norm_offset(self, site: BlockSite, norm: str, f: Factors) -> tuple[Tensor, Tensor] | None:
+        """(Δγ, Δβ), each (width,), of the layer normalisation at ``norm``, a member of ``site.norms``."""
+        raise NotImplementedError
+
+    def prefix(self, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
+        """Keys and values (tokens, width) that every token of the block attends to as well."""
+        raise NotImplementedError
+
+    def prompts(self, f: Factors, *, training: bool) -> Tensor | None:
+        """Tokens (tokens, width) put after the first token of the block's input, if any."""
+        raise NotImplementedError
+
+    def spent_prompts(self, site: BlockSite) -> int:
+        """How many prompts are taken out again after this block."""
+        return 0
+
+
+BLOCK_HOOKS = ("beside_mlp", "after_attention", "after_mlp", "norm_offset", "prefix", "prompts")
 
 
 def orthonormal_(t: Tensor) -> Tensor:

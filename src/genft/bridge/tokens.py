@@ -1,0 +1,75 @@
+"""More tokens for a module that works on a list of tokens: its input and mask are lengthened, its output shortened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MASKS = ("attention_mask", "attn_mask")
+
+
+def lengthened(
+    args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], new: Tensor, *, at: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a module with ``new`` tokens (tokens, width) put before position ``at`` of its input.
+
+    Args:
+        args: positional arguments; the input (batch, tokens, width) is the first of them, or of ``names``.
+        kwargs: keyword arguments.
+        names: names of the module's parameters in order.
+        new: the tokens, the same for the whole batch.
+        at: where in the list of tokens they start.
+    """
+    values = dict(zip(names, args, strict=False)) | kwargs
+    x = values[names[0]]
+    shown = new.to(x.dtype).expand(x.shape[0], -1, -1)
+    changed = {names[0]: torch.cat([x[:, :at], shown, x[:, at:]], dim=1)}
+    changed |= {
+        name: _unmasked(values[name], len(new), at, square=name == "attn_mask")
+        for name in MASKS
+        if isinstance(values.get(name), Tensor)
+    }
+    positional = tuple(changed.get(name, value) for name, value in zip(names, args, strict=False))
+    return (*positional, *args[len(names) :]), {name: changed.get(name, value) for name, value in kwargs.items()}
+
+
+def _unmasked(mask: Tensor, extra: int, at: int, *, square: bool) -> Tensor:
+    """A mask over keys, or over queries and keys, in which ``extra`` tokens more are seen by all.
+
+    Args:
+        mask: (batch, keys) with 1 or True for what is seen, or (…, queries or 1, keys); floating point masks are
+            added to the scores.
+        extra: how many tokens.
+        at: their position.
+        square: whether a mask of two dimensions is (queries, keys).
+    """
+    seen = 0 if mask.is_floating_point() else 1
+    dims = [-1]
+    if (mask.dim() > 2 or square) and mask.shape[-2] > 1:
+        dims.append(-2)
+    for dim in dims:
+        before, after = mask.tensor_split([at], dim=dim)
+        shape = list(mask.shape)
+        shape[dim] = extra
+        mask = torch.cat([before, mask.new_full(shape, seen), after], dim=dim)
+    return mask
+
+
+def shortened(output: Any, extra: int, *, at: int) -> Any:
+    """A module's output (batch, tokens, width), or the first of several, without ``extra`` tokens from ``at`` on."""
+    if not extra:
+        return output
+    if isinstance(output, tuple):
+        return shortened(output[0], extra, at=at), *output[1:]
+    return torch.cat([output[:, :at], output[:, at + extra :]], dim=1) if at else output[:, extra:]
+
+
+def replaced(x: Tensor, first: Tensor) -> Tensor:
+    """x (batch, tokens, width) with its first tokens replaced by ``first`` (tokens, width) in every row."""
+    return torch.cat([first.to(x.dtype).expand(x.shape[0], -1, -1), x[:, len(first) :]], dim=1)
+
+
+def joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)

@@ -1,0 +1,132 @@
+"""Adapters: bottlenecks in series with the frozen computations of a block.
+
+``houlsby``, two a block with trained layer normalisations (arXiv 1902.00751, Section 2.1, Figure 2):
+
+    h       what attention, or the MLP, adds to the residual stream, after dropout   (..., d)
+    h'      h + GELU(h W_down + b_down) W_up + b_up                                  m in between
+    γ, β    of the block's layer normalisations: trained
+
+``adapter``, one a block, after the MLP: the form that visual comparisons call "Adapter" (V-PETL).
+
+Both start near the pretrained function, as published, not at it: their weights are random and small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genft.bridge.config import PaperStartConfig, in_range, setting
+from genft.methods.base import BlockMethod, BlockSite, Factor, Factors, Init, Site
+from genft.methods.bottleneck import bottleneck, bottleneck_factors, prefixed, under
+from genft.methods.registry import register
+
+WHOLE = "a whole number above 0"
+#: The tanh form, which the original code of BERT and of the adapters uses.
+gelu_tanh = partial(F.gelu, approximate="tanh")
+
+
+@dataclass
+class AdapterMLPConfig(PaperStartConfig):
+    """Configuration of one adapter after every MLP; by default every transformer block is adapted.
+
+    Trains 2·d·m + m + d numbers a block of width d. The default is V-PETL's on ViT-B/16, m = 8 (0.16 M).
+    """
+
+    method = "adapter"
+
+    bottleneck: int = setting(8, "m: width of the bottleneck.")
+
+    def problems(self) -> list[str]:
+        return super().problems() + in_range("bottleneck", self.bottleneck, lambda m: m > 0, WHOLE, int)
+
+
+@dataclass
+class HoulsbyConfig(PaperStartConfig):
+    """Configuration of Houlsby's adapters; by default every transformer block is adapted.
+
+    Trains 2·(2·d·m + m + d) numbers a block of width d, and 2·d for each trained layer normalisation. The default
+    bottleneck is that of the authors' code (``feedforward_adapter``, 64), which the paper sweeps over 8, 64 and 256.
+    """
+
+    method = "houlsby"
+
+    bottleneck: int = setting(64, "m: width of the bottlenecks.")
+    layer_norms: str = setting(
+        "all", "Which layer normalisations of a block are trained, as offsets.", choices=("all", "last", "none")
+    )
+
+    def problems(self) -> list[str]:
+        return super().problems() + in_range("bottleneck", self.bottleneck, lambda m: m > 0, WHOLE, int)
+
+
+@register(
+    "adapter",
+    config=AdapterMLPConfig,
+    paper="Houlsby et al., arXiv 1902.00751, in the form of V-PETL (arXiv 2203.16329)",
+    trains="a bottleneck after the MLP of every block",
+)
+class AdapterMLP(BlockMethod):
+    """h + Up(GELU(Down h)) after the MLP."""
+
+    config: AdapterMLPConfig
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        d, m = site.out_features, self.config.bottleneck
+        small: Init = partial(nn.init.trunc_normal_, std=0.02)
+        return bottleneck_factors(d, m, *((small, small) if self.config.init_weights else _large(d, m)))
+
+    def after_mlp(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+        return bottleneck(h, f, F.gelu)
+
+
+@register(
+    "houlsby",
+    config=HoulsbyConfig,
+    paper="Houlsby et al., arXiv 1902.00751",
+    trains="bottlenecks after attention and MLP of every block, and its layer normalisations",
+)
+class Houlsby(BlockMethod):
+    """h + Up(GELU(Down h)) after attention and after the MLP; offsets of γ and β."""
+
+    config: HoulsbyConfig
+
+    def hooks(self) -> frozenset[str]:
+        return super().hooks() - ({"norm_offset"} if self.config.layer_norms == "none" else set())
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        assert isinstance(site, BlockSite)
+        d, m = site.out_features, self.config.bottleneck
+        # cut off at two standard deviations, as TensorFlow's truncated_normal_initializer does
+        small: Init = partial(nn.init.trunc_normal_, std=1e-3, a=-2e-3, b=2e-3)
+        one = bottleneck_factors(d, m, *((small, small) if self.config.init_weights else _large(d, m)))
+        found = prefixed("attention_", one) | prefixed("mlp_", one)
+        for norm in self._trained(site):
+            index = site.norms.index(norm)
+            found[f"norm{index}_weight"] = Factor((d,), nn.init.zeros_)
+            found[f"norm{index}_bias"] = Factor((d,), nn.init.zeros_)
+        return found
+
+    def _trained(self, site: BlockSite) -> Sequence[str]:
+        return {"all": site.norms, "last": site.norms[-1:], "none": ()}[self.config.layer_norms]
+
+    def after_attention(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+        return bottleneck(h, under("attention_", f), gelu_tanh)
+
+    def after_mlp(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+        return bottleneck(h, under("mlp_", f), gelu_tanh)
+
+    def norm_offset(self, site: BlockSite, norm: str, f: Factors) -> tuple[Tensor, Tensor] | None:
+        if norm not in self._trained(site):
+            return None
+        index = site.norms.index(norm)
+        return f[f"norm{index}_weight"], f[f"norm{index}_bias"]
+
+
+def _large(d: int, m: int) -> tuple[Init, Init]:
+    """For W_down and W_up, so that the bottleneck's output is as large as its input."""
+    return partial(nn.init.normal_, std=d**-0.5), partial(nn.init.normal_, std=m**-0.5)

@@ -1,0 +1,50 @@
+"""The bottleneck that adapters share: Up(activation(Down x)), d → m → d."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genft.methods.base import Factor, Init
+
+#: nn.Linear's own initialisation of its weight: U(-1/√i, 1/√i).
+LINEAR: Init = partial(nn.init.kaiming_uniform_, a=5**0.5)
+
+
+def bottleneck_factors(d: int, m: int, down: Init, up: Init) -> dict[str, Factor]:
+    """2·d·m + m + d numbers; both biases start at zero."""
+    return {
+        "down_weight": Factor((m, d), down),
+        "down_bias": Factor((m,), nn.init.zeros_),
+        "up_weight": Factor((d, m), up),
+        "up_bias": Factor((d,), nn.init.zeros_),
+    }
+
+
+def bottleneck(
+    x: Tensor,
+    f: Mapping[str, Tensor],
+    activation: Callable[[Tensor], Tensor],
+    dropout: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """Up(dropout(activation(Down x))), (..., d) → (..., d); the dropout in training only."""
+    hidden = activation(F.linear(x, f["down_weight"], f["down_bias"]))
+    return F.linear(F.dropout(hidden, dropout, training), f["up_weight"], f["up_bias"])
+
+
+def zero_unless(moved: bool, width: int) -> Init:
+    """Zeros; where a start away from the pretrained function is wanted, N(0, 1/width)."""
+    return partial(nn.init.normal_, std=width**-0.5) if moved else nn.init.zeros_
+
+
+def prefixed(prefix: str, factors: Mapping[str, Factor]) -> dict[str, Factor]:
+    return {prefix + name: factor for name, factor in factors.items()}
+
+
+def under(prefix: str, f: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The factors whose name starts with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in f.items() if name.startswith(prefix)}
