@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -25,6 +26,12 @@ from transformers import Trainer, TrainingArguments
 from families import FAMILIES
 from genft import VectorFitConfig
 from genft.bridge.avf import HISTORY_FILE, KEY, strengths
+from genft.data import task_from_path
+from genft.presets import Preset
+from genft.results.store import Store
+from genft.training.callbacks import Progress
+from genft.training.run import prepare, run
+from genft.training.spec import build_spec
 
 BERT = FAMILIES["bert"]
 #: Freezes after steps 2, 4 and 6.
@@ -336,6 +343,34 @@ def test_under_trainer_without_a_word_and_resumed(tmp_path: Path) -> None:
     assert history(resumed) == history(whole)
     expected = snapshot(whole)
     assert moved(resumed, expected) == set()
+
+
+def test_under_genft_train_and_resumed(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    """An interrupted run that goes on has the vectors and the history of one in one piece."""
+    settings = {**EARLY, "avf_interval": 4}
+    training = {"epochs": 3, "batch_size": 8}
+    task, preset = task_from_path(reviews), Preset(name="none", source="")
+    request = build_spec(task, str(bert), preset, settings=settings, training=training, method="vectorfit")
+    planned = prepare(request.spec)
+
+    def interrupt(event: Any) -> None:
+        if isinstance(event, Progress) and event.step == 8:
+            raise KeyboardInterrupt
+
+    found = []
+    for name in ("whole", "parts"):
+        store = Store(tmp_path / name).open()
+        if name == "parts":
+            with pytest.raises(KeyboardInterrupt):
+                run(planned, store, interrupt)
+        result = run(planned, store)
+        folder = store.out / result.adapter
+        found.append((load_file(folder / "adapter_model.safetensors"), json.loads((folder / HISTORY_FILE).read_text())))
+        assert result.resumed_at == (6 if name == "parts" else 0)
+    (whole, events), (parts, events_of_parts) = found
+    assert [e["step"] for e in events["events"]] == [2, 6, 10]
+    assert events_of_parts == events
+    assert all(torch.equal(v, parts[name]) for name, v in whole.items())
 
 
 def test_trainer_does_not_decay_the_vectors(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from families import FAMILIES
 from genft import BaseMismatchError, ConfigError, TargetError, VectorFitConfig
 from genft.bridge import svd_cache
+from genft.bridge.guards import file_entries
 
 BERT = FAMILIES["bert"]
 FORMS: dict[str, dict[str, Any]] = {
@@ -78,19 +80,21 @@ def test_counts_of_deberta_v3_base() -> None:
     assert counts(deberta(layers_to_transform=[0, 11])) == {SIGMA: 55_296 // 6, BIAS: 82_944 // 6}
 
 
-def test_a_saved_adapter_of_deberta_v3_base_is_small(tmp_path: Path) -> None:
+def test_a_saved_adapter_of_deberta_v3_base_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = deberta()
     trained = {name: torch.zeros(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     # values of the right sizes, and the configuration as a real base would leave it
     config = model.peft_config["default"]
     sites = [site for group in model.base_model._sites["default"][1].values() for site in group]
-    text = "A" * 344
     config.base_fingerprint = {
-        site.module: {"sketch": text, "dtype": "float32", "shape": [3072, 768], "hash": "0" * 32} for site in sites
+        site.module: {"sketch": "A" * 344, "dtype": "float32", "shape": [3072, 768], "hash": "0" * 32} for site in sites
     }
-    config.update_sketch = {str(site): text for site in sites}
+    sketches = file_entries({str(site): torch.zeros(8, 8) for site in sites}, "vectorfit_")
+    monkeypatch.setattr("genft.bridge.tuner.file_entries", lambda *_: sketches)
     model.save_pretrained(tmp_path, state_dict=trained)
-    assert sum(v.numel() for v in load_file(tmp_path / "adapter_model.safetensors").values()) == 138_240
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    assert sum(v.numel() for name, v in stored.items() if name not in sketches) == 138_240
+    assert set(sketches) <= set(stored)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 700_000
 
 
@@ -305,8 +309,8 @@ def test_a_base_that_gets_its_values_after_the_adapter(tmp_path: Path, monkeypat
         output(load())
 
 
-def test_a_resumed_training_is_not_compared_with_an_older_save(tmp_path: Path) -> None:
-    """The sketch belongs to the file that it came with, and not to what is saved or loaded later."""
+def test_loading_older_values_compares_with_what_came_with_them(tmp_path: Path) -> None:
+    """A sketch belongs to the file that it is in, and not to what was saved or loaded before."""
     train_and_save(tmp_path / "one")
     model = PeftModel.from_pretrained(tied_base(), tmp_path / "one", is_trainable=True)
     with torch.no_grad():
@@ -318,16 +322,53 @@ def test_a_resumed_training_is_not_compared_with_an_older_save(tmp_path: Path) -
     assert all(torch.equal(v, values[k]) for k, v in load_file(tmp_path / "one" / "adapter_model.safetensors").items())
 
 
-def test_an_adapter_from_another_precision_is_refused_by_its_vectors(tmp_path: Path) -> None:
-    """bf16 rounds W0 by more than the gaps between its singular values: other vectors, another function."""
+def test_a_resume_on_another_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainer loads the values of a checkpoint without the configuration beside them."""
+
+    def trainer() -> hf.Trainer:
+        settings = hf.TrainingArguments(
+            output_dir=str(tmp_path), max_steps=2, save_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
+        )
+        model = get_peft_model(tied_base(), VectorFitConfig())
+        batch = {name: t[0] for name, t in BERT.batch().items()}
+        return hf.Trainer(model=model, args=settings, train_dataset=[batch] * 8)
+
+    trainer().train()
+    checkpoint = tmp_path / "checkpoint-1"
+    train_and_save(tmp_path / "adapter")  # in a few steps the two tied values may move alike, which hides the rotation
+    name = "adapter_model.safetensors"
+    (checkpoint / name).write_bytes((tmp_path / "adapter" / name).read_bytes())
+    assert trainer().train(resume_from_checkpoint=str(checkpoint)).global_step == 2
+    another_machine(monkeypatch)
+    with pytest.raises(BaseMismatchError, match=rf"its update of {TIED} is another matrix"):
+        trainer().train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_an_adapter_from_another_precision(tmp_path: Path) -> None:
+    """bf16 rounds W0 by more than the gaps between its singular values: other vectors, another function. The way out
+    that the message names works."""
     shape = hf.BertConfig(
         hidden_size=128, intermediate_size=128, num_attention_heads=2, num_hidden_layers=1, vocab_size=8
     )
-    model = get_peft_model(hf.BertModel(shape), VectorFitConfig())
+    base = hf.BertModel(shape).eval()
+    ids = torch.tensor([[2, 5, 3, 7]])
+
+    def changed(model: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return model(ids).last_hidden_state.float()
+
+    plain, model = changed(base), get_peft_model(copy.deepcopy(base), VectorFitConfig())
     with torch.no_grad():
         for p in model.parameters():
-            p.normal_() if p.requires_grad else None
+            p.normal_(std=0.3) if p.requires_grad else None
     model.save_pretrained(tmp_path)
-    base = model.unload().to(torch.bfloat16)
-    with pytest.raises(BaseMismatchError, match="another matrix"):
-        PeftModel.from_pretrained(base, tmp_path)
+    wanted = changed(model.eval())
+    with pytest.raises(BaseMismatchError) as error:
+        PeftModel.from_pretrained(copy.deepcopy(base).to(torch.bfloat16), tmp_path)
+    assert "on a base in float32 and this one is in bfloat16" in str(error.value)
+    assert "load the base in float32, attach the adapter, and cast the model then (model.to(torch.bfloat16))" in str(
+        error.value
+    )
+    found = changed(PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval().to(torch.bfloat16))
+    assert (found - wanted).norm() < 0.02 * wanted.norm()
+    assert (wanted - plain).norm() > 0.2 * wanted.norm()

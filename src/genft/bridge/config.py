@@ -60,12 +60,6 @@ class AdapterConfig(PeftConfig):
         "Sketch and hash of every adapted base weight; written when the adapter is made, checked when it is loaded.",
         repr=False,
     )
-    update_sketch: dict[str, str] | None = setting(
-        None,
-        "Sketch of every update that depends on a decomposition of its base weight; written when the adapter is "
-        "saved, checked when it is loaded.",
-        repr=False,
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +67,8 @@ class AdapterConfig(PeftConfig):
         #: What a loaded adapter was trained on; None for a new one. A configuration that records its own
         #: fingerprint stays reusable for another model, so the two are kept apart.
         self.expected_fingerprint = self.base_fingerprint
-        self.expected_sketch = self.update_sketch
+        #: Sketches of the updates that came with an adapter file, until they have been compared (``bridge/guards.py``).
+        self.expected_sketches: dict[str, Any] = {}
         if isinstance(self.target_modules, set | tuple):
             self.target_modules = sorted(self.target_modules)
         if problems := self.problems():

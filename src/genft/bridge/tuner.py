@@ -20,7 +20,15 @@ from genft.bridge import fingerprint
 from genft.bridge.block_layer import CANNOT_MERGE, BlockLayer
 from genft.bridge.blocks import block_sites, find_blocks
 from genft.bridge.config import AdapterConfig
-from genft.bridge.guards import base_fingerprint, base_weight, check_state_dict, check_updates, update_sketches
+from genft.bridge.guards import (
+    base_fingerprint,
+    base_weight,
+    check_state_dict,
+    check_updates,
+    file_entries,
+    take_sketches,
+    update_sketches,
+)
 from genft.bridge.layer import AdapterLayer, entry, new_parameter, own_key
 from genft.bridge.passes import ForwardPass
 from genft.bridge.probe import silent_factors
@@ -283,9 +291,11 @@ class BridgeTuner(BaseTuner):
             raise BaseMismatchError(
                 f"adapter: {merged} has an adapter merged into it; unmerge it before loading weights"
             )
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        check_state_dict(model, cls.prefix, adapter_name, remapped)
         assert isinstance(config, AdapterConfig)
+        values = dict(state_dict)
+        config.expected_sketches = take_sketches(values, cls.prefix)
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, values)
+        check_state_dict(model, cls.prefix, adapter_name, remapped)
         check_updates(config, model, adapter_name, remapped)
         return remapped
 
@@ -298,9 +308,7 @@ class BridgeTuner(BaseTuner):
         recorded = getattr(getattr(model, "base_model", model), "_fingerprints", {})
         if adapter_name in recorded:  # one configuration object may have served several models
             config.base_fingerprint = recorded[adapter_name]
-        sketches = update_sketches(model, adapter_name, found)
-        config.update_sketch = {site: fingerprint.encode(sketch) for site, sketch in sketches.items()} or None
-        return found
+        return found | file_entries(update_sketches(model, adapter_name, found), cls.prefix)
 
     # ---------------------------------------------------------------- what peft does per layer, for shared factors
 

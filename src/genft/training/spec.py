@@ -29,7 +29,6 @@ _BOOKKEEPING = {
     "revision",
     "auto_mapping",
     "base_fingerprint",
-    "update_sketch",
 }
 
 
