@@ -22,6 +22,7 @@ class Number:
     task: str
     method: str
     backbone: str
+    metric: str
     value: float
     source: str
     note: str = ""
@@ -55,6 +56,7 @@ def _long(name: str) -> Iterator[Number]:
             row["task"],
             row["method"],
             row["backbone"],
+            row["metric"],
             float(row["value"]),
             row["source"],
             row["note"],
@@ -66,8 +68,8 @@ def _wide(name: str) -> Iterator[Number]:
     methods, tasks = _names("method"), _names("task")
     for row in read(name):
         for column in row.keys() & tasks.keys():
-            value = float(row[column])
-            yield Number(_WIDE[name], tasks[column], methods[row["Method"]], "ViT-B/16 IN-21k", value, "V-PETL Bench")
+            of = _WIDE[name], tasks[column], methods[row["Method"]]
+            yield Number(*of, "ViT-B/16 IN-21k", "accuracy", float(row[column]), "V-PETL Bench")
 
 
 @functools.cache

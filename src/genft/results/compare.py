@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 K = TypeVar("K", bound=Hashable)
 
 DRAWS = 10_000
-#: Draws that are scored at once, which bounds the memory.
-_CHUNK = 500
+#: Weights that are held at once, (draws, kinds).
+_WEIGHTS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ def bootstrap(
 
     observed = differences(counts[None].astype(float)).mean()
     drawn = []
-    for start in range(0, draws, _CHUNK):
-        some = min(_CHUNK, draws - start)
+    at_once = max(1, _WEIGHTS // len(counts))
+    for start in range(0, draws, at_once):
+        some = min(at_once, draws - start)
         of_seeds = differences(rng.multinomial(n, counts / n, some).astype(float))
         mean = of_seeds.mean(axis=1)
         if seeds > 1:
