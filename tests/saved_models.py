@@ -27,7 +27,7 @@ def save_bert(folder: Path, *, pooler: bool = True) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=24,
-        max_position_embeddings=32,
+        max_position_embeddings=64,  # room for virtual tokens before the longest text
     )
     model = hf.BertModel(config, add_pooling_layer=pooler)
     for parameter in model.parameters():
