@@ -1,0 +1,90 @@
+"""``genft report``: what a folder of results says, as tables or as one page."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genft.cli.screen import screen
+
+
+class Format(str, Enum):
+    md = "md"
+    csv = "csv"
+    json = "json"
+    html = "html"
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of genft train, bench or demo.")],
+    html: Annotated[
+        bool, typer.Option("--html", help="One page that needs no network: DIR/report.html, or --out FILE.")
+    ] = False,
+    format: Annotated[
+        Format | None, typer.Option(help="Of the output. \\[default: what --out ends in, else tables for the terminal]")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The method to compare with. \\[default: the best of each table]")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these, by commas. \\[default: all]")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Also results that no bench compares: a grid's candidates, single runs.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write to this file. \\[default: stdout]")] = None,
+) -> None:
+    """Compare the results in a folder: scores, ranks, costs, published numbers, and which differences are real.
+
+    Results stand in one table only if model, suite, protocol and limits are equal. Means are over the tasks that every
+    method has.
+
+        genft report runs
+
+        genft report runs --against lora --format md --out results.md
+
+        genft report --html runs
+    """
+    from genft.results import page, report
+    from genft.results.boards import boards
+    from genft.results.store import Store, write_atomically
+    from genft.training.spec import split_outside_brackets
+
+    if html:
+        format, out = Format.html, out or folder / "report.html"
+    kind = format or _ending(out)
+    store = Store(folder)
+    found = boards(store, methods=split_outside_brackets(methods or ""), everything=all_)
+    if against and not any(against in board.labels for board in found):
+        found[0].differences(against)  # which says what there is
+    with screen(True).status("Comparing example by example"):
+        made = [(b, b.differences(against if against in b.labels else None)) for b in found]
+    notes = report.failure_notes(store.failed())
+    if kind is None:
+        screen(False).print(report.as_rich(made, notes))
+        return
+    if kind is Format.html:
+        text = page.render(store, made, notes)
+    else:
+        text = {"md": report.as_markdown, "csv": report.as_csv, "json": report.as_json}[kind.value](made, notes)
+    if out is None:
+        print(text, end="")
+    else:
+        write_atomically(out, text.encode())
+        screen(False).print(f"Written: {out}", soft_wrap=True)
+
+
+def _ending(out: Path | None) -> Format | None:
+    from genft.errors import ConfigError, not_one_of
+
+    if out is None:
+        return None
+    ending = out.suffix.removeprefix(".")
+    if ending not in Format.__members__:
+        raise ConfigError(not_one_of(f"--out {out}: the ending", ending, Format.__members__))
+    return Format(ending)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(report)

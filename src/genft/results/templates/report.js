@@ -1,0 +1,381 @@
+"use strict";
+// Everything on the page is drawn from the JSON beside this script. The filters, and the open panel, live in the
+// address after the #, so that a view can be kept and shared.
+
+const { boards } = JSON.parse(document.getElementById("data").textContent);
+const methods = [...new Set(boards.flatMap(b => b.methods.map(m => m.label)))];
+const groups = [...new Set(boards.flatMap(b => b.tasks.map(t => groupOf(b, t))))];
+const protocols = [...new Set(boards.map(b => b.protocol.name))];
+const hidden = { methods: new Set(), groups: new Set(), protocols: new Set() };
+const sorting = new Map(); // board → {column, up}
+
+window.addEventListener("error", e => {
+  document.getElementById("boards").prepend(h("p", { class: "alert" }, `This page could not be drawn: ${e.message}`));
+});
+
+// Elements
+
+function make(namespace, tag, attributes, children) {
+  const element = document.createElementNS(namespace, tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter(child => child !== null));
+  return element;
+}
+const h = (tag, attributes, ...children) => make("http://www.w3.org/1999/xhtml", tag, attributes, children);
+const s = (tag, attributes, ...children) => make("http://www.w3.org/2000/svg", tag, attributes, children);
+
+/** Attributes that make an element of a drawing do what a button does. */
+function pressable(label, press) {
+  const key = e => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); press(); } };
+  return { role: "button", tabindex: 0, "aria-label": label, onclick: press, onkeydown: key };
+}
+
+// A method has a colour and a mark everywhere
+
+const MARKS = [
+  "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.8L4.6 3.6H-4.6z", "M0-5L5 0L0 5L-5 0z",
+  "M0 4.8L4.6-3.6H-4.6z", "M-1.4-4.6h2.8v3.2h3.2v2.8h-3.2v3.2h-2.8v-3.2h-3.2v-2.8h3.2z",
+];
+const colour = label => `var(--c${methods.indexOf(label) % 8})`;
+const mark = (label, x, y) =>
+  s("path", { d: MARKS[methods.indexOf(label) % MARKS.length], transform: `translate(${x} ${y})`, fill: colour(label) });
+const icon = label => s("svg", { viewBox: "-6 -6 12 12", "aria-hidden": "true" }, mark(label, 0, 0));
+const named = label => h("span", { class: "name" }, icon(label), label);
+
+// Numbers
+
+const percent = v => (100 * v).toFixed(2).replace("-", "−");
+const count = n => n < 1e7 ? Math.round(n).toLocaleString("en") : `${(n / 1e6).toFixed(2)} M`;
+const short = n => n >= 1e6 ? `${+(n / 1e6).toPrecision(3)} M` : n >= 1e3 ? `${+(n / 1e3).toPrecision(3)} k` : `${+n.toPrecision(3)}`;
+function size(n) {
+  for (const [unit, scale] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) if (n >= scale) return `${+(n / scale).toPrecision(3)} ${unit}`;
+  return `${n} B`;
+}
+const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
+const spread = (value, deviation) => [percent(value), h("span", { class: "sd" }, deviation === null ? "" : ` ± ${percent(deviation)}`)];
+
+function deviation(values) {
+  const m = mean(values);
+  return values.length > 1 ? Math.sqrt(values.reduce((a, v) => a + (v - m) ** 2, 0) / (values.length - 1)) : null;
+}
+
+// What of a board is shown, and its means: over tasks that each of the methods has, never over different ones
+
+function groupOf(board, task) {
+  const suite = { glue: "GLUE", vtab1k: "VTAB-1k", fgvc: "FGVC" }[board.suite] ?? board.suite;
+  return [suite, task.group].filter(Boolean).join(" ") || "other tasks";
+}
+
+function view(board) {
+  const tasks = board.tasks.filter(t => !hidden.groups.has(groupOf(board, t)));
+  const cells = new Map(board.scores.map(c => [c.task + "\n" + c.label, c]));
+  const cell = (task, label) => cells.get(task.name + "\n" + label) ?? null;
+  const shown = board.methods.filter(m => !hidden.methods.has(m.label) && tasks.some(t => cell(t, m.label)));
+  const has = m => tasks.every(t => cell(t, m.label));
+  let common = tasks.filter(t => shown.every(m => cell(t, m.label)));
+  let complete = common.length ? shown : [];
+  if (tasks.length * shown.filter(has).length > common.length * shown.length) [common, complete] = [tasks, shown.filter(has)];
+  const over = (some, label) => {
+    const rows = some.map(t => new Map(cell(t, label).runs.map(r => [r.seed, r.score])));
+    const seeds = [...rows[0].keys()].filter(seed => rows.every(row => row.has(seed)));
+    return { mean: mean(some.map(t => cell(t, label).mean)), deviation: deviation(seeds.map(x => mean(rows.map(row => row.get(x))))) };
+  };
+  const rank = (task, label) => {
+    const all = complete.map(m => cell(task, m.label).mean), own = cell(task, label).mean;
+    return 1 + all.filter(v => v > own).length + (all.filter(v => v === own).length - 1) / 2;
+  };
+  const names = [...new Set(common.map(t => t.group))].filter(Boolean).sort();
+  const parts = names.length > 1 ? names.map(name => ({ name, tasks: common.filter(t => t.group === name) })) : [];
+  const means = new Map(complete.map(m => [m.label, {
+    ...over(common, m.label),
+    rank: mean(common.map(t => rank(t, m.label))),
+    parts: parts.map(part => over(part.tasks, m.label)),
+  }]));
+  return { board, tasks, methods: shown, cell, common, complete, parts, means };
+}
+
+// The leaderboard
+
+function leaderboard(v) {
+  const { board } = v;
+  const of = m => v.means.get(m.label);
+  const columns = [
+    { name: "method", value: m => m.label, text: m => named(m.label), up: true },
+    { name: `mean of ${v.common.length} task${v.common.length === 1 ? "" : "s"}`, value: m => of(m)?.mean, text: m => of(m) && spread(of(m).mean, of(m).deviation) },
+    { name: "mean rank", value: m => of(m)?.rank, text: m => of(m)?.rank.toFixed(2), up: true },
+    ...v.parts.map((part, i) => ({ name: `mean, ${part.name} (${part.tasks.length})`, value: m => of(m)?.parts[i].mean, text: m => of(m) && percent(of(m).parts[i].mean) })),
+    ...(v.parts.length ? [{ name: "mean of group means", value: m => of(m) && mean(of(m).parts.map(p => p.mean)), text: m => of(m) && percent(mean(of(m).parts.map(p => p.mean))) }] : []),
+    { name: "adapter", value: m => m.adapter_parameters, text: m => count(m.adapter_parameters), up: true },
+    { name: "head", value: m => m.head_parameters, text: m => count(m.head_parameters), up: true },
+    { name: "s/step", value: m => m.seconds_per_step, text: m => m.seconds_per_step?.toFixed(3), up: true },
+    { name: "memory", value: m => m.peak_memory_bytes, text: m => size(m.peak_memory_bytes), up: true },
+    { name: "epochs", value: m => m.epochs[0], text: m => m.epochs.join(", "), up: true, plain: true },
+    ...v.tasks.map(t => ({
+      name: t.name + (t.metric === "accuracy" ? "" : ` (${t.metric})`), value: m => v.cell(t, m.label)?.mean,
+      text: m => v.cell(t, m.label) && number(v, t, m.label),
+    })),
+  ];
+  const chosen = sorting.get(board) ?? (v.complete.length ? { column: "mean rank", up: true } : { column: "method", up: true });
+  const by = columns.find(c => c.name === chosen.column) ?? columns[0];
+  const compare = (a, b) => {
+    const [x, y] = [by.value(a), by.value(b)];
+    if (x == null || y == null) return (x == null) - (y == null);
+    return (x < y ? -1 : x > y ? 1 : 0) * (chosen.up ? 1 : -1);
+  };
+  const rows = [...v.methods].sort(compare);
+  const best = columns.map(c => {
+    const values = rows.map(c.value).filter(x => typeof x === "number");
+    return c.plain || !values.length ? null : c.up ? Math.min(...values) : Math.max(...values);
+  });
+  const sort = c => () => {
+    sorting.set(board, { column: c.name, up: c === by ? !chosen.up : !!c.up });
+    draw();
+  };
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Leaderboard of ${board.heading}` }, h("table", { class: "leaderboard" },
+    h("thead", {}, h("tr", {}, columns.map(c => h("th", { scope: "col", "aria-sort": c === by && (chosen.up ? "ascending" : "descending") }, h("button", { type: "button", onclick: sort(c) }, c.name))))),
+    h("tbody", {}, rows.map(m => h("tr", { "data-method": m.label }, columns.map((c, i) =>
+      h("td", { class: c.value(m) === best[i] && best[i] !== null && "best", "data-column": c.name }, c.text(m) ?? "–")))))));
+}
+
+/** A score that opens its runs. */
+function number(v, task, label) {
+  const cell = v.cell(task, label);
+  return h("button", { type: "button", "aria-label": `${label} on ${task.name}: ${percent(cell.mean)}; show its runs`, onclick: () => open(cell.runs[0].key) },
+    spread(cell.mean, cell.deviation), cell.n < v.board.seeds.length ? h("span", { class: "sd" }, ` n=${cell.n}`) : null);
+}
+
+function notes(v) {
+  const { board } = v;
+  const seeds = `${board.seeds.length} seed${board.seeds.length === 1 ? "" : "s"} (${board.seeds.join(", ")})`;
+  const lines = [`${board.protocol.note}. Scores × 100, mean ± standard deviation over ${seeds}.`];
+  const without = v.methods.filter(m => !v.complete.includes(m)).map(m => m.label);
+  if (!v.common.length) lines.push("No task has every method shown: no means.");
+  else if (without.length) lines.push(`Means and mean ranks are of the methods that have every task; not of ${without.join(", ")}.`);
+  else if (v.common.length < v.tasks.length) lines.push(`Means and mean ranks are over the tasks that every method shown has: ${v.common.map(t => t.name).join(", ")}.`);
+  return lines.map(line => h("p", { class: "quiet" }, line));
+}
+
+// Drawings
+
+function ticks(low, high, wanted = 4) {
+  const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map(x => x * power).find(x => x >= rough);
+  const found = [];
+  for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-9; t += step) found.push(+t.toPrecision(12));
+  return found;
+}
+
+/** Scales and axes of a drawing of W × H; x may be logarithmic. */
+function frame(W, H, xs, ys, { log = false, xText, yText = x => `${x}`, pad = 0.08, whole = false }) {
+  const [left, right, top, bottom] = [34, 8, 8, 24];
+  const f = log ? Math.log10 : x => x;
+  const stretch = (low, high) => low === high ? [low - 1, high + 1] : [low - pad * (high - low), high + pad * (high - low)];
+  const [x0, x1] = whole ? [Math.min(...xs), Math.max(...xs, Math.min(...xs) + 1)] : stretch(f(Math.min(...xs)), f(Math.max(...xs)));
+  const [y0, y1] = stretch(Math.min(...ys), Math.max(...ys));
+  const x = v => left + (f(v) - x0) / (x1 - x0) * (W - left - right);
+  const y = v => H - bottom - (v - y0) / (y1 - y0) * (H - top - bottom);
+  const decades = x1 - x0 < 1.2 ? [1, 2, 5] : x1 - x0 < 2.5 ? [1, 3] : [1];
+  const powers = Array.from({ length: 14 }, (_, i) => 10 ** (i - 4)).flatMap(p => decades.map(d => d * p));
+  const xTicks = log ? powers.filter(t => f(t) >= x0 && f(t) <= x1) : ticks(x0, x1).filter(t => !whole || Number.isInteger(t));
+  const axes = s("g", {},
+    ticks(y0, y1).map(t => [s("path", { class: "axis", d: `M${left} ${y(t)}H${W - right}` }), s("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, yText(t))]),
+    xTicks.map(t => s("text", { x: x(t), y: H - 8, "text-anchor": "middle" }, xText(t))));
+  return { x, y, axes };
+}
+
+/** Mean scores against a cost; the line joins methods that no other beats in both. */
+function pareto(v, title, cost, text) {
+  const W = 320, H = 230;
+  const points = v.complete.map(m => ({ m, x: cost(m), y: 100 * v.means.get(m.label).mean })).filter(p => p.x > 0);
+  if (!points.length) return null;
+  const { x, y, axes } = frame(W, H, points.map(p => p.x), points.map(p => p.y), { log: true, xText: text, pad: 0.15 });
+  const front = points.filter(p => !points.some(q => q !== p && q.x <= p.x && q.y >= p.y && (q.x < p.x || q.y > p.y))).sort((a, b) => a.x - b.x);
+  const line = front.map((p, i) => i ? `H${x(p.x)}V${y(p.y)}` : `M${x(p.x)} ${y(p.y)}`).join("");
+  const placed = [];
+  const labels = [...points].sort((a, b) => b.y - a.y).map(p => {
+    const end = x(p.x) > W * 0.66, width = 6.2 * p.m.label.length;
+    const at = { x: x(p.x) + (end ? -9 : 9), y: y(p.y) + 4 };
+    const box = () => ({ l: end ? at.x - width : at.x, r: end ? at.x : at.x + width });
+    while (placed.some(q => Math.abs(q.y - at.y) < 12 && q.l < box().r && box().l < q.r)) at.y += 4;
+    placed.push({ y: at.y, ...box() });
+    return s("text", { class: "label", x: at.x, y: at.y, "text-anchor": end ? "end" : "start", "aria-hidden": "true" }, p.m.label);
+  });
+  const runsOf = m => v.cell(v.common[0], m.label).runs[0].key;
+  return h("figure", { class: "card" }, h("h4", {}, title), s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `Mean score against ${title}` },
+    axes, s("path", { class: "front", d: line }), labels,
+    points.map(p => s("g", pressable(`${p.m.label}: mean ${p.y.toFixed(2)}, ${text(p.x)}`, () => open(runsOf(p.m))),
+      s("title", {}, `${p.m.label}: mean ${p.y.toFixed(2)}, ${text(p.x)}`), mark(p.m.label, x(p.x), y(p.y)),
+      s("circle", { cx: x(p.x), cy: y(p.y), r: 9, fill: "transparent" })))));
+}
+
+/** One task: a bar per method from zero, the spread over seeds, and what papers print. */
+function bars(v, task) {
+  const rows = v.methods.filter(m => v.cell(task, m.label)).map(m => ({ m, c: v.cell(task, m.label) })).sort((a, b) => b.c.mean - a.c.mean);
+  const W = 320, step = 22, H = rows.length * step + 4;
+  const wide = Math.min(120, 14 + 6.4 * Math.max(...rows.map(r => r.m.label.length)));
+  const low = Math.min(0, ...rows.map(r => 100 * r.c.mean));
+  const x = value => wide + (value - low) / (100 - low) * (W - wide - 46);
+  const drawn = rows.map(({ m, c }, i) => {
+    const y = i * step + step / 2, value = 100 * c.mean, sd = 100 * (c.deviation ?? 0);
+    const printed = c.published[0];
+    const text = `${m.label} on ${task.name}: ${percent(c.mean)}${c.deviation === null ? "" : ` ± ${percent(c.deviation)}`}` + c.published.map(p => `; ${p.source}, ${p.backbone}: ${p.value}`).join("");
+    return s("g", pressable(`${text}; show its runs`, () => open(c.runs[0].key)), s("title", {}, text),
+      s("rect", { x: 0, y: y - step / 2, width: W, height: step, fill: "transparent" }),
+      s("text", { class: "label", x: 0, y: y + 4 }, m.label.length > 18 ? m.label.slice(0, 17) + "…" : m.label),
+      s("rect", { x: Math.min(x(0), x(value)), y: y - 6, width: Math.abs(x(value) - x(0)), height: 12, rx: 1.5, fill: colour(m.label) }),
+      sd ? s("path", { class: "spread", d: `M${x(value - sd)} ${y}H${x(Math.min(100, value + sd))}` }) : null,
+      printed ? s("path", { class: "published", d: "M0-5L5 0L0 5L-5 0z", transform: `translate(${x(printed.value)} ${y})` }) : null,
+      s("text", { class: "value", x: W, y: y + 4, "text-anchor": "end" }, percent(c.mean)));
+  });
+  return h("figure", { class: "card" }, h("h4", {}, task.name, " ", h("span", { class: "tag" }, task.metric)),
+    s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `Scores on ${task.name}` }, drawn));
+}
+
+/** One task: the selecting split's score after every epoch, thin for a seed, bold for their mean. */
+function curves(v, task) {
+  const W = 320, H = 210;
+  const lines = v.methods.filter(m => v.cell(task, m.label)).map(m => ({ m, seeds: v.cell(task, m.label).runs.map(r => r.epochs.filter(e => e[task.metric] != null).map(e => [e.epoch, 100 * e[task.metric]])) }));
+  const all = lines.flatMap(l => l.seeds.flat());
+  if (!all.length) return null;
+  const { x, y, axes } = frame(W, H, all.map(p => p[0]), all.map(p => p[1]), { xText: t => `${t}`, whole: true });
+  const path = points => points.map((p, i) => `${i ? "L" : "M"}${x(p[0]).toFixed(1)} ${y(p[1]).toFixed(1)}`).join("");
+  const average = seeds => seeds[0].filter(p => seeds.every(q => q.some(z => z[0] === p[0]))).map(([epoch]) => [epoch, mean(seeds.map(q => q.find(z => z[0] === epoch)[1]))]);
+  return h("figure", { class: "card" }, h("h4", {}, task.name, " ", h("span", { class: "tag" }, `${task.metric} on the selecting split`)),
+    s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${task.metric} on the selecting split of ${task.name} after every epoch` }, axes,
+      lines.map(l => l.seeds.length > 1 ? l.seeds.map(points => s("path", { class: "seed", d: path(points), stroke: colour(l.m.label) })) : null),
+      lines.map(l => {
+        const points = average(l.seeds);
+        return s("g", {}, s("title", {}, l.m.label), s("path", { class: "line", d: path(points), stroke: colour(l.m.label) }), points.slice(-1).map(p => mark(l.m.label, x(p[0]), y(p[1]))));
+      })));
+}
+
+// Which differences are real
+
+function differences(v) {
+  const d = v.board.differences, others = v.methods.filter(m => m.label !== d.reference);
+  const found = new Map(d.tasks.map(t => [t.task + "\n" + t.label, t]));
+  const cell = t => t ? h("td", { class: t.real && "best" }, t.real ? (t.value > 0 ? "▲ " : "▼ ") : "", `${t.value > 0 ? "+" : ""}${percent(t.value)} `, h("span", { class: "sd" }, `[${percent(t.low)}, ${percent(t.high)}]`)) : h("td", {}, "–");
+  const whole = v.tasks.length === v.board.tasks.length && v.board.means.length;
+  return [
+    h("p", { class: "quiet" }, `Each method less ${d.reference}, × 100, with a 95 % interval of a paired bootstrap over examples${v.board.seeds.length > 1 ? " and seeds" : "; one seed, so other seeds are not in it"}. ▲ ▼: real, p < 0.05 after Holm's correction over all differences of the table.`),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences" }, h("table", {},
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "task"), others.map(m => h("th", { scope: "col" }, m.label)))),
+      h("tbody", {}, v.tasks.map(t => h("tr", {}, h("td", {}, t.name), others.map(m => cell(found.get(t.name + "\n" + m.label))))),
+        whole ? h("tr", {}, h("td", {}, v.board.means[0].name), others.map(m => cell(d.means[m.label]))) : null))),
+  ];
+}
+
+// The panel with the runs behind a number
+
+const panel = document.getElementById("panel");
+panel.addEventListener("close", () => address({ run: null }));
+panel.addEventListener("click", e => { if (e.target === panel) panel.close(); });
+
+function open(key) {
+  for (const board of boards) for (const cell of board.scores) if (cell.runs.some(r => r.key === key)) {
+    fill(board, cell, key);
+    if (!panel.open) panel.showModal();
+    panel.scrollTop = 0;
+    address({ run: key });
+  }
+}
+
+function fill(board, cell, key) {
+  const { metric } = cell.runs[0];
+  const rows = cell.runs.map(r => h("tr", {}, h("td", {}, r.seed), h("td", {}, percent(r.score)), h("td", {}, r.interval.map(percent).join("–")), h("td", {}, `${r.best_epoch} of ${r.epochs.length}`), h("td", {}, r.seconds_per_step?.toFixed(3) ?? "–"), h("td", {}, `${Math.round(r.seconds)} s`), h("td", {}, size(r.peak_memory_bytes))));
+  const printed = cell.published.map(p => h("li", {}, `${p.value} × 1 %, ${p.backbone}: ${p.source}${p.note ? ` (${p.note})` : ""}`.replace(" × 1 %", "")));
+  panel.replaceChildren(
+    h("div", { class: "top" }, h("h2", { id: "panel-title" }, named(cell.label), ` on ${cell.task} `), h("button", { type: "button", class: "plain", onclick: () => panel.close() }, "Close")),
+    h("p", {}, h("span", { class: "tag" }, `protocol ${board.protocol.name}`), " ", limited(board)),
+    h("p", { class: "quiet" }, `${board.protocol.note}. Metric: ${metric}, × 100.`),
+    h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["seed", metric, "95 % over examples", "best epoch", "s/step", "run", "memory"].map(t => h("th", { scope: "col" }, t)))), h("tbody", {}, rows))),
+    printed.length ? h("div", {}, h("h3", {}, "Published"), h("ul", {}, printed)) : "",
+    h("h3", {}, cell.runs.length === 1 ? "The run" : "The runs"),
+    ...cell.runs.map(r => run(r, r.key === key)));
+}
+
+function run(r, isOpen) {
+  const facts = {
+    model: r.model, settings: JSON.stringify(r.spec.settings ?? {}), "trained parameters": `${count(r.adapter_parameters)} of the adapter, ${count(r.head_parameters)} of the head, of ${count(r.total_parameters)}`,
+    examples: Object.entries(r.examples).map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", "), "other metrics": Object.entries(r.metrics).filter(([name]) => name !== r.metric).map(([name, x]) => `${name} ${x === null ? "–" : percent(x)}`).join(", "),
+    adapter: `${r.adapter} (${size(r.adapter_bytes)})`, device: r.device, versions: Object.entries(r.versions).map(pair => pair.join(" ")).join(", "), started: r.started,
+    "fingerprints": `model ${r.model_fingerprint.slice(0, 16)}, data ${r.data_fingerprint.slice(0, 16)}`, key: r.key,
+  };
+  const copy = e => navigator.clipboard?.writeText(r.command).then(() => { e.target.textContent = "Copied"; });
+  return h("details", { open: isOpen && "" }, h("summary", {}, `seed ${r.seed}, learning rate ${r.spec.training?.learning_rate ?? "–"}, ${r.epochs.length} epochs${r.limited ? ", limited data" : ""}`),
+    r.command ? h("pre", {}, r.command) : h("p", { class: "quiet" }, "Of a suite of your own: the bench that made it repeats it."),
+    r.command ? h("button", { type: "button", class: "plain", onclick: copy }, "Copy the command") : null,
+    h("dl", {}, Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    h("details", {}, h("summary", {}, "Everything that was asked for"), h("pre", {}, JSON.stringify(r.spec, null, 1))));
+}
+
+// The page
+
+const limited = board => board.limits.text ? h("span", { class: "tag limited" }, `limited to ${board.limits.text}`) : "";
+
+function section(board) {
+  const v = view(board);
+  if (!v.tasks.length || !v.methods.length) return null;
+  const titled = (text, ...content) => [h("h3", {}, text, " ", limited(board)), ...content];
+  const costs = [
+    pareto(v, "trained parameters, head included", m => m.adapter_parameters + m.head_parameters, short),
+    pareto(v, "seconds a step", m => m.seconds_per_step, x => `${+x.toPrecision(3)}`),
+    pareto(v, "peak memory", m => m.peak_memory_bytes, size),
+  ].filter(Boolean);
+  const sources = [...new Set(v.tasks.flatMap(t => v.methods.flatMap(m => (v.cell(t, m.label)?.published ?? []).slice(0, 1).map(p => `${p.source}, ${p.backbone}`))))];
+  return h("section", {},
+    h("h2", {}, board.title, " ", h("span", { class: "tag" }, `protocol ${board.protocol.name}`), " ", limited(board)),
+    notes(v), leaderboard(v),
+    costs.length ? titled("Mean score against cost", h("div", { class: "cards" }, costs)) : [],
+    titled("Task by task", sources.length ? h("p", { class: "quiet" }, `◇ published, on all data: ${sources.join("; ")}. This model: ${board.model}.`) : "", h("div", { class: "cards" }, v.tasks.map(t => bars(v, t)))),
+    v.methods.length > 1 ? titled("Which differences are real", ...differences(v)) : [],
+    titled("Training", h("div", { class: "cards" }, v.tasks.map(t => curves(v, t)))));
+}
+
+function draw() {
+  const focused = document.activeElement?.closest?.("th")?.textContent;
+  const shown = boards.filter(b => !hidden.protocols.has(b.protocol.name)).map(section).filter(Boolean);
+  document.getElementById("boards").replaceChildren(...(shown.length ? shown : [h("p", { class: "alert" }, "Nothing is left to show: switch a filter on again.")]));
+  if (focused) [...document.querySelectorAll("th")].find(th => th.textContent === focused)?.querySelector("button")?.focus();
+}
+
+function filters() {
+  const chips = (name, title, values) => values.length < 2 ? null : h("fieldset", {}, h("legend", {}, title), values.map(value => {
+    const toggle = e => {
+      hidden[name][e.target.checked ? "delete" : "add"](value);
+      address({ [name]: values.filter(x => !hidden[name].has(x)) });
+      draw();
+    };
+    return h("label", { class: "chip" }, h("input", { type: "checkbox", checked: !hidden[name].has(value) && "", onchange: toggle }), name === "methods" ? icon(value) : "", value);
+  }));
+  const form = document.getElementById("filters");
+  form.replaceChildren(...[chips("methods", "Methods", methods), chips("groups", "Tasks", groups), chips("protocols", "Protocols", protocols)].filter(Boolean));
+  form.hidden = !form.children.length;
+}
+
+/** Keep what is shown in the address: a list that is whole, and a closed panel, are left out. */
+function address(changes) {
+  const said = new URLSearchParams(location.hash.slice(1));
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === null || (Array.isArray(value) && !hidden[name].size)) said.delete(name);
+    else said.set(name, Array.isArray(value) ? JSON.stringify(value) : value);
+  }
+  history.replaceState(null, "", said.size ? `#${said}` : location.pathname + location.search);
+}
+
+function begin() {
+  const said = new URLSearchParams(location.hash.slice(1));
+  for (const [name, values] of Object.entries({ methods, groups, protocols })) {
+    const wanted = said.has(name) ? JSON.parse(said.get(name)) : values;
+    hidden[name] = new Set(values.filter(value => !wanted.includes(value)));
+  }
+  filters();
+  draw();
+  if (said.has("run")) open(said.get("run"));
+}
+
+window.addEventListener("hashchange", begin);
+begin();
