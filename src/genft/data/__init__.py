@@ -9,10 +9,16 @@ from genft.data.fgvc import read_fgvc
 from genft.data.files import read_files, read_image_folder, read_table, task_from_path
 from genft.data.glue import read_glue
 from genft.data.packaged import read_bbc_news
-from genft.data.task import Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task
+from genft.data.task import Fault, Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task
 from genft.data.vtab import read_vtab
 from genft.errors import ConfigError, not_one_of
 
+#: Readers of benchmarks on disk, by the ``reader`` of a task: they tell every row that is wrong.
+LAYOUTS: dict[str, Callable[[Task, Fault], TaskData]] = {
+    "fgvc": read_fgvc,
+    "glue": read_glue,
+    "vtab-1k": read_vtab,
+}
 #: By the ``reader`` of a task. A new layout is a function here and a file beside this one.
 READERS: dict[str, Callable[[Task], TaskData]] = {
     "bbc-news": read_bbc_news,
@@ -49,6 +55,7 @@ def compare_sizes(data: TaskData) -> list[str]:
 
 
 __all__ = [
+    "LAYOUTS",
     "READERS",
     "Split",
     "Task",

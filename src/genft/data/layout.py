@@ -17,6 +17,10 @@ _SUITE_FOLDERS = {"glue": ("glue", "glue_data"), "vtab-1k": ("vtab-1k", "vtab"),
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
+class MissingFolder(DataError):
+    """A root has no folder of a task."""
+
+
 @dataclass
 class Rows:
     """The examples of a split as its file lists them; ``places`` says where each stands: ``"test.txt: line 3"``."""
@@ -39,7 +43,8 @@ def task_folder(task: Task, files: Sequence[str], repo: str) -> Path:
         files: what the folder holds; one of them is enough.
 
     Raises:
-        DataError: it is not there; says what was looked for and where.
+        MissingFolder: it is not there; says what was looked for and where.
+        DataError: it holds none of the files.
         ConfigError: the Hub's copy cannot be had; says what to give as --data.
     """
     root = task.root or _unpacked(hub_folder(task, files, repo))
@@ -54,7 +59,7 @@ def task_folder(task: Task, files: Sequence[str], repo: str) -> Path:
             return folder
     if found:
         raise DataError(f"{task.name}: {found[0]} has none of the files {', '.join(files)}")
-    raise DataError(
+    raise MissingFolder(
         f"{task.name}: there is no folder {' or '.join(task.folders)} in {' or '.join(map(str, bases))}; "
         f"it should hold {', '.join(files)}"
     )

@@ -102,6 +102,10 @@ class TaskData:
     notes: Sequence[str] = field(default_factory=tuple)
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
+    def place(self, split: str, row: int) -> str:
+        """Where an example stands, for messages."""
+        return self.places[split][row] if split in self.places else f"{self.task.name}: {split} example {row + 1}"
+
     @property
     def fingerprint(self) -> str:
         """Changes when any example, label or split changes. An image counts by its file's name and size."""
