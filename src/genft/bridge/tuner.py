@@ -257,7 +257,7 @@ class BridgeTuner(BaseTuner):
             raise BaseMismatchError(
                 f"adapter: {merged} has an adapter merged into it; unmerge it before adding or loading another"
             )
-        if any(is_meta(unwrap(m)) for m in modules.values()):
+        if any(p.is_meta for m in modules.values() for p in unwrap(m).parameters()):
             self._check_when_loaded(config, model, sites)
             return
         found = {path: taken for path, m in modules.items() if (taken := base_fingerprint(unwrap(m))) is not None}
