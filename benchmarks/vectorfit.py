@@ -25,8 +25,8 @@ from genft.bridge.weight_layer import WeightLayer
 
 VECTORFIT: dict[str, dict[str, Any]] = {
     "auto": {},
-    "factored": {"form": "factored"},
-    "materialised": {"form": "materialised"},
+    "factored": {"plan": "factored"},
+    "materialised": {"plan": "materialised"},
     "exact=False": {"exact": False},
     "lean": {"lean": True},
 }

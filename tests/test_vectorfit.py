@@ -23,11 +23,11 @@ from genft.bridge.guards import file_entries
 BERT = FAMILIES["bert"]
 FORMS: dict[str, dict[str, Any]] = {
     "auto": {},
-    "factored": {"form": "factored"},
-    "materialised": {"form": "materialised"},
+    "factored": {"plan": "factored"},
+    "materialised": {"plan": "materialised"},
     "lean": {"lean": True},
-    "lean factored": {"lean": True, "form": "factored"},
-    "lean materialised": {"lean": True, "form": "materialised"},
+    "lean factored": {"lean": True, "plan": "factored"},
+    "lean materialised": {"lean": True, "plan": "materialised"},
 }
 SIGMA, BIAS = "sigma_bias", "bias"
 
@@ -133,7 +133,7 @@ def test_impossible_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="train_sigma, train_bias: both are off"):
         VectorFitConfig(train_sigma=False, train_bias=False)
     with pytest.raises(ConfigError) as error:
-        VectorFitConfig(avf_start=0, avf_beta=1.0, form="fast", lean=True, exact=False)
+        VectorFitConfig(avf_start=0, avf_beta=1.0, plan="fast", lean=True, exact=False)
     assert len(error.value.problems) == 4
     with pytest.raises(TargetError, match="train_bias: none of the adapted weights has a bias"):
         adapted("llama", train_sigma=False)

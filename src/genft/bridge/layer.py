@@ -45,7 +45,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 if factor.shared_as is None:
                     own[own_key(site, name)] = new_parameter(factor.shape, factor.init)
         self.own_factors[adapter_name] = own
-        self.attachments[adapter_name] = Attachment(method, tuple(sites))
+        shared = [f.shared_as for site in sites for f in method.factors(site).values() if f.shared_as is not None]
+        self.attachments[adapter_name] = Attachment(method, tuple(sites), tuple(dict.fromkeys(shared)))
         self._move_adapter_to_device_of_base_layer(adapter_name)
 
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
@@ -78,10 +79,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
 @dataclass
 class Attachment:
-    """One adapter on one module."""
+    """One adapter on one module, with the names under which it finds shared factors."""
 
     method: Method
     sites: tuple[Site, ...]
+    shared_names: tuple[str, ...] = ()
 
 
 def entry(container: nn.ModuleDict, adapter_name: str) -> nn.ParameterDict:

@@ -42,6 +42,7 @@ from genft.bridge.targets import (
     unmatched,
     unwrap,
 )
+from genft.bridge.update_cache import UpdateCache
 from genft.bridge.weight_layer import WeightLayer
 from genft.errors import BaseMismatchError, GenFTError, MergeError, TargetError
 from genft.methods.base import BlockMethod, Method, Site, WeightMethod
@@ -61,6 +62,7 @@ class BridgeTuner(BaseTuner):
         self._fingerprints: dict[str, dict[str, Any]] = {}
         self._fast_paths: list[tuple[Any, int]] = []
         self.forward_pass = ForwardPass()
+        self.update_cache = UpdateCache(self.forward_pass)
         super().__init__(model, *args, **kwargs)
         self._hooks = (
             self.model.register_forward_pre_hook(self.forward_pass.begin),
@@ -390,7 +392,8 @@ class WeightTuner(BridgeTuner):
         return resolve_sites(model, matched, config.target_slices, bias_only=self.method_class.bias_only)
 
     def _new_layer(self, target: nn.Module) -> AdapterLayer:
-        return WeightLayer(target, self.prefix, self.shared if self.uses_shared_state else None, self.forward_pass)
+        shared = self.shared if self.uses_shared_state else None
+        return WeightLayer(target, self.prefix, shared, self.forward_pass, self.update_cache)
 
     def _prepare_constants(self, adapter_name: str) -> None:
         method, by_module = self._sites[adapter_name]

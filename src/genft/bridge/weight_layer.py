@@ -1,65 +1,69 @@
 """A linear weight with the updates of any number of adapters beside it.
 
-:class:`WeightLayer` serves every :class:`~genft.methods.base.WeightMethod`: it keeps the tensors, chooses the form
-of the forward pass, merges and unmerges. It never looks into a method's mathematics.
+:class:`WeightLayer` serves every :class:`~genft.methods.base.WeightMethod`: it keeps the tensors and computes the
+forward pass in the form that the plan chooses. It never looks into a method's mathematics.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
-from genft.bridge import fingerprint, quantised
-from genft.bridge.layer import AdapterLayer, own_key
+from genft.bridge import fingerprint
+from genft.bridge.constants import Constants
+from genft.bridge.layer import entry, own_key
+from genft.bridge.merging import MergingLayer
 from genft.bridge.passes import ForwardPass, MaskSeeds
 from genft.bridge.rows import add_columns, add_rows, call_with, channel_view, place_rows
-from genft.bridge.targets import computes_plainly, features, is_meta, read_bias, read_weight, weight_kind
-from genft.errors import GenFTError, MergeError
+from genft.bridge.targets import computes_plainly, features, is_meta, weight_kind
+from genft.bridge.update_cache import UpdateCache
+from genft.errors import GenFTError
 from genft.methods.base import Method, Site, WeightMethod
 from genft.ops import plan
+from genft.ops.lowrank import low_rank_linear
 
 
-class Constants(nn.Module):
-    """Frozen tensors by name that move with the model. They are not buffers, because DDP would broadcast those in
-    every forward pass.
+@dataclass
+class Update:
+    """What the active adapters add to one weight, ready for products with tokens.
 
-    Args:
-        saved: whether they are part of the state dict.
+    Attributes:
+        form: the form of the product.
+        bias: b0 + Δb (o,), or None.
+        weight: W0 + ΔW in the form "weight".
+        thin: (L, R) by site in the forms "factored" and "materialised".
+        full: ΔW by site in the form "beside".
     """
 
-    def __init__(self, saved: bool) -> None:
-        super().__init__()
-        self.saved = saved
-        self.tensors: dict[str, Tensor] = {}
+    form: plan.Form
+    bias: Tensor | None
+    weight: Tensor | None = None
+    thin: list[tuple[Site, Tensor, Tensor]] = field(default_factory=list)
+    full: list[tuple[Site, Tensor]] = field(default_factory=list)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Constants:
-        # what is on the meta device has no values to move; it is derived anew when W0 has some
-        self.tensors = {name: t if t.is_meta else fn(t) for name, t in self.tensors.items()}
-        return self
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        if self.saved:
-            destination.update({prefix + name: tensor for name, tensor in self.tensors.items()})
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        for name, tensor in self.tensors.items():
-            if prefix + name in state_dict:
-                self.tensors[name] = state_dict[prefix + name].to(tensor)
+    @property
+    def nbytes(self) -> int:
+        tensors = [t for _, *pair in (*self.thin, *self.full) for t in pair]
+        return sum(t.nbytes for t in (self.weight, *tensors) if t is not None)
 
 
-class WeightLayer(AdapterLayer):
+class WeightLayer(MergingLayer):
     """A linear weight W0 (whole or by row slices), or a bias, plus the ΔW and Δb of its adapters."""
 
     def __init__(
-        self, base_layer: nn.Module, prefix: str, shared: nn.ModuleDict | None, forward_pass: ForwardPass
+        self,
+        base_layer: nn.Module,
+        prefix: str,
+        shared: nn.ModuleDict | None,
+        forward_pass: ForwardPass,
+        update_cache: UpdateCache,
     ) -> None:
         super().__init__(base_layer, prefix, shared)
         pretrained = self.get_base_layer()
@@ -70,8 +74,7 @@ class WeightLayer(AdapterLayer):
         setattr(self, self.constants_name, nn.ModuleDict())
         self.other_param_names = ("attachments", self.constants_name)
         self.mask_seeds = MaskSeeds(forward_pass)
-        # W0 and b0 as they were before the first merge; None while nothing is merged
-        self._before_merge: tuple[Any, Tensor | None] | None = None
+        self.update_cache = update_cache
 
     def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
         super().attach(adapter_name, method, sites)
@@ -119,25 +122,6 @@ class WeightLayer(AdapterLayer):
 
     def _rows(self, site: Site) -> Tensor:
         return self.frozen_weight()[site.start : site.stop]
-
-    # ---------------------------------------------------------------- the frozen weight
-
-    def frozen_weight(self) -> Tensor:
-        """W0 (o, i) as pretrained, also while adapters are merged; dequantised where it is stored packed."""
-        assert self.kind is not None
-        if self.quantization_backend is not None:
-            if self._before_merge is not None:
-                raise MergeError("merge: a quantised base holds one merged adapter at a time; unmerge it first")
-            return quantised.dequantised(self.get_base_layer(), self.quantization_backend)
-        if self._before_merge is not None:
-            weight = self._before_merge[0]
-            return weight.T if self.kind.transposed else weight
-        return read_weight(self.get_base_layer(), self.kind)
-
-    def frozen_bias(self) -> Tensor | None:
-        if self._before_merge is not None:
-            return self._before_merge[1]
-        return read_bias(self.get_base_layer(), self.kind)
 
     # ---------------------------------------------------------------- updates
 
@@ -193,226 +177,229 @@ class WeightLayer(AdapterLayer):
         names = [] if self.merged else self.active_attachments()
         if not names:
             return self.base_layer(*args, **kwargs)
-        if self.kind is not None and is_meta(self.get_base_layer()) and not args[0].is_meta:
+        x, base = args[0], self.get_base_layer()
+        if self.kind is None:
+            return self._add_biases(self.base_layer(*args, **kwargs), names)
+        if is_meta(base) and not x.is_meta:
             raise GenFTError(
                 "base model: an adapted weight is offloaded (on the meta device), and ΔW is generated from it; "
                 "keep adapted weights in memory, with another device_map for example"
             )
-        if isinstance(self.get_base_layer(), nn.MultiheadAttention):
-            return self._call_with_updated_weight(names, *args, **kwargs)
-        return self._updated(args[0], names, *args[1:], **kwargs)
-
-    def _updated(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor:
-        """base(x) + x ΔWᵀ + Δb summed over the active adapters, each in its cheapest form."""
-        biases = self._bias_updates(names)
-        if (y := self._own_form(x, names, *args, **kwargs)) is not None:
-            return self._add_biases(y, biases)
-        full: list[tuple[Site, Tensor]] = []
-        thin: list[tuple[Site, Tensor, Tensor]] = []
-        w0 = exact = None
-        if self.kind is not None:
-            w0 = self.frozen_weight()
-            exact = self._sum_is_exact(x)
-            for name in names:
-                for site in self.attachments[name].sites:
-                    self._plan_site(name, site, w0, x, full, thin)
-        if full and exact:
-            assert w0 is not None
-            y = self._linear(x, add_rows(w0, full), biases)
-        else:
-            y = self._linear(x, None, biases, *args, **kwargs)
-            if full:
-                y = add_columns(y, [(site, F.linear(x, d.to(x.dtype))) for site, d in full])
-        products = [(s, F.linear(F.linear(self._cast_input_dtype(x, r.dtype), r.T), le)) for s, le, r in thin]
+        attention = isinstance(base, nn.MultiheadAttention)  # it is called with W0 + ΔW, whatever the precision
+        exact = attention or self._sum_is_exact(x)
+        if (update := self._kept_update(names, x, exact)) is None:
+            if not attention and (y := self._own_form(names, exact, *args, **kwargs)) is not None:
+                return y
+            update = self._update(names, x, exact, "materialised" if attention else self._wanted(names))
+        if attention:
+            return self._call_attention(update, *args, **kwargs)
+        if exact:
+            return self._product(x, update)
+        y = self._add_biases(self.base_layer(*args, **kwargs), names)
+        products = [(site, F.linear(x, d.to(x.dtype))) for site, d in update.full]
+        for site, left, right in update.thin:
+            products.append((site, F.linear(F.linear(self._cast_input_dtype(x, right.dtype), right.T), left)))
         return add_columns(y, products)
-
-    def _own_form(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor | None:
-        """The layer in the method's own form, where it has one and is alone with all rows of the weight."""
-        alone = [(name, site) for name in names for site in self.attachments[name].sites]
-        if self.kind is None or len(alone) != 1 or alone[0][1].out_features != self.out_features:
-            return None
-        if self.quantization_backend is None and not computes_plainly(self.get_base_layer()):
-            return None
-        name, site = alone[0]
-        method = self.attachments[name].method
-        assert isinstance(method, WeightMethod)
-
-        def base(x: Tensor, delta: Tensor | None = None) -> Tensor:
-            weight = None if delta is None else self.frozen_weight() + delta
-            return self._linear(x, weight, [], *args, **kwargs)
-
-        return method.linear(x, base, self.frozen_bias(), self.factors(name, site), self._shape(site, x, None))
-
-    def _shape(self, site: Site, x: Tensor, rank: int | None) -> plan.Shape:
-        return plan.Shape(
-            o=site.out_features,
-            i=site.in_features,
-            tokens=x.numel() // x.shape[-1],
-            rank=rank,
-            training=torch.is_grad_enabled(),
-            exact_sum=self._sum_is_exact(x),
-        )
-
-    def _plan_site(
-        self,
-        name: str,
-        site: Site,
-        w0: Tensor,
-        x: Tensor,
-        full: list[tuple[Site, Tensor]],
-        thin: list[tuple[Site, Tensor, Tensor]],
-    ) -> None:
-        """Compute one site's update as a thin pair or a whole matrix, whichever the plan says costs less."""
-        method = self.attachments[name].method
-        assert isinstance(method, WeightMethod)
-        drops = self.training and method.entry_dropout > 0
-        factors = self.factors(name, site)
-        rows = w0[site.start : site.stop]
-        pair = None
-        if not drops:
-            with torch.autocast(w0.device.type, enabled=False):
-                pair = method.low_rank(rows, factors)
-        form = plan.choose(self._shape(site, x, None if pair is None else pair[0].shape[1]), method.wanted_form)
-        if form == "thin" and pair is not None:
-            thin.append((site, *pair))
-            return
-        seed = self.mask_seeds.next(name, site) if drops else None
-        if (d := self.delta(name, site, w0, seed)) is not None:
-            full.append((site, d))
 
     def _sum_is_exact(self, x: Tensor) -> bool:
         """Whether one matmul on W0 + ΔW may stand for the base module: not where the sum would round ΔW away (half
         precision), and not where the base computes something else (quantised, subclassed, hooked)."""
+        base = self.get_base_layer()
         if self.quantization_backend is not None or torch.is_autocast_enabled(x.device.type):
             return False
-        if not computes_plainly(self.get_base_layer()):
-            return False
-        dtype = self.frozen_weight().dtype
-        return dtype in (torch.float32, torch.float64) and x.dtype == dtype
+        dtype = base.weight.dtype
+        return dtype in (torch.float32, torch.float64) and x.dtype == dtype and computes_plainly(base)
 
-    def _linear(self, x: Tensor, weight: Tensor | None, biases: list[Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """The base module on x, with ``weight`` in place of W0 where given, and the bias updates added."""
-        if weight is not None:
-            bias = self.frozen_bias()
-            for update in biases:
-                bias = update.to(weight.dtype) if bias is None else bias + update
-            return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        return self._add_biases(self.base_layer(x, *args, **kwargs), biases)
+    def _wanted(self, names: list[str]) -> str:
+        """The plan that an active adapter asks for."""
+        plans = [self._method(name).plan for name in names]
+        return next((asked for asked in plans if asked != "auto"), "auto")
 
-    def _add_biases(self, y: Tensor, biases: list[Tensor]) -> Tensor:
-        for update in biases:
-            y = y + channel_view(update, self.get_base_layer(), y).to(y.dtype)
-        return y
+    def _method(self, name: str) -> WeightMethod:
+        method = self.attachments[name].method
+        assert isinstance(method, WeightMethod)
+        return method
 
-    def _call_with_updated_weight(self, names: list[str], *args: Any, **kwargs: Any) -> Any:
-        """The base module called with W0 + ΔW and b0 + Δb in place of its own (attention modules)."""
-        module, kind = self.get_base_layer(), self.kind
-        assert kind is not None
-        w0 = self.frozen_weight()
-        full: list[tuple[Site, Tensor]] = []
+    def _shape(self, sites: list[Site], x: Tensor, exact: bool, rank: int | None) -> plan.Shape:
+        return plan.Shape(
+            o=sum(site.out_features for site in sites),
+            i=self.in_features,
+            tokens=x.numel() // x.shape[-1],
+            rank=rank,
+            training=torch.is_grad_enabled(),
+            exact_sum=exact,
+            device=x.device.type,
+            itemsize=x.element_size(),
+        )
+
+    def _own_form(self, names: list[str], exact: bool, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        """The layer in the method's own form, where it has one and is alone with all rows of the weight."""
+        alone = [(name, site) for name in names for site in self.attachments[name].sites]
+        if len(alone) != 1 or alone[0][1].out_features != self.out_features:
+            return None
+        if self.quantization_backend is None and not computes_plainly(self.get_base_layer()):
+            return None
+        (name, site), bias = alone[0], self._bias(names)
+
+        def base(x: Tensor, delta: Tensor | None = None) -> Tensor:
+            if exact:
+                w0 = self.frozen_weight()
+                return F.linear(x, w0 if delta is None else w0 + delta, bias)
+            return self._add_biases(self.base_layer(x, *args, **kwargs), names)
+
+        shape = self._shape([site], x, exact, None)
+        return self._method(name).linear(x, base, bias, self.factors(name, site), shape)
+
+    def _update(self, names: list[str], x: Tensor, exact: bool, wanted: str) -> Update:
+        """The update in the cheapest form of those that are ``wanted``."""
+        update, w0 = Update("beside", self._bias(names)), self.frozen_weight()
+        sites = []
         for name in names:
-            method = self.attachments[name].method
-            assert isinstance(method, WeightMethod)
+            method = self._method(name)
+            drops = self.training and method.entry_dropout > 0
             for site in self.attachments[name].sites:
-                drops = self.training and method.entry_dropout > 0
-                seed = self.mask_seeds.next(name, site) if drops else None
-                if (d := self.delta(name, site, w0, seed)) is not None:
-                    full.append((site, d))
-        weight = add_rows(w0, full).to(w0.dtype)
-        replaced = {kind.weight: weight.T if kind.transposed else weight}
+                rows, factors = w0[site.start : site.stop], self.factors(name, site)
+                with torch.autocast(w0.device.type, enabled=False):
+                    pair = None if drops else method.low_rank(rows, factors)
+                if pair is not None:
+                    update.thin.append((site, *pair))
+                else:
+                    seed = self.mask_seeds.next(name, site) if drops else None
+                    if (d := self.delta(name, site, w0, seed)) is None:
+                        continue
+                    update.full.append((site, d))
+                sites.append(site)
+        if not sites:  # a bias alone
+            return update
+        rank = None if update.full else max(left.shape[1] for _, left, _ in update.thin)
+        update.form = plan.choose(self._shape(sites, x, exact, rank), wanted)
+        if exact and w0.requires_grad:  # the other forms know a frozen W0 only
+            update.form = "weight"
+        if update.form == "weight":
+            update.weight = self._sum(w0, update)
+        elif update.form == "beside":
+            with torch.autocast(w0.device.type, enabled=False):
+                update.full += [(site, left @ right.T) for site, left, right in update.thin]
+            update.thin = []
+        return update
+
+    def _sum(self, w0: Tensor, update: Update) -> Tensor:
+        """W0 + ΔW in the dtype of W0."""
+        if not update.full and len(update.thin) == 1 and update.thin[0][0].out_features == len(w0):
+            _, left, right = update.thin[0]
+            if left.dtype == w0.dtype:
+                return torch.addmm(w0, left, right.T)
+        pieces = update.full + [(site, left @ right.T) for site, left, right in update.thin]
+        return add_rows(w0, pieces).to(w0.dtype) if pieces else w0
+
+    def _product(self, x: Tensor, update: Update) -> Tensor:
+        """(W0 + ΔW) x + b0 + Δb where the sum is exact."""
+        bias = None if update.bias is None else update.bias.to(x.dtype)
+        if update.weight is not None:
+            return F.linear(x, update.weight, bias)
+        w0 = self.frozen_weight()
+        if not update.thin:
+            return add_columns(F.linear(x, w0, bias), [(site, F.linear(x, d.to(x.dtype))) for site, d in update.full])
+        rows = [(site.start, site.stop) for site, _, _ in update.thin]
+        return low_rank_linear(x, w0, bias, rows, [(left, right) for _, left, right in update.thin], form=update.form)
+
+    def _bias(self, names: list[str]) -> Tensor | None:
+        """b0 + Δb."""
         bias = self.frozen_bias()
         for update in self._bias_updates(names):
             bias = update if bias is None else bias + update
-        if bias is not None:
-            replaced[kind.bias] = bias.to(w0.dtype)
-        return call_with(module, replaced, *args, **kwargs)
+        return bias
 
-    # ---------------------------------------------------------------- merging
+    def _add_biases(self, y: Tensor, names: list[str]) -> Tensor:
+        for update in self._bias_updates(names):
+            y = y + channel_view(update, self.get_base_layer(), y).to(y.dtype)
+        return y
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Fold updates into the base weight. The exact W0 and b0 are kept, so that :meth:`unmerge` restores them.
+    def _call_attention(self, update: Update, *args: Any, **kwargs: Any) -> Any:
+        """The base module called with W0 + ΔW and b0 + Δb in place of its own."""
+        assert self.kind is not None
+        w0 = self.frozen_weight()
+        weight = self._sum(w0, update) if update.weight is None else update.weight
+        replaced = {self.kind.weight: weight.T if self.kind.transposed else weight}
+        if update.bias is not None:
+            replaced[self.kind.bias] = update.bias.to(w0.dtype)
+        return call_with(self.get_base_layer(), replaced, *args, **kwargs)
 
-        Raises:
-            ValueError: with ``safe_merge``, when the merged weight is not finite; nothing is changed then.
-        """
-        names = check_adapters_to_merge(self, adapter_names)
-        for name in names:
-            if name in self.attachments:
-                self._merge_one(name, safe_merge)
+    # ---------------------------------------------------------------- evaluation
 
-    @torch.no_grad()
-    def _merge_one(self, name: str, safe_merge: bool) -> None:
-        module = self.get_base_layer()
-        if self.quantization_backend is not None and not self.quantization_backend.supports_merge:
-            raise MergeError(
-                f"merge: a base weight quantised by {self.quantization_backend.backend_name} cannot be merged into; "
-                "load the base model unquantised"
-            )
-        weight = None
-        if self.kind is not None:
-            current = self.frozen_weight() if self.quantization_backend else getattr(module, self.kind.weight).data
-            weight = (current.to(torch.promote_types(current.dtype, torch.float32)) + self.get_delta_weight(name)).to(
-                current.dtype
-            )
-        update, current_bias = self.delta_bias(name), read_bias(module, self.kind)
-        bias = None
-        if update is not None:
-            bias = update.clone() if current_bias is None else (current_bias + update).to(current_bias.dtype)
-        if safe_merge and any(t is not None and not torch.isfinite(t).all() for t in (weight, bias)):
-            raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
-        if self._before_merge is None:
-            self._before_merge = (
-                self._stored_weight(),
-                None if current_bias is None else current_bias.clone(),
-            )
-        if weight is not None:
-            self._store_weight(weight)
-        if bias is not None:
-            self._store_bias(bias)
-        self.merged_adapters.append(name)
-
-    def unmerge(self) -> None:
-        """Put the exact W0 and b0 back."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        assert self._before_merge is not None
-        weight, bias = self._before_merge
-        if self.kind is not None:
-            if self.quantization_backend is not None:
-                quantised.restore(self.get_base_layer(), weight)
-            else:
-                target = getattr(self.get_base_layer(), self.kind.weight)
-                target.data = weight.to(target.device, target.dtype)
-        self._store_bias(bias)
-        self._before_merge = None
-        self.merged_adapters.clear()
-
-    def _stored_weight(self) -> Any:
-        """What has to be put back to undo a merge."""
-        if self.kind is None:
+    def _kept_update(self, names: list[str], x: Tensor, exact: bool) -> Update | None:
+        """The update of an earlier pass, or one that will be kept for the next; None where none may be kept."""
+        if self.training or torch.compiler.is_compiling() or not self.update_cache.limit:
             return None
-        if self.quantization_backend is not None:
-            return quantised.snapshot(self.get_base_layer())
-        return getattr(self.get_base_layer(), self.kind.weight).data.clone()
+        trained, frozen = self._sources(names)
+        if not frozen or any(type(t) not in (Tensor, nn.Parameter) or t.is_inference() for t in trained):
+            return None
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (*trained, *frozen)):
+            return None
+        key = (*names, exact, x.dtype, x.device, *map(id, trained), *map(id, frozen))
+        update = self.update_cache.get(self, key, x.numel() // x.shape[-1])
+        if update is None:
+            # what is made in inference mode could not meet a gradient later
+            with torch.inference_mode(False), torch.no_grad():
+                update, keep = self._update_to_keep(names, x, exact)
+            if keep:
+                self.update_cache.keep(self, key, update, trained, frozen)
+        return update
 
-    def _store_weight(self, weight: Tensor) -> None:
-        if self.quantization_backend is not None:
-            self.quantization_backend.set_base_weight(self, weight)
-        else:
-            assert self.kind is not None
-            getattr(self.get_base_layer(), self.kind.weight).data = weight
+    def _sources(self, names: list[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """The trained tensors that the active updates are made from, and the frozen ones."""
+        base, (shared,) = self.get_base_layer(), self._shared
+        assert self.kind is not None
+        weight, bias = getattr(base, self.kind.weight), getattr(base, self.kind.bias, None)
+        trained: list[Tensor] = []
+        frozen = [weight] if bias is None else [weight, bias]
+        for name in names:
+            trained += entry(self.own_factors, name).values()
+            if shared is not None and name in shared:
+                container = entry(shared, name)
+                trained += [container[key] for key in self.attachments[name].shared_names]
+            constants: Constants = getattr(self, self.constants_name)[name]
+            frozen += constants.tensors.values()
+        return trained, frozen
 
-    def _store_bias(self, bias: Tensor | None) -> None:
-        module, name = self.get_base_layer(), self.kind.bias if self.kind else "bias"
-        current = getattr(module, name, None)
-        if bias is None:
-            if current is not None:
-                setattr(module, name, None)
-        elif current is None:
-            setattr(module, name, nn.Parameter(bias, requires_grad=False))
-        else:
-            current.data = bias.to(current.device, current.dtype)
+    def _update_to_keep(self, names: list[str], x: Tensor, exact: bool) -> tuple[Update, bool]:
+        """W0 + ΔW where the sum is exact and there is room, else what costs least memory; and whether to keep it."""
+        cache, wanted = self.update_cache, self._wanted(names)
+        dense = self.out_features * self.in_features * x.element_size()
+        if exact and wanted in ("auto", "materialised") and cache.fits(self, dense):
+            update = self._update(names, x, exact, "materialised")
+            if update.thin or update.full:
+                weight = self._sum(self.frozen_weight(), update)
+                update = Update("weight", update.bias, weight)
+            return update, True
+        update = self._update(names, x, exact, "factored" if wanted == "auto" else wanted)
+        if wanted == "auto" and update.nbytes > dense:
+            update = self._update(names, x, exact, "beside")
+        update.full = [(site, d.to(x.dtype)) for site, d in update.full]
+        return update, cache.fits(self, update.nbytes, warn=True)
+
+    def train(self, mode: bool = True) -> WeightLayer:
+        if mode:
+            self.update_cache.drop(self)
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> WeightLayer:
+        self.update_cache.drop(self)
+        return super()._apply(*args, **kwargs)
+
+    def set_adapter(self, *args: Any, **kwargs: Any) -> None:
+        self.update_cache.drop(self)
+        super().set_adapter(*args, **kwargs)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        self.update_cache.drop(self)
+        super().delete_adapter(adapter_name)
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        self.update_cache.drop(self)
+        super().merge(*args, **kwargs)
+
+    # ---------------------------------------------------------------- conversion
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether the update is additive on a linear weight, and nothing else (a LoRA adapter has no bias)."""

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genft.ops.plan import Form, Shape
+from genft.ops.plan import Shape
 
 Init = Callable[[Tensor], object]
 Factors = Mapping[str, Tensor]
@@ -166,17 +166,17 @@ class WeightMethod(Method):
         return None
 
     @property
-    def wanted_form(self) -> Form | None:
-        """The form of the forward pass that the user asks for; None leaves the choice to the plan."""
-        return None
+    def plan(self) -> str:
+        """The form of the forward pass that the user asks for, a member of ``ops.plan.PLANS``."""
+        return getattr(self.config, "plan", "auto")
 
-    def linear(self, x: Tensor, base: Base, b0: Tensor | None, f: Factors, shape: Shape) -> Tensor | None:
-        """(W0 + ΔW) x + b0 in a form of the method's own, or None to leave it to the general ones.
+    def linear(self, x: Tensor, base: Base, bias: Tensor | None, f: Factors, shape: Shape) -> Tensor | None:
+        """(W0 + ΔW) x + b0 + Δb in a form of the method's own, or None to leave it to the general ones.
 
         Args:
             x: (..., i).
-            base: the frozen module: ``base(x)`` is W0 x + b0, and ``base(x, delta)`` is (W0 + delta) x + b0.
-            b0: the frozen bias (o,), or None.
+            base: the frozen module: ``base(x)`` is W0 x + b0 + Δb, and ``base(x, delta)`` is (W0 + delta) x + b0 + Δb.
+            bias: b0 + Δb (o,), or None; it needs a gradient too.
             f: the site's factors and constants by name.
             shape: what the cost model needs to know of this call.
         """

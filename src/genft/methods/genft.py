@@ -25,6 +25,7 @@ from genft.bridge.config import AdapterConfig, in_range, setting
 from genft.methods.base import Factor, Factors, Init, Site, WeightMethod, orthonormal_
 from genft.methods.registry import register
 from genft.ops import generator
+from genft.ops.plan import PLANS
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "gelu", "tanh")
 
@@ -80,6 +81,13 @@ class GenFTConfig(AdapterConfig):
     transpose_delta: bool = setting(
         True,
         "False adds the generated (i, o) matrix untransposed, as the authors' text code does; square W0 only.",
+    )
+
+    plan: str = setting(
+        "auto",
+        "How the layers are computed: 'factored' (thin products beside W0; identity activations without dropout), "
+        "'materialised' (through W0 + ΔW), 'beside' (W0 x + ΔW x), or 'auto': what costs least at each call.",
+        choices=PLANS,
     )
 
     def problems(self) -> list[str]:

@@ -17,7 +17,7 @@ Both names contain "bias": that is how transformers.Trainer, timm and others rec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,16 +53,16 @@ class VectorFitConfig(AdapterConfig):
     avf_top_k: int = setting(5, "Vectors frozen each time, never all (unverified constant).")
     avf_events: int = setting(10, "Freezings in all; the vectors of the last one stay frozen (unverified constant).")
     avf_beta: float = setting(0.99, "Smoothing of the training strengths over steps (unverified constant).")
-    form: str = setting(
+    plan: str = setting(
         "auto",
-        "How the layers are computed: 'factored' (through U and V), 'materialised' (through W0 + ΔW), or 'auto': "
-        "the one with fewer operations for each layer and batch.",
-        choices=("auto", "factored", "materialised"),
+        "How the layers are computed: 'factored' (through U and V), 'materialised' (through W0 + ΔW), 'beside' "
+        "(W0 x + ΔW x), or 'auto': what costs least at each call.",
+        choices=plan.PLANS,
     )
     exact: bool = setting(
         True,
-        "False: the factored form leaves W0 out, which saves operations; the start then differs from the pretrained "
-        "function by the rounding of the decomposition, about 1e-5.",
+        "Whether W0 itself is used while a weight's singular values are at their start, which is then exactly the "
+        "pretrained function; without it the start differs by the rounding of the decomposition, about 1e-5.",
     )
     lean: bool = setting(
         False,
@@ -184,33 +184,29 @@ class VectorFit(WeightMethod):
         left = f["u"] * f["sigma_bias"]
         return left, f["v"].to(left.dtype)
 
-    @property
-    def wanted_form(self) -> plan.Form | None:
-        return {"auto": None, "factored": "thin", "materialised": "weight"}[self.config.form]  # type: ignore[return-value]
-
-    def linear(self, x: Tensor, base: Base, b0: Tensor | None, f: Factors, shape: plan.Shape) -> Tensor | None:
-        c = self.config
+    def linear(self, x: Tensor, base: Base, bias: Tensor | None, f: Factors, shape: plan.Shape) -> Tensor | None:
         if "sigma_bias" not in f:
             return None
-        form = plan.choose_spectral(shape, self.wanted_form, exact=c.exact, one_sided=c.lean)
-        if form == "weight" or (c.lean and not shape.exact_sum):
+        lean, delta = self.config.lean, f["sigma_bias"]
+        exact = self.config.exact and (not shape.exact_sum or _may_be_zero(delta))
+        form = plan.choose(replace(shape, rank=len(delta), bases=1 if lean else 2, exact=exact), self.config.plan)
+        if form in ("weight", "beside") or (lean and not shape.exact_sum):
             return None
-        if c.lean:
-            return _lean(x, base, b0, f)
-        u, sigma, v, delta = f["u"], f["sigma"], f["v"], f["sigma_bias"]
+        if lean:
+            return _lean(x, base, bias, f)
+        u, sigma, v = f["u"], f["sigma"], f["v"]
         z = None
         with torch.no_grad():
             if form == "materialised":
                 y = base(x, spectral.delta_weight(u, delta, v))
             else:
                 z = spectral.project(x, v)
-                if c.exact:
+                if form == "published":
+                    y = spectral.expand(z, sigma + delta, u, bias)
+                else:
                     y = base(x)
                     y += spectral.expand(z, delta, u).to(y.dtype)
-                else:
-                    y = spectral.expand(z, sigma + delta, u)
-                    y = y if b0 is None else y + b0.to(y.dtype)
-        return spectral.with_factored_gradient(y, x, z, u, sigma, v, delta)
+        return spectral.with_factored_gradient(y, x, z, u, sigma, v, delta, bias)
 
     # ---------------------------------------------------------------- adaptive vector freezing
 
@@ -223,12 +219,18 @@ class VectorFit(WeightMethod):
             self.freezing.before_forward()
 
 
-def _lean(x: Tensor, base: Base, b0: Tensor | None, f: Factors) -> Tensor:
-    """W0 (I + V diag(δ / σ0) Vᵀ) x + b0, or (I + U diag(δ / σ0) Uᵀ) W0 x + b0: exact at δ = 0."""
+def _may_be_zero(delta: Tensor) -> bool:
+    """Whether δ may be all zeros, that is whether W0 x has to come out bit for bit. Only looked up where looking costs
+    nothing: an accelerator would have to be waited for, and a compiled graph cannot branch on values."""
+    return torch.compiler.is_compiling() or delta.device.type != "cpu" or not delta.any()
+
+
+def _lean(x: Tensor, base: Base, bias: Tensor | None, f: Factors) -> Tensor:
+    """W0 (I + V diag(δ / σ0) Vᵀ) x + b, or (I + U diag(δ / σ0) Uᵀ) W0 x + b: exact at δ = 0."""
     if "v" in f:
         return base(spectral.one_sided(x, _scale(f), f["v"]))
     y = base(x)
-    w0_x = y if b0 is None else y - b0
+    w0_x = y if bias is None else y - bias
     return y + spectral.expand(spectral.project(w0_x, f["u"]), _scale(f), f["u"])
 
 

@@ -183,11 +183,11 @@ def low_rank(
             p2, q2 = col
             return scaling * q2, ratio * _project(w0, p2, True)
         p1, q1 = row
-        a = (ratio * scaling) * _project(w0, p1, False)
+        a = _project(w0, p1, False)
         if col is None:
-            return a, q1
+            return (ratio * scaling) * a, q1
         p2, q2 = col
-        return q2 @ (p2.T @ a), q1
+        return q2 @ ((ratio * scaling) * (p2.T @ a)), q1
 
 
 # Operations that touch a matrix that is not thin
@@ -211,7 +211,7 @@ def _operation(schema: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 def _project(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
     """W0 P, or W0ᵀ P where ``transposed``; a W0 of another dtype than P is converted tile by tile."""
     if w0.dtype == p.dtype:
-        return torch.mm(p.T, w0).T.contiguous() if transposed else torch.mm(w0, p)
+        return torch.mm(p.T, w0 if transposed else w0.T).T.contiguous()  # the rank first: up to twice as fast
     total = _zeros(p.shape[1], w0.shape[1], p).T if transposed else _zeros(len(w0), p.shape[1], p)
     for t, c, _, tile in _tiles(w0.shape, p, None, 1):
         tile.copy_(w0[t, c])

@@ -1,11 +1,16 @@
 """The cost model: which form of the forward pass is cheapest for one adapted weight.
 
-Three forms compute the same function:
+All forms compute y = (W0 + ΔW) x. A form is the list of matrix products that it makes; the cost of a product is its
+FLOPs, or what its bytes cost where they take longer (the roofline model).
 
-* ``"weight"``: form W0 + ΔW once, one matmul on it;
-* ``"thin"``: base(x) + (x R) Lᵀ, where ΔW = L Rᵀ has low rank by construction;
-* ``"beside"``: base(x) + x ΔWᵀ, where the base weight cannot be read cheaply (quantised) or is stored so coarsely
-  that W0 + ΔW would round the update away.
+    factored       W0 x + L (Rᵀx)        where ΔW = L Rᵀ is of low rank by construction
+    materialised   (W0 + L Rᵀ) x         gradients through Rᵀx and Lᵀ∂y; the sum is made again in the backward pass
+    weight         (W0 + ΔW) x           gradients through that of the weight, ∂y xᵀ
+    beside         W0 x + ΔW x           where the sum would lose ΔW (half precision), or W0 is not to be read
+    published      U ((σ0 + δ) ∘ Vᵀx)    where W0 = U diag(σ0) Vᵀ is decomposed (VectorFit): W0 is not used
+
+Where W0 is decomposed, the backward pass of the first two forms goes through U and V instead of W0
+(``ops/spectral.py``).
 """
 
 from __future__ import annotations
@@ -13,8 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Form = Literal["weight", "thin", "beside"]
-FORMS: tuple[Form, ...] = ("weight", "thin", "beside")
+Form = Literal["factored", "materialised", "weight", "beside", "published"]
+
+#: What a user can ask for; "auto" takes the cheapest. "materialised" leaves open how gradients are computed.
+PLANS = ("auto", "factored", "materialised", "beside")
+
+#: FLOPs in the time of moving one byte, by device and bytes per number (an order of magnitude is enough).
+_BALANCE = {("cpu", 8): 4.0, ("cpu", 4): 8.0, ("cpu", 2): 8.0, ("cuda", 8): 8.0, ("cuda", 4): 16.0, ("cuda", 2): 150.0}
+
+Product = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -24,9 +36,13 @@ class Shape:
     Attributes:
         o, i: rows and columns of the update.
         tokens: rows of x, that is batch × length.
-        rank: k of ΔW = L Rᵀ, or None where the update has no such form now.
+        rank: k of ΔW = L Rᵀ, or None where activations or dropout leave no such form.
         training: whether a backward pass follows.
         exact_sum: whether W0 + ΔW keeps the update (float32 or wider, not quantised, not under autocast).
+        bases: how many of U and V are at hand: 2, 1 (VectorFit's lean form) or 0.
+        exact: whether W0 itself has to be used, so that δ = 0 gives W0 x bit for bit.
+        device: type of the device.
+        itemsize: bytes of a number.
     """
 
     o: int
@@ -35,65 +51,72 @@ class Shape:
     rank: int | None
     training: bool
     exact_sum: bool
+    bases: int = 0
+    exact: bool = True
+    device: str = "cpu"
+    itemsize: int = 4
+
+
+def products(form: Form, s: Shape) -> list[Product] | None:
+    """The products (m, n, k) of sizes (m, k) × (k, n) that a form makes; None where it cannot be used.
+
+    (m, n, 0) stands for one pass over m × n numbers.
+    """
+    o, i, t, k = s.o, s.i, s.tokens, s.rank
+    if not s.exact_sum and form in ("materialised", "weight"):
+        return None
+    base = [(t, o, i)]
+    if form in ("weight", "beside"):
+        made = ([(o, i, k)] if s.bases != 1 else 2 * [(o, i, k)]) if k else [(o, i, 0)]
+        dense = base if form == "weight" else 2 * base
+        # ∂x, the gradient of ΔW, and from it that of the factors: of L and R, or of what U and V leave to train
+        back = dense + base + (made if s.bases or not k else 2 * made)
+        return made + dense + (back if s.training else [])
+    if k is None or (s.bases == 1 and form == "materialised"):
+        return None
+    down, thin = (k, t, i), [(k, t, i), (o, t, k)]
+    if form == "published":
+        return None if s.exact or s.bases != 2 else thin + (thin if s.training else [])
+    if s.bases == 1:
+        thin = 2 * [(k, t, k)]
+    forward = base + (thin if form == "factored" else [(o, i, k)])
+    if not s.training:
+        return forward
+    if s.bases == 2:
+        return forward + thin + ([] if form == "factored" else [down])
+    if s.bases == 1:
+        return forward + base + thin
+    return forward + base + (2 * thin + ([] if form == "factored" else [(o, i, k)]))
 
 
 def flops(form: Form, s: Shape) -> float:
-    """Floating-point operations beyond the frozen base's own forward pass and input gradient."""
-    o, i, t = s.o, s.i, s.tokens
-    forming = 2 * o * i * s.rank if s.rank else 0
-    if form == "thin":
-        if s.rank is None:
-            return float("inf")
-        return 2 * t * s.rank * (o + i) * (3 if s.training else 1)
-    weight_gradient = 2 * t * o * i if s.training else 0
-    product = 2 * t * o * i * (2 if s.training else 1) if form == "beside" else 0
-    return forming * (3 if s.training else 1) + weight_gradient + product
+    """Floating-point operations of a form, the frozen base's own included."""
+    made = products(form, s)
+    return float("inf") if made is None else sum(2.0 * m * n * k for m, n, k in made)
 
 
-def choose(s: Shape, wanted: Form | None = None) -> Form:
-    """The cheapest form that keeps the update exact; or the one that is ``wanted``, "weight" becoming "beside" where
-    the sum would lose the update."""
-    dense: Form = "weight" if s.exact_sum else "beside"
-    if wanted is not None:
-        return "thin" if wanted == "thin" else dense
-    allowed: list[Form] = ["thin", dense]
-    return min(allowed, key=lambda form: flops(form, s))
+def cost(form: Form, s: Shape) -> float:
+    """Time of a form, in FLOPs: each product takes its operations, or what its bytes cost where that is more."""
+    made = products(form, s)
+    if made is None:
+        return float("inf")
+    per_number = s.itemsize * _BALANCE.get((s.device, s.itemsize), 16.0)
+    return sum(max(2.0 * m * n * k, per_number * (m * n + m * k + k * n)) for m, n, k in made)
 
 
-SpectralForm = Literal["factored", "materialised", "weight"]
+def choose(s: Shape, plan: str = "auto") -> Form:
+    """The cheapest form for ``s``, or the cheapest of those that ``plan`` (a member of :data:`PLANS`) allows.
 
-
-def spectral_flops(form: SpectralForm, s: Shape, *, exact: bool = True, one_sided: bool = False) -> float:
-    """Floating-point operations of a layer with W = W0 + U diag(δ) Vᵀ (``ops/spectral.py``), the base's included.
-
-    Args:
-        form: "factored" and "materialised" use the factored gradient; "weight" is the general form above, whose
-            gradient goes through that of the weight.
-        s: the layer; its ``rank`` is min(o, i).
-        exact: whether the factored form adds to W0 x, rather than computing W x from the factors alone.
-        one_sided: whether only the smaller basis is kept.
+    A form that would lose the update, or does not exist for ``s``, is not taken even if asked for: "materialised" then
+    becomes "beside", and "factored" the cheapest of all.
     """
-    o, i, t, k = s.o, s.i, s.tokens, min(s.o, s.i)
-    base, thin, forming = 2 * t * o * i, 2 * t * k * (o + i), 2 * o * i * k
-    if one_sided:
-        thin, forming = 4 * t * k * k, 2 * forming
-    forward = {"factored": thin + (base if exact else 0), "materialised": forming + base, "weight": forming + base}
-    backward = {
-        "factored": base + thin if one_sided else thin,
-        "materialised": thin + 2 * t * i * k,
-        "weight": 2 * base + forming,
+    allowed: dict[str, list[Form]] = {
+        "auto": ["factored", "published", "materialised", "weight", "beside"],
+        "factored": ["factored", "published"],
+        "materialised": ["materialised", "weight"],
+        "beside": ["beside"],
     }
-    return forward[form] + (backward[form] if s.training else 0)
-
-
-def choose_spectral(
-    s: Shape, wanted: Form | None = None, *, exact: bool = True, one_sided: bool = False
-) -> SpectralForm:
-    """The cheapest form of a layer that VectorFit trains, or the cheapest of those that ``wanted`` allows."""
-    materialised: list[SpectralForm] = ["weight"] if one_sided else ["materialised", "weight"]
-    if wanted == "thin" or (wanted is None and not s.exact_sum):
-        return "factored"
-    if not s.exact_sum:
-        return "weight"
-    allowed = materialised if wanted else [*materialised, "factored"]
-    return min(allowed, key=lambda form: spectral_flops(form, s, exact=exact, one_sided=one_sided))
+    usable = [form for form in allowed[plan] if products(form, s) is not None]
+    if not usable:
+        usable = ["beside"] if plan == "materialised" else [f for f in allowed["auto"] if products(f, s) is not None]
+    return min(usable, key=lambda form: cost(form, s))

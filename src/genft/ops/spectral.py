@@ -33,30 +33,46 @@ def project(x: Tensor, v: Tensor) -> Tensor:
     return x @ v.to(x.dtype)
 
 
-def expand(z: Tensor, scale: Tensor, u: Tensor) -> Tensor:
-    """U (scale ∘ z) for z (..., k), in the dtype of z."""
-    return F.linear(z * scale.to(z.dtype), u.to(z.dtype))
+def expand(z: Tensor, scale: Tensor, u: Tensor, bias: Tensor | None = None) -> Tensor:
+    """U (scale ∘ z) + b for z (..., k), in the dtype of z."""
+    return F.linear(z * scale.to(z.dtype), u.to(z.dtype), None if bias is None else bias.to(z.dtype))
 
 
 def with_factored_gradient(
-    y: Tensor, x: Tensor, z: Tensor | None, u: Tensor, sigma: Tensor, v: Tensor, delta: Tensor
+    y: Tensor,
+    x: Tensor,
+    z: Tensor | None,
+    u: Tensor,
+    sigma: Tensor,
+    v: Tensor,
+    delta: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """y, computed without a graph from x and δ, with the gradients of W x for W = U diag(σ0 + δ) Vᵀ.
+    """y, computed without a graph from x, δ and b, with the gradients of W x + b for W = U diag(σ0 + δ) Vᵀ.
 
     Args:
-        y: (..., o), W x or W x + b in either form.
+        y: (..., o), W x + b in either form.
         x: (..., i).
         z: Vᵀx (..., k) where y was made with it; otherwise None, and it is made in the backward pass.
         u, sigma, v: the decomposition of W0.
         delta: δ (k,).
+        bias: b (o,), or None.
     """
-    return _FactoredGradient.apply(y, x, z, u, sigma, v, delta)
+    return _FactoredGradient.apply(y, x, z, u, sigma, v, delta, bias)
 
 
 class _FactoredGradient(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, x: Tensor, z: Tensor | None, u: Tensor, sigma: Tensor, v: Tensor, delta: Tensor
+        ctx: Any,
+        y: Tensor,
+        x: Tensor,
+        z: Tensor | None,
+        u: Tensor,
+        sigma: Tensor,
+        v: Tensor,
+        delta: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:
         ctx.has_z = z is not None
         ctx.save_for_backward(x if z is None else z, u, sigma, v, delta)
@@ -73,7 +89,8 @@ class _FactoredGradient(torch.autograd.Function):
         if ctx.needs_input_grad[6]:
             z = saved if ctx.has_z else project(saved, v)
             ddelta = (h * z.to(h.dtype)).flatten(0, -2).sum(0, dtype=delta.dtype)
-        return None, dx, None, None, None, None, ddelta
+        dbias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[7] else None
+        return None, dx, None, None, None, None, ddelta, dbias
 
 
 # One basis instead of two: W0 V = U diag(σ0), so ΔW = W0 V diag(δ / σ0) Vᵀ, and likewise from the left.

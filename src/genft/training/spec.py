@@ -86,7 +86,8 @@ class RunSpec(Record):
         content = self.model_dump(mode="json", exclude={"task", "model"})
         task = self.task.model_dump(mode="json", include={"name", "text_columns", "regression", "metric", "max_length"})
         content |= {"task": task, "model": model_fingerprint, "data": data_fingerprint}
-        content["settings"] = full_settings(get_method(self.method), self.settings)
+        settings = full_settings(get_method(self.method), self.settings)
+        content["settings"] = {k: v for k, v in settings.items() if k != "plan"}  # how fast, not what
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

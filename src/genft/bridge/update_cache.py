@@ -1,0 +1,175 @@
+"""Updates made in evaluation, kept until something that they were made from changes.
+
+The update of a weight costs much more than one token's product with it, so generating text with a key-value cache
+would spend its time on making the same ΔW again and again. Kept is W0 + ΔW where the sum is exact and fits
+``limit``; otherwise ΔW, or thin factors of it.
+
+A stale update would be a silent error, and a version counter does not see writes through ``.data`` (moving averages,
+older optimizers). So values are looked at: trained tensors are compared whole with a copy, once per forward pass of
+the model; of a frozen weight, products of its rows with a fixed vector are compared, all of them in a pass over 32
+tokens or more, else the next 32nd part of the rows. A write through ``.data`` to a few rows of a frozen weight is thus
+noticed within 32 passes at worst, any other change at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Hashable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from genft.bridge.passes import ForwardPass
+
+#: Bytes that the updates of one model may take.
+LIMIT = 2**30
+
+#: Parts of a frozen weight's rows, of which a pass over few tokens looks at one.
+PARTS = 32
+
+#: Numbers in a frozen weight that is always looked at whole.
+SMALL = 2**16
+
+
+class Kept(Protocol):
+    """What can be kept: it says how many bytes it takes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class UpdateCache:
+    """The kept updates of one model, by layer."""
+
+    def __init__(self, forward_pass: ForwardPass, limit: int = LIMIT) -> None:
+        self.forward_pass = forward_pass
+        self._limit = limit
+        self._warned = False
+        self.clear()
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may be kept in all; 0 switches the cache off. Setting it drops what is kept."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit, self._warned = limit, False
+        self.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the updates that are kept now."""
+        return sum(kept.nbytes for _, _, kept in self._entries.values())
+
+    def clear(self) -> None:
+        """Give the memory back; updates are made again when they are needed."""
+        self._entries: weakref.WeakKeyDictionary[nn.Module, tuple[Hashable, list[Any], Any]]
+        self._entries = weakref.WeakKeyDictionary()
+        self._trained: dict[int, _Trained] = {}
+
+    def drop(self, layer: nn.Module) -> None:
+        self._entries.pop(layer, None)
+        if not self._entries:
+            self._trained.clear()
+
+    def fits(self, layer: nn.Module, nbytes: int, *, warn: bool = False) -> bool:
+        """Whether an update of ``layer`` of this size may be kept."""
+        old = self._entries.get(layer)
+        if self.nbytes - (old[2].nbytes if old else 0) + nbytes <= self._limit:
+            return True
+        if warn and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"evaluation: the generated weights of this model take more than the {self._limit / 2**20:.0f} MiB "
+                "that may be kept, so some are generated in every forward pass; merge the adapter, or raise "
+                "model.base_model.update_cache.limit (bytes)",
+                stacklevel=2,
+            )
+        return False
+
+    def get(self, layer: nn.Module, key: Hashable, tokens: int) -> Any:
+        """The update kept for ``layer`` under ``key``, or None where there is none that still holds."""
+        entry = self._entries.get(layer)
+        if entry is None:
+            return None
+        if entry[0] == key and all(seen.unchanged(self, tokens) for seen in entry[1]):
+            return entry[2]
+        self.drop(layer)
+        return None
+
+    def keep(
+        self, layer: nn.Module, key: Hashable, update: Kept, trained: Iterable[Tensor], frozen: Iterable[Tensor]
+    ) -> None:
+        """Keep ``update``, which was made from these tensors; ``key`` has to tell them apart (their ids do)."""
+        seen: list[Any] = [self._seen(t) for t in trained]
+        self._entries[layer] = (key, [*seen, *map(_Frozen, frozen)], update)
+
+    def _seen(self, tensor: Tensor) -> _Trained:
+        """Layers that share a tensor share what is known of it, as long as it holds."""
+        found = self._trained.get(id(tensor))
+        if found is None or not found.unchanged(self, 1):
+            found = self._trained[id(tensor)] = _Trained(tensor)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"forward_pass": self.forward_pass, "limit": self._limit}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+class _Trained:
+    """A trained tensor and a copy of its values."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.values = tensor.detach().clone()
+        self.passed = 0
+
+    def unchanged(self, cache: UpdateCache, tokens: int) -> bool:
+        running = cache.forward_pass.running
+        if running and self.passed == cache.forward_pass.number:
+            return True
+        t, values = self.tensor, self.values
+        if (t.device, t.dtype) != (values.device, values.dtype) or not torch.equal(t, values):
+            cache._trained.pop(id(self.tensor), None)
+            return False
+        if running:
+            self.passed = cache.forward_pass.number
+        return True
+
+
+class _Frozen:
+    """A frozen tensor: where it is, its version, and of a matrix of floats the products of its rows with a vector."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.identity = (tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype)
+        self.rows: list[Tensor] = []
+        if tensor.dim() == 2 and tensor.is_floating_point():
+            self.probe = torch.linspace(0.5, 1.5, tensor.shape[1], device=tensor.device)
+            self.whole = self._products(slice(None))
+            self.rows = [self._products(self._part(n)) for n in range(PARTS)]
+        self.next = 0
+
+    def unchanged(self, cache: UpdateCache, tokens: int) -> bool:
+        t = self.tensor
+        if (t.data_ptr(), t._version, t.shape, t.dtype) != self.identity:
+            return False
+        if not self.rows:
+            return True
+        if tokens >= PARTS or t.numel() <= SMALL:
+            return torch.equal(self._products(slice(None)), self.whole)
+        self.next = (self.next + 1) % PARTS
+        return torch.equal(self._products(self._part(self.next)), self.rows[self.next])
+
+    def _part(self, n: int) -> slice:
+        rows = len(self.tensor)
+        return slice(n * rows // PARTS, (n + 1) * rows // PARTS)
+
+    def _products(self, rows: slice) -> Tensor:
+        with torch.no_grad(), torch.autocast(self.tensor.device.type, enabled=False):
+            return self.tensor[rows].to(self.probe.dtype) @ self.probe
