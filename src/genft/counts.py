@@ -1,14 +1,15 @@
-"""The paper's parameter counts, counted on the real architectures: every preset is applied and its tensors added up.
+"""The papers' parameter counts, counted on the real architectures: settings are applied and tensors added up.
 
-Nothing here knows the formula 4·d·a + 2·L·d·b (``specific_scope="layer"``; 4·L·d·b for ``"module"``): models are
-built from their configuration on the meta device, without weights, and asked what they would train.
+Nothing here knows a formula such as GenFT's 4·d·a + 2·L·d·b: models are built from their configuration on the meta
+device, without weights, and asked what they would train.
 """
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,13 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 from genft import published
 from genft.bridge.targets import DEFAULT_TARGETS
 from genft.errors import ConfigError, not_one_of
+from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
+from genft.methods.registry import LISTED_FILE
 from genft.models import head_modules
 from genft.presets import Table, load_preset
-from genft.training.attach import ParameterCount, count_parameters
+from genft.training.attach import ParameterCount, changes_base, count_parameters, make_config
+from genft.training.spec import parse_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +36,8 @@ ABLATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "genft_no_shared": lambda s: {"shared_dim": 0, "specific_dim": s["specific_dim"] or 8},
     "genft_no_specific": lambda s: {"specific_dim": 0, "shared_dim": s["shared_dim"] or 8},
 }
+#: A number of optimizer steps, for methods whose settings ask for one; no count depends on it.
+SOME_STEPS = 100
 #: Ranks of Figure 2, and the layer-specific dim of its GenFT: the most frequent one in the paper's presets.
 RANKS = (4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128)
 FIGURE_SPECIFIC_DIM = 2
@@ -136,12 +142,100 @@ def count_suite(benchmark: str) -> SuiteCount:
 
 def count(build: Callable[[int], PreTrainedModel], classes: int, config: PeftConfig) -> ParameterCount:
     """The parameters of ``build(classes)`` with ``config`` on it and its head trained, without allocating any."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of presets that train badly: they count all the same
-        model = build(classes)
-        head = head_modules(model)
+    with torch.device("meta"):
+        return _count(build(classes), config)
+
+
+def _count(model: PreTrainedModel, config: PeftConfig) -> ParameterCount:
+    head = head_modules(model)
+    if not config.is_prompt_learning:
         config.modules_to_save = list(head)  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of presets that train badly: they count all the same
         return count_parameters(get_peft_model(model, config), head)
+
+
+def count_method(
+    info: MethodInfo, settings: Mapping[str, Any], build: Callable[[int], PreTrainedModel], classes: int = 2
+) -> ParameterCount:
+    """The parameters of a method on ``build(classes)``, with what the registry and the model say of its settings."""
+    with torch.device("meta"):
+        model = build(classes)
+        if info.config is None:
+            head = head_modules(model)
+            counted = count_parameters(model, head)
+            return counted if info.name == "full" else replace(counted, adapter=0)
+        follows = info.recipe.settings(model, SOME_STEPS)
+        kind = "text" if model.main_input_name == "input_ids" else "image"
+        config = make_config(info, {**info.defaults, **follows, **settings}, model, kind)
+        if changes_base(config):  # which needs values in W0; the tensors are LoRA's
+            config.init_lora_weights = True
+        return _count(model, config)
+
+
+@dataclass(frozen=True)
+class MethodCount:
+    """A method with the settings of a paper's comparison: what it trains, and what the paper prints, in millions.
+
+    Attributes:
+        with_head: whether the printed number has the head in it; columns of one table differ in this.
+        note: why the two numbers differ, or what had to be inferred.
+    """
+
+    benchmark: str
+    method: str
+    settings: str
+    count: ParameterCount
+    with_head: bool
+    printed: str
+    note: str
+
+    @property
+    def counted(self) -> str:
+        """In millions, with as many decimals as printed."""
+        number = self.count.adapter + self.with_head * self.count.head
+        return f"{number / 1e6:.{len(self.printed.partition('.')[2])}f}"
+
+    @property
+    def agrees(self) -> bool:
+        return self.counted == self.printed
+
+
+def count_methods() -> list[MethodCount]:
+    """The Params columns of GenFT's Tables 3 and 11 for the methods that genft has."""
+    counted = []
+    for row in published.read("parameters"):
+        info, benchmark = METHODS[row["method"]], row["benchmark"]
+        settings = parse_settings(info, row["settings"].split())
+        printed_as = row["printed_as"] or row["method"]
+        (printed,) = {r["params_millions"] for r in published.read(benchmark) if r["method"] == printed_as}
+        found = count_method(info, settings, ARCHITECTURES[benchmark].build)
+        counted.append(
+            MethodCount(benchmark, info.name, row["settings"], found, row["with_head"] == "yes", printed, row["note"])
+        )
+    return counted
+
+
+#: The architectures of ``genft list methods``: the kind of their inputs, and how they are built.
+LISTED = {"ViT-B/16": ("image", vit_base), "RoBERTa-base": ("text", roberta_base)}
+
+
+def count_listed() -> dict[str, dict[str, int]]:
+    """Method → architecture → what it trains there beside the head, with its default settings."""
+    return {
+        info.name: {
+            name: count_method(info, {}, build).adapter for name, (kind, build) in LISTED.items() if kind in info.kinds
+        }
+        for info in METHODS.values()
+    }
+
+
+def write_listed() -> None:
+    """Renew the file that ``genft list methods`` reads; a test compares it with :func:`count_listed`."""
+    with LISTED_FILE.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["method", *LISTED])
+        rows.writerows([method, *(found.get(name, "") for name in LISTED)] for method, found in count_listed().items())
 
 
 def paper_table(benchmark: str) -> Table:

@@ -28,18 +28,41 @@ def list_(
         {What.methods: _methods, What.tasks: _tasks, What.models: _models}[what](json)
 
 
+_ORDER = ("weight", "block", "peft", "baseline")
+
+
 def _methods(json: bool) -> None:
     from genft.methods import METHODS
+    from genft.methods.registry import listed_counts
     from genft.results.tables import table
 
+    infos = sorted(METHODS.values(), key=lambda info: _ORDER.index(info.family))
+    counts = listed_counts()
     if json:
-        print_json([{k: getattr(m, k) for k in ("name", "family", "paper", "trains")} for m in METHODS.values()])
+        keys = ("name", "family", "origin", "mergeable", "kinds", "trains", "paper")
+        print_json([{k: getattr(m, k) for k in keys} | {"parameters": counts.get(m.name, {})} for m in infos])
         return
-    shown = table("method", "family", "trains", "paper")
-    for info in METHODS.values():
-        shown.add_row(f"[bold]{info.name}[/]", info.family, info.trains, info.paper)
-    screen(False).print(shown)
-    screen(False).print("[dim]weight, block: ours, as peft tuners; peft: peft's own; baseline: no adapter[/]")
+    models = list(next(iter(counts.values())))
+    shown = table("method", "family", "from", "merges", *models, "trains, and its paper", right=tuple(models))
+    for column in shown.columns[:4]:
+        column.no_wrap = True
+    for info in infos:
+        numbers = [_millions(counts.get(info.name, {}).get(model)) for model in models]
+        about = f"{info.trains}\n[dim]{info.paper}[/]" if info.paper != "-" else info.trains
+        merges = "yes" if info.mergeable else "-"
+        shown.add_row(f"[bold]{info.name}[/]", info.family, info.origin, merges, *numbers, about)
+    console = screen(False)
+    console.print(shown)
+    console.print(
+        "[dim]weight, block: genft's own, as peft tuners; peft: peft's; baseline: no adapter. "
+        "merges: folds into the base weights.\n"
+        "Numbers: millions of trained parameters with the default settings, without the head.[/]\n"
+        "Any other method of peft: peft:NAME, for example peft:RANDLORA"
+    )
+
+
+def _millions(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.3f}" if count < 10e6 else f"{count / 1e6:.1f}"
 
 
 def _settings(name: str, json: bool) -> None:

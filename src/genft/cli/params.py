@@ -20,7 +20,9 @@ _TITLES = {
 
 
 def params(
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="vtab1k, fgvc or glue.")],
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="vtab1k, fgvc or glue: GenFT's presets; methods: every method.")
+    ],
     figure: Annotated[
         Path | None,
         typer.Option(help="Draw parameters against rank, GenFT and LoRA, to this .png, .svg or .pdf."),
@@ -33,11 +35,16 @@ def params(
     trained parameters. Needs no download.
 
         genft params vtab1k --figure parameters.png
+
+        genft params methods
     """
     from genft.counts import count_suite, rank_curves
     from genft.training.processes import be_quiet
 
     be_quiet()
+    if suite == "methods":
+        _methods(json, figure)
+        return
     counted = count_suite(suite)
     curves = rank_curves() if figure or json else []
     if figure:
@@ -55,6 +62,44 @@ def params(
         _show(counted)
     if figure:
         screen(json).print(f"Parameters against rank: {figure}", soft_wrap=True)
+
+
+def _methods(json: bool, figure: Path | None) -> None:
+    import dataclasses
+
+    from genft.counts import ARCHITECTURES, count_methods
+    from genft.errors import ConfigError
+    from genft.results.tables import table
+
+    if figure:
+        raise ConfigError("--figure: is of vtab1k, fgvc and glue")
+    counted = count_methods()
+    if json:
+        print_json([dataclasses.asdict(c) | {"counted": c.counted, "agrees": c.agrees} for c in counted])
+        return
+    console = screen(False)
+    notes: list[str] = []
+    for benchmark in dict.fromkeys(c.benchmark for c in counted):
+        right = ("trains", "with head", "M", "printed")
+        shown = table("method", "settings", *right, "", right=right)
+        for c in (c for c in counted if c.benchmark == benchmark):
+            if c.note:
+                notes.append(f"{c.method}: {c.note}")
+            shown.add_row(
+                f"[bold]{c.method}[/]",
+                c.settings,
+                f"{c.count.adapter:,}",
+                f"{c.count.adapter + c.count.head:,}" if c.with_head else "",
+                c.counted,
+                c.printed,
+                ("" if c.agrees else "≠") + (f" [{len(notes)}]" if c.note else ""),
+            )
+        console.print(f"[bold]{benchmark}[/] on {ARCHITECTURES[benchmark].name}, two classes\n")
+        console.print(shown)
+        console.print()
+    for number, note in enumerate(notes, 1):
+        console.print(f"[dim]\\[{number}] {note}[/]")
+    console.print("[dim]M: millions, as printed; with head where the printed number has it in it.[/]")
 
 
 def _show(counted: SuiteCount) -> None:

@@ -96,7 +96,10 @@ ADALORA_FIRST, ADALORA_LAST = 0.13, 0.48
 
 class AdaLora(Recipe):
     def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
-        return {"total_step": steps, "tinit": int(ADALORA_FIRST * steps), "tfinal": int(ADALORA_LAST * steps)}
+        """The schedule of ranks; and LoRA's targets, for peft's own differ from family to family."""
+        known: Any = targets.DEFAULT_TARGETS.get(model.config.model_type)  # type: ignore[union-attr]
+        found = {"total_step": steps, "tinit": int(ADALORA_FIRST * steps), "tfinal": int(ADALORA_LAST * steps)}
+        return found | ({"target_modules": known} if known else {})
 
     def prepare(self, model: nn.Module, config: Any, examples: Examples) -> None:
         if config.init_r <= config.target_r:

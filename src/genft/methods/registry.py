@@ -6,8 +6,10 @@ class GenFT(WeightMethod): ...
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from peft import PromptLearningConfig
@@ -52,6 +54,11 @@ class MethodInfo:
     kinds: tuple[str, ...] = ("text", "image")
     recipe: Recipe = field(default_factory=Recipe)
 
+    @property
+    def origin(self) -> str:
+        """The library whose code it is."""
+        return {"peft": "peft", "baseline": "transformers"}.get(self.family, "genft")
+
     def check_kind(self, kind: str) -> None:
         """Raise :class:`~genft.errors.ConfigError` where the method does not work on inputs of this kind."""
         if kind not in self.kinds:
@@ -61,6 +68,8 @@ class MethodInfo:
 METHODS: dict[str, MethodInfo] = {}
 #: How a method of peft that is not in the list is named: "peft:RANDLORA".
 PEFT = "peft:"
+#: What every method trains on two well-known models, counted by ``genft.counts.write_listed``.
+LISTED_FILE = Path(__file__).with_name("parameters.csv")
 
 
 def register(
@@ -70,6 +79,7 @@ def register(
     paper: str,
     trains: str,
     defaults: Mapping[str, Any] | None = None,
+    kinds: tuple[str, ...] = ("text", "image"),
     recipe: Recipe | None = None,
 ) -> Callable[[M], M]:
     """Register one of our own methods under ``name``; its family follows from its protocol."""
@@ -88,6 +98,7 @@ def register(
                 method=cls,
                 defaults=defaults or {},
                 mergeable=family == "weight",
+                kinds=kinds,
                 recipe=recipe or Recipe(),
             )
         )
@@ -115,6 +126,15 @@ def get_method(name: str) -> MethodInfo:
         return METHODS[name]
     except KeyError:
         raise ConfigError(not_one_of("method", name, METHODS)) from None
+
+
+def listed_counts() -> dict[str, dict[str, int | None]]:
+    """Method → model → what it trains there beside the head, with its default settings; None where it cannot."""
+    with LISTED_FILE.open(encoding="utf-8", newline="") as file:
+        return {
+            row.pop("method"): {name: int(count) if count else None for name, count in row.items()}
+            for row in csv.DictReader(file)
+        }
 
 
 def _of_peft(name: str) -> MethodInfo:
