@@ -105,7 +105,7 @@ def run_side_by_side(next_plan: Callable[[], Plan | None], out: Path, jobs: int)
 
 
 def _context() -> Any:
-    """Where there are fork servers, one imports the libraries, and every run is a fork of it: no start takes seconds."""
+    """Where there are fork servers, one imports the libraries and every run is a fork of it: no start takes seconds."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -122,7 +122,10 @@ def _work(spec: RunSpec, out: Path, threads: int | None, again: bool, sender: Co
         torch.set_num_threads(threads)
 
     def send(event: Progress | Inferred) -> None:
-        sender.send(event)
+        try:
+            sender.send(event)
+        except BrokenPipeError:  # the parent was killed; the run can go on from its last epoch
+            raise SystemExit(1) from None
 
     try:
         store = Store(out).open()
