@@ -18,14 +18,14 @@ _IMAGE_FOLDERS = ("images", "Images", "")  # of CUB and NABirds, of Stanford Dog
 def read_fgvc(task: Task, fault: Fault = refuse) -> TaskData:
     """The splits that have a list. Classes are numbered from train, and no other split may have one of its own."""
     folder = task_folder(task, list(_LISTS.values()), _REPO)
+    if not (folder / _LISTS["train"]).is_file():
+        raise DataError(f"{folder / _LISTS['train']}: is missing, and the classes are numbered from it")
     splits, notes = {}, []
     for name, file in _LISTS.items():
         if (folder / file).is_file():
             splits[name] = _read_list(folder, folder / file, fault)
         else:
             notes.append(f"{folder / file} is not there")
-    if "train" not in splits:
-        raise DataError(f"{folder / _LISTS['train']}: is missing, and the classes are numbered from it")
     if not splits["train"].labels:
         raise DataError(f"{folder / _LISTS['train']}: lists no image that is there")
     classes = infer_classes(splits["train"].labels, str(folder / _LISTS["train"]))

@@ -79,6 +79,12 @@ class Roles:
     retrain: Split | None = None
     also: Mapping[str, Split] = field(default_factory=dict)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many examples each role has."""
+        roles = {"train": self.train, "select": self.select, "retrain": self.retrain, "report": self.report}
+        return {name: len(split) for name, split in roles.items() if split is not None}
+
 
 def get_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:

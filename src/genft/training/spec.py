@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError, model_validator
 
 from genft.checked import Record, check
 from genft.data import Task
@@ -65,6 +65,13 @@ class Training(Record):
         default="model", description="images as the model was pretrained, or bilinear with ImageNet's mean (VTAB's)"
     )
     precision: Literal["float32", "bf16"] = Field(default="float32", description="bf16: mixed precision")
+
+    @model_validator(mode="after")
+    def _decays(self) -> Training:
+        for name in ("first_learning_rate", "last_learning_rate"):
+            if getattr(self, name) > self.learning_rate:
+                raise ValueError(f"{name}: {getattr(self, name):g} is above the learning rate, {self.learning_rate:g}")
+        return self
 
 
 class RunSpec(Record):
