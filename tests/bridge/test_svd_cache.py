@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +162,19 @@ def test_the_number_of_threads_stays(cache: Path) -> None:
     assert torch.get_num_threads() == before
 
 
+def test_threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MKL holds locks while a thread ends; a process forked then would inherit them."""
+    monkeypatch.setenv("GENFT_CACHE", "off")
+    compute, at_work = svd_cache.compute, set()
+    monkeypatch.setattr(
+        svd_cache, "compute", lambda name, w0: (at_work.add(threading.current_thread()), compute(name, w0))[1]
+    )
+    for _ in range(3):
+        decompose(weight(0), weight(1))
+    assert len(at_work) <= torch.get_num_threads()
+    assert all(thread.is_alive() for thread in at_work)
+
+
 def _decompose_many(rank: int, folder: str, out: str) -> None:
     os.environ["GENFT_CACHE"] = folder
     computed = []
@@ -175,3 +192,40 @@ def test_two_processes_at_once(tmp_path: Path, cache: Path) -> None:
     assert first["computed"] + second["computed"] >= 6
     assert len(list(cache.glob("*.safetensors"))) == 6
     assert not list(cache.glob("*.partial"))
+
+
+_KILLED = """
+import os, signal, sys
+import torch
+from genft.bridge import svd_cache
+svd_cache.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # in the middle of writing
+svd_cache.decompose({0: lambda: torch.eye(svd_cache.SMALLEST_CACHED)})
+"""
+
+_FORKED = """
+import os, sys
+import torch
+from genft.bridge import svd_cache
+torch.set_num_threads(2)
+weights = {n: (lambda n=n: torch.randn(150, 140 + n)) for n in range(4)}
+(torch.randn(900, 900) @ torch.randn(900, 900)).sum()  # OpenMP has threads, which a forked process does not
+svd_cache.decompose(weights)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert len(svd_cache.decompose(weights)) == 4
+os._exit(0)
+"""
+
+
+def test_a_killed_process_leaves_nothing_that_others_wait_for(cache: Path, computed: list[str]) -> None:
+    killed = subprocess.run([sys.executable, "-W", "ignore", "-c", _KILLED], timeout=240, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [file.suffix for file in cache.iterdir()] == [".partial"]
+    decompose(torch.eye(WIDTH))
+    assert computed == ["0"]
+    assert len(list(cache.glob("*.safetensors"))) == 1
+
+
+def test_works_in_a_forked_process(cache: Path) -> None:
+    """The parent's threads are gone there; waiting for one of them, or for a lock of theirs, would last for ever."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _FORKED], timeout=240, check=True)

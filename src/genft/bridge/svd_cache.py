@@ -20,8 +20,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -67,17 +68,29 @@ def decompose(weights: Mapping[K, Callable[[], Tensor]]) -> dict[K, SVD]:
     # processes that start together (one per GPU) take the weights in different orders and share the work on disk
     random.Random(os.getpid()).shuffle(keys)
     found: dict[K, SVD] = {}
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        jobs = {pool.submit(_one, str(key), weights[key]): key for key in keys}
-        try:
-            with _progress(len(jobs)) as advance:
-                for job in as_completed(jobs):
-                    found[jobs[job]] = job.result()
-                    advance()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # threads begun later would otherwise have one, too
+    pool = _workers(os.getpid(), threads)
+    jobs = {pool.submit(_one, str(key), weights[key]): key for key in keys}
+    try:
+        with _progress(len(jobs)) as advance:
+            for job in as_completed(jobs):
+                found[jobs[job]] = job.result()
+                advance()
+    finally:
+        for job in jobs:
+            job.cancel()
+        wait(jobs)
+        torch.set_num_threads(threads)  # threads begun later would otherwise have one, too
     return found
+
+
+@cache
+def _workers(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, for this process alone.
+
+    MKL gives back the memory of a thread that ends, under locks, and after Python has joined the thread. A process
+    forked at that moment inherits a lock that nobody will open, and its first decomposition spins for ever.
+    """
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def compute(name: str, w0: Tensor) -> SVD:
