@@ -325,10 +325,12 @@ def _distinguished(results: Sequence[Result]) -> Iterable[tuple[str, Result]]:
             places[place].append(_settings(run))
         names = {name for place in places.values() for settings in place for name in settings}
         differ = sorted(name for name in names if any(len({repr(s.get(name)) for s in p}) > 1 for p in places.values()))
+        labels = {}
         for run in runs:
             settings = _settings(run)
             said = [f"{name}={settings[name]}" for name in differ if settings.get(name) is not None]
-            yield f"{method}[{','.join(said)}]" if said else method, run
+            labels[run.key] = f"{method}[{','.join(said)}]" if said else method
+        yield from ((labels[run.key], run) for run in sorted(runs, key=lambda run: labels[run.key]))
 
 
 def _settings(run: Result) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from genft.data import Task, list_tasks
 from genft.errors import ConfigError
 from genft.methods import get_method
-from genft.presets import load_preset
+from genft.presets import Preset, load_preset
 from genft.results.store import Result
 from genft.training.spec import RunSpec, build_spec, full_settings
 
@@ -27,7 +28,7 @@ def command(run: Result) -> str | None:
         task = _task_words(spec.task)
         if task is None:
             return None
-        usual = build_spec(spec.task, spec.model, load_preset("default"), method=spec.method).spec
+        usual = build_spec(spec.task, spec.model, _default(), method=spec.method).spec
     except (ValidationError, ConfigError):
         return None
     words = [*task, "--model", spec.model, "--method", spec.method]
@@ -48,7 +49,7 @@ def command(run: Result) -> str | None:
 
 def _task_words(task: Task) -> list[str] | None:
     """The task as `genft train` takes it, with the options that describe it."""
-    shipped = next((known for known in list_tasks() if known.name == task.name), None)
+    shipped = _shipped().get(task.name)
     if shipped is not None and shipped.reader == task.reader:
         words = [task.name, *(["--data", str(task.root)] if task.root else [])]
         usual = shipped
@@ -68,6 +69,16 @@ def _task_words(task: Task) -> list[str] | None:
         if (value := getattr(task, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", f"{value}"]
     return words
+
+
+@functools.cache
+def _shipped() -> dict[str, Task]:
+    return {task.name: task for task in list_tasks()}
+
+
+@functools.cache
+def _default() -> Preset:
+    return load_preset("default")
 
 
 def _text(value: Any) -> str:

@@ -185,9 +185,9 @@ def default_settings(info: MethodInfo) -> dict[str, Any]:
     """The settings of a method as its configuration class has them."""
     if info.config is None:
         return {}
-    values = {}
+    values, known = {}, setting_types(info)
     for f in dataclasses.fields(info.config):
-        if f.name in setting_types(info):
+        if f.name in known:
             values[f.name] = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
     return {k: v for k, v in values.items() if v is not dataclasses.MISSING}
 

@@ -4,7 +4,7 @@
 
 const { boards } = JSON.parse(document.getElementById("data").textContent);
 const methods = [...new Set(boards.flatMap(b => b.methods.map(m => m.label)))];
-const groups = [...new Set(boards.flatMap(b => b.tasks.map(t => groupOf(b, t))))];
+const groups = [...new Set(boards.flatMap(b => b.tasks.map(t => groupOf(b, t))))].sort();
 const protocols = [...new Set(boards.map(b => b.protocol.name))];
 const hidden = { methods: new Set(), groups: new Set(), protocols: new Set() };
 const sorting = new Map(); // board → {column, up}
@@ -21,7 +21,7 @@ function make(namespace, tag, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value !== null && value !== false) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter(child => child !== null));
+  element.append(...children.flat(Infinity).filter(child => child !== null));
   return element;
 }
 const h = (tag, attributes, ...children) => make("http://www.w3.org/1999/xhtml", tag, attributes, children);
@@ -55,6 +55,7 @@ function size(n) {
   return `${n} B`;
 }
 const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
+const sentence = text => `${text[0].toUpperCase()}${text.slice(1)}.`;
 const spread = (value, deviation) => [percent(value), h("span", { class: "sd" }, deviation === null ? "" : ` ± ${percent(deviation)}`)];
 
 function deviation(values) {
@@ -108,10 +109,10 @@ function leaderboard(v) {
     { name: "mean rank", value: m => of(m)?.rank, text: m => of(m)?.rank.toFixed(2), up: true },
     ...v.parts.map((part, i) => ({ name: `mean, ${part.name} (${part.tasks.length})`, value: m => of(m)?.parts[i].mean, text: m => of(m) && percent(of(m).parts[i].mean) })),
     ...(v.parts.length ? [{ name: "mean of group means", value: m => of(m) && mean(of(m).parts.map(p => p.mean)), text: m => of(m) && percent(mean(of(m).parts.map(p => p.mean))) }] : []),
-    { name: "adapter", value: m => m.adapter_parameters, text: m => count(m.adapter_parameters), up: true },
-    { name: "head", value: m => m.head_parameters, text: m => count(m.head_parameters), up: true },
-    { name: "s/step", value: m => m.seconds_per_step, text: m => m.seconds_per_step?.toFixed(3), up: true },
-    { name: "memory", value: m => m.peak_memory_bytes, text: m => size(m.peak_memory_bytes), up: true },
+    { name: "adapter", value: m => m.adapter_parameters, text: m => count(m.adapter_parameters), up: true, plain: true },
+    { name: "head", value: m => m.head_parameters, text: m => count(m.head_parameters), up: true, plain: true },
+    { name: "s/step", value: m => m.seconds_per_step, text: m => m.seconds_per_step?.toFixed(3), up: true, plain: true },
+    { name: "memory", value: m => m.peak_memory_bytes, text: m => size(m.peak_memory_bytes), up: true, plain: true },
     { name: "epochs", value: m => m.epochs[0], text: m => m.epochs.join(", "), up: true, plain: true },
     ...v.tasks.map(t => ({
       name: t.name + (t.metric === "accuracy" ? "" : ` (${t.metric})`), value: m => v.cell(t, m.label)?.mean,
@@ -128,7 +129,7 @@ function leaderboard(v) {
   const rows = [...v.methods].sort(compare);
   const best = columns.map(c => {
     const values = rows.map(c.value).filter(x => typeof x === "number");
-    return c.plain || !values.length ? null : c.up ? Math.min(...values) : Math.max(...values);
+    return c.plain || new Set(values).size < 2 ? null : c.up ? Math.min(...values) : Math.max(...values);
   });
   const sort = c => () => {
     sorting.set(board, { column: c.name, up: c === by ? !chosen.up : !!c.up });
@@ -150,7 +151,7 @@ function number(v, task, label) {
 function notes(v) {
   const { board } = v;
   const seeds = `${board.seeds.length} seed${board.seeds.length === 1 ? "" : "s"} (${board.seeds.join(", ")})`;
-  const lines = [`${board.protocol.note}. Scores × 100, mean ± standard deviation over ${seeds}.`];
+  const lines = [`${sentence(board.protocol.note)} Scores × 100, mean ± standard deviation over ${seeds}.`];
   const without = v.methods.filter(m => !v.complete.includes(m)).map(m => m.label);
   if (!v.common.length) lines.push("No task has every method shown: no means.");
   else if (without.length) lines.push(`Means and mean ranks are of the methods that have every task; not of ${without.join(", ")}.`);
@@ -168,21 +169,23 @@ function ticks(low, high, wanted = 4) {
   return found;
 }
 
-/** Scales and axes of a drawing of W × H; x may be logarithmic. */
-function frame(W, H, xs, ys, { log = false, xText, yText = x => `${x}`, pad = 0.08, whole = false }) {
+/** Scales and axes of a drawing of W × H; x is logarithmic where it covers a decade and is no count (``whole``). */
+function frame(W, H, xs, ys, { xText, yText = x => `${x}`, pad = 0.08, whole = false }) {
   const [left, right, top, bottom] = [34, 8, 8, 24];
+  const log = !whole && Math.max(...xs) >= 10 * Math.min(...xs);
   const f = log ? Math.log10 : x => x;
   const stretch = (low, high) => low === high ? [low - 1, high + 1] : [low - pad * (high - low), high + pad * (high - low)];
   const [x0, x1] = whole ? [Math.min(...xs), Math.max(...xs, Math.min(...xs) + 1)] : stretch(f(Math.min(...xs)), f(Math.max(...xs)));
   const [y0, y1] = stretch(Math.min(...ys), Math.max(...ys));
   const x = v => left + (f(v) - x0) / (x1 - x0) * (W - left - right);
   const y = v => H - bottom - (v - y0) / (y1 - y0) * (H - top - bottom);
-  const decades = x1 - x0 < 1.2 ? [1, 2, 5] : x1 - x0 < 2.5 ? [1, 3] : [1];
+  const decades = x1 - x0 < 2.5 ? [1, 3] : [1];
   const powers = Array.from({ length: 14 }, (_, i) => 10 ** (i - 4)).flatMap(p => decades.map(d => d * p));
-  const xTicks = log ? powers.filter(t => f(t) >= x0 && f(t) <= x1) : ticks(x0, x1).filter(t => !whole || Number.isInteger(t));
+  const xTicks = log ? powers.filter(t => f(t) >= x0 && f(t) <= x1) : ticks(x0, x1, 3).filter(t => !whole || Number.isInteger(t));
+  const texts = xTicks.map(xText), once = xTicks.filter((_, i) => texts.indexOf(texts[i]) === i);
   const axes = s("g", {},
     ticks(y0, y1).map(t => [s("path", { class: "axis", d: `M${left} ${y(t)}H${W - right}` }), s("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, yText(t))]),
-    xTicks.map(t => s("text", { x: x(t), y: H - 8, "text-anchor": "middle" }, xText(t))));
+    once.map(t => s("text", { x: x(t), y: H - 8, "text-anchor": "middle" }, xText(t))));
   return { x, y, axes };
 }
 
@@ -191,17 +194,18 @@ function pareto(v, title, cost, text) {
   const W = 320, H = 230;
   const points = v.complete.map(m => ({ m, x: cost(m), y: 100 * v.means.get(m.label).mean })).filter(p => p.x > 0);
   if (!points.length) return null;
-  const { x, y, axes } = frame(W, H, points.map(p => p.x), points.map(p => p.y), { log: true, xText: text, pad: 0.15 });
+  const { x, y, axes } = frame(W, H, points.map(p => p.x), points.map(p => p.y), { xText: text, pad: 0.15 });
   const front = points.filter(p => !points.some(q => q !== p && q.x <= p.x && q.y >= p.y && (q.x < p.x || q.y > p.y))).sort((a, b) => a.x - b.x);
   const line = front.map((p, i) => i ? `H${x(p.x)}V${y(p.y)}` : `M${x(p.x)} ${y(p.y)}`).join("");
-  const placed = [];
-  const labels = [...points].sort((a, b) => b.y - a.y).map(p => {
-    const end = x(p.x) > W * 0.66, width = 6.2 * p.m.label.length;
-    const at = { x: x(p.x) + (end ? -9 : 9), y: y(p.y) + 4 };
-    const box = () => ({ l: end ? at.x - width : at.x, r: end ? at.x : at.x + width });
-    while (placed.some(q => Math.abs(q.y - at.y) < 12 && q.l < box().r && box().l < q.r)) at.y += 4;
-    placed.push({ y: at.y, ...box() });
-    return s("text", { class: "label", x: at.x, y: at.y, "text-anchor": end ? "end" : "start", "aria-hidden": "true" }, p.m.label);
+  const taken = points.map(p => ({ l: x(p.x) - 6, r: x(p.x) + 6, t: y(p.y) - 6, b: y(p.y) + 6 }));
+  const labels = points.map(p => {
+    const [px, py, width] = [x(p.x), y(p.y), 6.2 * p.m.label.length];
+    const places = [[px + 9, py], [px - 9 - width, py], [px - width / 2, py - 13], [px - width / 2, py + 13]]
+      .map(([l, middle]) => ({ l, r: l + width, t: middle - 6, b: middle + 6 }));
+    const clashes = q => (q.r > W) + (q.l < 0) + taken.filter(o => o.l < q.r && q.l < o.r && o.t < q.b && q.t < o.b).length;
+    const place = places.reduce((best, q) => clashes(q) < clashes(best) ? q : best);
+    taken.push(place);
+    return s("text", { class: "label", x: place.l, y: place.b - 2, "aria-hidden": "true" }, p.m.label);
   });
   const runsOf = m => v.cell(v.common[0], m.label).runs[0].key;
   return h("figure", { class: "card" }, h("h4", {}, title), s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `Mean score against ${title}` },
@@ -257,14 +261,15 @@ function curves(v, task) {
 function differences(v) {
   const d = v.board.differences, others = v.methods.filter(m => m.label !== d.reference);
   const found = new Map(d.tasks.map(t => [t.task + "\n" + t.label, t]));
-  const cell = t => t ? h("td", { class: t.real && "best" }, t.real ? (t.value > 0 ? "▲ " : "▼ ") : "", `${t.value > 0 ? "+" : ""}${percent(t.value)} `, h("span", { class: "sd" }, `[${percent(t.low)}, ${percent(t.high)}]`)) : h("td", {}, "–");
+  const text = t => [t.real ? (t.value > 0 ? "▲ " : "▼ ") : "", `${t.value > 0 ? "+" : ""}${percent(t.value)} `, h("span", { class: "sd" }, `[${percent(t.low)}, ${percent(t.high)}]`)];
+  const cell = (t, task, m) => h("td", { class: t?.real && "best" }, !t ? "–" : !task ? text(t) : h("button", { type: "button", onclick: () => open(v.cell(task, m.label).runs[0].key) }, text(t)));
   const whole = v.tasks.length === v.board.tasks.length && v.board.means.length;
   return [
     h("p", { class: "quiet" }, `Each method less ${d.reference}, × 100, with a 95 % interval of a paired bootstrap over examples${v.board.seeds.length > 1 ? " and seeds" : "; one seed, so other seeds are not in it"}. ▲ ▼: real, p < 0.05 after Holm's correction over all differences of the table.`),
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences" }, h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "task"), others.map(m => h("th", { scope: "col" }, m.label)))),
-      h("tbody", {}, v.tasks.map(t => h("tr", {}, h("td", {}, t.name), others.map(m => cell(found.get(t.name + "\n" + m.label))))),
-        whole ? h("tr", {}, h("td", {}, v.board.means[0].name), others.map(m => cell(d.means[m.label]))) : null))),
+      h("tbody", {}, v.tasks.map(t => h("tr", {}, h("td", {}, t.name), others.map(m => cell(found.get(t.name + "\n" + m.label), t, m)))),
+        whole ? h("tr", {}, h("td", {}, v.board.means[0].name), others.map(m => cell(d.means[m.label], null, m))) : null))),
   ];
 }
 
@@ -286,11 +291,11 @@ function open(key) {
 function fill(board, cell, key) {
   const { metric } = cell.runs[0];
   const rows = cell.runs.map(r => h("tr", {}, h("td", {}, r.seed), h("td", {}, percent(r.score)), h("td", {}, r.interval.map(percent).join("–")), h("td", {}, `${r.best_epoch} of ${r.epochs.length}`), h("td", {}, r.seconds_per_step?.toFixed(3) ?? "–"), h("td", {}, `${Math.round(r.seconds)} s`), h("td", {}, size(r.peak_memory_bytes))));
-  const printed = cell.published.map(p => h("li", {}, `${p.value} × 1 %, ${p.backbone}: ${p.source}${p.note ? ` (${p.note})` : ""}`.replace(" × 1 %", "")));
+  const printed = cell.published.map(p => h("li", {}, `${p.value}: ${p.source}, ${p.backbone}${p.note ? ` (${p.note})` : ""}`));
   panel.replaceChildren(
     h("div", { class: "top" }, h("h2", { id: "panel-title" }, named(cell.label), ` on ${cell.task} `), h("button", { type: "button", class: "plain", onclick: () => panel.close() }, "Close")),
     h("p", {}, h("span", { class: "tag" }, `protocol ${board.protocol.name}`), " ", limited(board)),
-    h("p", { class: "quiet" }, `${board.protocol.note}. Metric: ${metric}, × 100.`),
+    h("p", { class: "quiet" }, `${sentence(board.protocol.note)} Metric: ${metric}, × 100.`),
     h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["seed", metric, "95 % over examples", "best epoch", "s/step", "run", "memory"].map(t => h("th", { scope: "col" }, t)))), h("tbody", {}, rows))),
     printed.length ? h("div", {}, h("h3", {}, "Published"), h("ul", {}, printed)) : "",
     h("h3", {}, cell.runs.length === 1 ? "The run" : "The runs"),
@@ -299,7 +304,7 @@ function fill(board, cell, key) {
 
 function run(r, isOpen) {
   const facts = {
-    model: r.model, settings: JSON.stringify(r.spec.settings ?? {}), "trained parameters": `${count(r.adapter_parameters)} of the adapter, ${count(r.head_parameters)} of the head, of ${count(r.total_parameters)}`,
+    model: r.model, settings: Object.entries(r.spec.settings ?? {}).map(([name, x]) => `${name}=${typeof x === "string" ? x : JSON.stringify(x)}`).join(", ") || "the method's own", "trained parameters": `${count(r.adapter_parameters)} of the adapter, ${count(r.head_parameters)} of the head, of ${count(r.total_parameters)}`,
     examples: Object.entries(r.examples).map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", "), "other metrics": Object.entries(r.metrics).filter(([name]) => name !== r.metric).map(([name, x]) => `${name} ${x === null ? "–" : percent(x)}`).join(", "),
     adapter: `${r.adapter} (${size(r.adapter_bytes)})`, device: r.device, versions: Object.entries(r.versions).map(pair => pair.join(" ")).join(", "), started: r.started,
     "fingerprints": `model ${r.model_fingerprint.slice(0, 16)}, data ${r.data_fingerprint.slice(0, 16)}`, key: r.key,
