@@ -23,6 +23,10 @@ from genft import METHODS, MergeError, TargetError
 OURS = [name for name, info in METHODS.items() if info.family in ("weight", "block")]
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in OURS},
+    # images of five tokens: fifty prompts would drown them
+    **{name: (name, {"prompts": 4}) for name in ("vpt_deep", "vpt_shallow")},
+    "mam": ("mam", {"prefix_length": 4, "prefix_hidden": 16}),
+    "propetl_prefix": ("propetl_prefix", {"prefix_length": 4, "prefix_hidden": 16, "keep": 0.5}),
     "genft-nonlinear": ("genft", {"act_row": "leaky_relu", "act_col": "gelu", "dropout": 0.1}),
     "genft-layer-mlp": ("genft", {"specific_scope": "layer", "shared_dim": 4, "mlp": True}),
 }
@@ -34,6 +38,16 @@ REFUSED = {
     **{("bitfit", family): "no module .* has a bias" for family in ("llama", "phi3", "t5")},
     **{("houlsby", family): "has no LayerNorm with weight and bias to train" for family in ("llama", "phi3")},
     ("houlsby", "t5"): "has no attention whose output could be adapted",
+    **{
+        (method, family): "cannot take a prefix, because it is a decoder's or its attention knows positions"
+        for method in ("mam", "propetl_prefix")
+        for family in ("deberta", "llama", "phi3", "gpt2", "t5")
+    },
+    **{
+        (method, family): "prompts of this method are for images"
+        for method in ("vpt_deep", "vpt_shallow")
+        for family in ("bert", "deberta", "llama", "phi3", "gpt2", "t5")
+    },
 }
 
 #: The others start near the pretrained function, as their papers do.

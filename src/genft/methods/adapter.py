@@ -67,7 +67,7 @@ class HoulsbyConfig(PaperStartConfig):
 @register(
     "adapter",
     config=AdapterMLPConfig,
-    paper="Houlsby et al., arXiv 1902.00751, in the form of V-PETL (arXiv 2203.16329)",
+    paper="Houlsby et al., arXiv 1902.00751, in the form of V-PETL (arXiv 2210.00788)",
     trains="a bottleneck after the MLP of every block",
 )
 class AdapterMLP(BlockMethod):

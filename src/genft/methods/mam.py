@@ -1,0 +1,101 @@
+"""Mix-and-match adapter: a prefix in attention and a scaled adapter beside the MLP (arXiv 2110.04366, Section 4.6).
+
+    E               embeddings of the prefix, one set for all blocks                 (l, d)
+    [P_k, P_v]      tanh(E W_1 + b_1) W_2 + b_2, with W_2, b_2 of the block           (l, 2·d)
+    head            softmax(Q [P_k; K]ᵀ / √d_h) [P_v; V]
+    x'              MLP(x) + s · ReLU(x W_down + b_down) W_up + b_up, b_up scaled too  m in between
+
+The prefix starts at random, so the start is not the pretrained function; W_up starts at zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genft.bridge.config import PaperStartConfig, in_range, setting
+from genft.methods.base import BlockMethod, Factor, Factors, Init, Site
+from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, prefixed, under, zero_unless
+from genft.methods.registry import register
+
+
+@dataclass
+class MAMConfig(PaperStartConfig):
+    """Configuration of the mix-and-match adapter; by default every transformer block is adapted.
+
+    Trains 2·d·m + m + d + 2·d·(h + 1) numbers a block of width d, and l·d + d·h + h for all blocks together. The
+    defaults are those of the authors' GLUE runs (l = m = 16, s = 2, h = 800).
+    """
+
+    method = "mam"
+
+    prefix_length: int = setting(16, "l: tokens of the prefix.")
+    prefix_hidden: int = setting(800, "h: width of the MLP that makes the prefix.")
+    bottleneck: int = setting(16, "m: width of the adapter's bottleneck.")
+    scale: float = setting(2.0, "s: factor of the adapter's output.")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        for name in ("prefix_length", "prefix_hidden", "bottleneck"):
+            found += in_range(name, getattr(self, name), lambda n: n > 0, "a whole number above 0", int)
+        return found
+
+
+@register(
+    "mam",
+    config=MAMConfig,
+    paper="MAM adapter, arXiv 2110.04366",
+    trains="a prefix of keys and values, and a bottleneck beside the MLP of every block",
+)
+class MAM(BlockMethod):
+    """A prefix made by an MLP, and s · Up(ReLU(Down x)) added to the MLP's output."""
+
+    config: MAMConfig
+    shares_factors = True
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        d, m = site.out_features, self.config.bottleneck
+        adapter = bottleneck_factors(d, m, LINEAR, zero_unless(not self.config.init_weights, m))
+        return prefix_factors(d, self.config.prefix_length, self.config.prefix_hidden) | prefixed("adapter_", adapter)
+
+    def prefix(self, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
+        keys, values = prefix_states(f).chunk(2, dim=-1)
+        return keys, values
+
+    def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
+        return self.config.scale * bottleneck(x, under("adapter_", f), F.relu)
+
+
+def prefix_factors(d: int, length: int, hidden: int, *, shared: bool = False) -> dict[str, Factor]:
+    """What makes a prefix's keys and values: embeddings and an MLP d → hidden → 2·d.
+
+    The last layer belongs to the block unless ``shared``. As in torch's and the authors' modules, embeddings start
+    as N(0, 1), a linear layer as U(-1/√i, 1/√i).
+    """
+    last = {
+        "prefix_weight": ((2 * d, hidden), LINEAR),
+        "prefix_bias": ((2 * d,), linear_bias(hidden)),
+    }
+    first = {
+        "prefix_embedding": ((length, d), nn.init.normal_),
+        "prefix_hidden_weight": ((hidden, d), LINEAR),
+        "prefix_hidden_bias": ((hidden,), linear_bias(d)),
+    }
+    found = {name: Factor(shape, init, f"{name}_{d}") for name, (shape, init) in first.items()}
+    return found | {
+        name: Factor(shape, init, f"{name}_{d}" if shared else None) for name, (shape, init) in last.items()
+    }
+
+
+def prefix_states(f: Factors) -> Tensor:
+    """Keys and values side by side, (length, 2·d)."""
+    hidden = torch.tanh(F.linear(f["prefix_embedding"], f["prefix_hidden_weight"], f["prefix_hidden_bias"]))
+    return F.linear(hidden, f["prefix_weight"], f["prefix_bias"])
+
+
+def linear_bias(width: int) -> Init:
+    return partial(nn.init.uniform_, a=-(width**-0.5), b=width**-0.5)

@@ -1,0 +1,216 @@
+"""ProPETL: one small network for all blocks, and a binary mask of it for each (arXiv 2305.17682, Section 3).
+
+    θ       a weight of the shared network
+    s_l     scores of block l, in θ's shape
+    m_l     1 where |s_l| is among its largest (k of them, a share ``keep``), else 0
+    θ_l     θ ⊙ m_l, what block l computes with
+    ∂/∂s_l  sign(s_l) ⊙ ∂/∂m_l: the gradient passes the choice of the largest as if it were the identity
+
+Three networks: an adapter after the MLP, a prefix, and LoRA on the weights of one role. Biases are shared and not
+masked. Trained scores are saved as they are; after training a bit for each would do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genft.bridge.config import AdapterConfig, PaperStartConfig, in_range, setting
+from genft.methods.base import BlockMethod, Factor, Factors, Init, Site, WeightMethod
+from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, zero_unless
+from genft.methods.mam import prefix_factors, prefix_states
+from genft.methods.recipe import Recipe
+from genft.methods.registry import register
+
+KEEP = "Share of each mask's entries that are 1."
+SCORE_RATIO = "Learning rate of the scores as a multiple of the shared network's; it takes effect in genft's own runs."
+WHOLE = "a whole number above 0"
+
+
+class ScoreRate(Recipe):
+    """Scores are trained with a learning rate of their own."""
+
+    def learning_rate(self, config: Any, name: str) -> float:
+        return config.score_lr_ratio if "score" in name else 1.0
+
+
+def top_mask(score: Tensor, keep: float) -> Tensor:
+    """1 at the entries of ``score`` that are largest in magnitude, 0 elsewhere, in its shape and dtype.
+
+    Args:
+        score: any shape.
+        keep: the share of entries that are 1; of n entries, n - ⌊(1 - keep) n⌋.
+    """
+    size = score.abs()
+    largest = size.flatten().topk(score.numel() - int((1 - keep) * score.numel())).indices
+    chosen = torch.zeros_like(size).flatten().scatter(0, largest, 1.0).view_as(size)
+    # exactly `chosen`, with the gradient of `size`
+    return chosen + (size - size.detach())
+
+
+def masked(f: Factors, name: str, keep: float) -> Tensor:
+    """θ ⊙ m_l of one weight."""
+    return f[name] * top_mask(f[f"{name}_score"], keep)
+
+
+def scored(factors: dict[str, Factor], names: tuple[str, ...], key: str) -> dict[str, Factor]:
+    """The factors shared under ``key``, and scores of the site's own for those called ``names``."""
+    found = {name: Factor(f.shape, f.init, f"{name}_{key}") for name, f in factors.items()}
+    return found | {f"{name}_score": Factor(factors[name].shape, LINEAR) for name in names}
+
+
+def mask_problems(config: Any) -> list[str]:
+    found = in_range("keep", config.keep, lambda k: 0 < k <= 1, "0 < keep <= 1")
+    return found + in_range("score_lr_ratio", config.score_lr_ratio, lambda r: r > 0, "a number above 0")
+
+
+# -------------------------------------------------------------------- adapter
+
+
+@dataclass
+class PropetlAdapterConfig(PaperStartConfig):
+    """Configuration of ProPETL's adapter; by default every transformer block is adapted.
+
+    Trains 2·d·m + m + d numbers for all blocks together and 2·d·m scores a block of width d. The defaults are those
+    of the paper's GLUE runs on RoBERTa-base (reduction 12: m = 64, half of the entries kept, learning rates 1e-4 and
+    3e-3).
+    """
+
+    method = "propetl_adapter"
+
+    bottleneck: int = setting(64, "m: width of the bottleneck.")
+    keep: float = setting(0.5, KEEP)
+    score_lr_ratio: float = setting(30.0, SCORE_RATIO)
+
+    def problems(self) -> list[str]:
+        found = super().problems() + mask_problems(self)
+        return found + in_range("bottleneck", self.bottleneck, lambda m: m > 0, WHOLE, int)
+
+
+@register(
+    "propetl_adapter",
+    config=PropetlAdapterConfig,
+    paper="ProPETL, arXiv 2305.17682",
+    trains="one bottleneck for all blocks, and a mask of it in each",
+    recipe=ScoreRate(),
+)
+class PropetlAdapter(BlockMethod):
+    """h + Up(ReLU(Down h)) after the MLP, with both weights masked."""
+
+    config: PropetlAdapterConfig
+    shares_factors = True
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        d, m = site.out_features, self.config.bottleneck
+        down, up = (0.02, 0.02) if self.config.init_weights else (d**-0.5, m**-0.5)
+        network = bottleneck_factors(d, m, partial(nn.init.normal_, std=down), partial(nn.init.normal_, std=up))
+        return scored(network, ("down_weight", "up_weight"), str(d))
+
+    def after_mlp(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+        weights = {name: masked(f, name, self.config.keep) for name in ("down_weight", "up_weight")}
+        return bottleneck(h, {**f, **weights}, F.relu)
+
+
+# -------------------------------------------------------------------- prefix
+
+
+@dataclass
+class PropetlPrefixConfig(PaperStartConfig):
+    """Configuration of ProPETL's prefix; by default every transformer block is adapted.
+
+    Trains l·d + d·h + h + 2·d·(h + 1) numbers for all blocks together and 2·l·d scores a block of width d. The
+    defaults are those of the paper's GLUE runs (64 tokens, h = 512, a tenth of the entries kept, both learning
+    rates 1e-4).
+    """
+
+    method = "propetl_prefix"
+
+    prefix_length: int = setting(64, "l: tokens of the prefix.")
+    prefix_hidden: int = setting(512, "h: width of the MLP that makes the prefix.")
+    keep: float = setting(0.1, KEEP)
+    score_lr_ratio: float = setting(1.0, SCORE_RATIO)
+
+    def problems(self) -> list[str]:
+        found = super().problems() + mask_problems(self)
+        for name in ("prefix_length", "prefix_hidden"):
+            found += in_range(name, getattr(self, name), lambda n: n > 0, WHOLE, int)
+        return found
+
+
+@register(
+    "propetl_prefix",
+    config=PropetlPrefixConfig,
+    paper="ProPETL, arXiv 2305.17682",
+    trains="one prefix of keys and values for all blocks, and a mask of it in each",
+    recipe=ScoreRate(),
+)
+class PropetlPrefix(BlockMethod):
+    """Keys and values of one prefix, masked for the block."""
+
+    config: PropetlPrefixConfig
+    shares_factors = True
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        d, length = site.out_features, self.config.prefix_length
+        network = prefix_factors(d, length, self.config.prefix_hidden, shared=True)
+        return network | {"states_score": Factor((length, 2 * d), LINEAR)}
+
+    def prefix(self, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
+        states = masked({**f, "states": prefix_states(f)}, "states", self.config.keep)
+        keys, values = states.chunk(2, dim=-1)
+        return keys, values
+
+
+# -------------------------------------------------------------------- LoRA
+
+
+@dataclass
+class PropetlLoraConfig(AdapterConfig):
+    """Configuration of ProPETL's LoRA; by default query and value of every attention are adapted.
+
+    Trains r·(i + o) numbers for all weights of one role together, and r·(i + o) scores a weight. The defaults are
+    those of the paper's GLUE runs (r = 32, alpha = 48, a tenth of the entries kept, learning rates 1e-4 and 3e-2).
+    """
+
+    method = "propetl_lora"
+
+    r: int = setting(32, "Rank.")
+    alpha: float = setting(48.0, "ΔW is scaled by alpha / r.")
+    keep: float = setting(0.1, KEEP)
+    score_lr_ratio: float = setting(300.0, SCORE_RATIO)
+
+    def problems(self) -> list[str]:
+        found = super().problems() + mask_problems(self)
+        return found + in_range("r", self.r, lambda r: r > 0, WHOLE, int)
+
+
+@register(
+    "propetl_lora",
+    config=PropetlLoraConfig,
+    paper="ProPETL, arXiv 2305.17682",
+    trains="one A and B for all weights of a role, and a mask of them for each",
+    recipe=ScoreRate(),
+)
+class PropetlLora(WeightMethod):
+    """ΔW = alpha / r · (B ⊙ m_B) (A ⊙ m_A)."""
+
+    config: PropetlLoraConfig
+    shares_factors = True
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        o, i, r = site.out_features, site.in_features, self.config.r
+        b: Init = zero_unless(not self.config.init_weights, r)
+        return scored({"a": Factor((r, i), LINEAR), "b": Factor((o, r), b)}, ("a", "b"), f"{site.role}_{o}x{i}")
+
+    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor]:
+        c = self.config
+        return c.alpha / c.r * masked(f, "b", c.keep), masked(f, "a", c.keep).T
+
+    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
+        left, right = self.low_rank(w0, f)
+        return left @ right.T

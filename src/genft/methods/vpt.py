@@ -1,0 +1,109 @@
+"""Visual prompt tuning: trained tokens among the tokens of an image (arXiv 2203.12119, Eq. 4 to 8).
+
+    E_l     patch tokens after block l; x_l the class token                (196, d), (d,)
+    P_l     prompts of block l, trained                                    (p, d)
+    shallow [x_1, Z_1, E_1] = L_1([x_0, P_0, E_0]); [x_l, Z_l, E_l] = L_l([x_l-1, Z_l-1, E_l-1])
+    deep    [x_l, _, E_l] = L_l([x_l-1, P_l-1, E_l-1])
+
+The class token is first and the prompts follow it. They are gone after the last block, so the head, and a pooling
+over patches, never see them. As the paper initialises: P ~ U(-v, v), v² = 6 / (3 · patch² + d), Xavier's bound for the
+patch embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genft.bridge.config import PaperStartConfig, in_range, setting
+from genft.methods.base import BlockMethod, BlockSite, Factor, Factors, Init, Site
+from genft.methods.registry import register
+
+
+@dataclass
+class VPTConfig(PaperStartConfig):
+    """What both forms share. The prompt lengths of the paper are 1, 5, 10, 50, 100 and 200, chosen for each task."""
+
+    prompts: int = setting(50, "p: number of prompts.")
+    dropout: float = setting(0.0, "Dropout on the prompts in training (0 in the authors' code, 0.1 in later work).")
+    patch_size: int = setting(16, "Side of a patch; it only sets how large prompts are at the start.")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        for name in ("prompts", "patch_size"):
+            found += in_range(name, getattr(self, name), lambda n: n > 0, "a whole number above 0", int)
+        return found + in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
+
+
+@dataclass
+class VPTDeepConfig(VPTConfig):
+    """Configuration of VPT-Deep; trains p·d numbers a block of width d.
+
+    The default is the tried length that is nearest to the paper's mean over VTAB-1k (0.56 M on ViT-B/16, p = 60).
+    """
+
+    method = "vpt_deep"
+
+
+@dataclass
+class VPTShallowConfig(VPTConfig):
+    """Configuration of VPT-Shallow; trains p·d numbers in all, at the first adapted block.
+
+    The default is the length of the usual comparison on VTAB-1k (V-PETL: 0.08 M on ViT-B/16).
+    """
+
+    method = "vpt_shallow"
+
+    prompts: int = setting(100, "p: number of prompts.")
+
+
+class VPT(BlockMethod):
+    """P at this block's input, with dropout."""
+
+    config: VPTConfig
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        bound = (6 / (3 * self.config.patch_size**2 + site.out_features)) ** 0.5
+        init: Init = partial(nn.init.uniform_, a=-bound, b=bound) if self.config.init_weights else nn.init.normal_
+        return {"prompts": Factor((self.config.prompts, site.out_features), init)}
+
+    def prompts(self, f: Factors, *, training: bool) -> Tensor | None:
+        return F.dropout(f["prompts"], self.config.dropout, training)
+
+
+@register(
+    "vpt_deep",
+    config=VPTDeepConfig,
+    paper="VPT, arXiv 2203.12119",
+    trains="prompts at every block",
+    kinds=("image",),
+)
+class VPTDeep(VPT):
+    """The prompts of a block leave after it: the next block has its own."""
+
+    def spent_prompts(self, site: BlockSite) -> int:
+        return self.config.prompts
+
+
+@register(
+    "vpt_shallow",
+    config=VPTShallowConfig,
+    paper="VPT, arXiv 2203.12119",
+    trains="prompts at the first block",
+    kinds=("image",),
+)
+class VPTShallow(VPT):
+    """The prompts of the first block pass through all others."""
+
+    def factors(self, site: Site) -> dict[str, Factor]:
+        assert isinstance(site, BlockSite)
+        return super().factors(site) if site.first else {}
+
+    def prompts(self, f: Factors, *, training: bool) -> Tensor | None:
+        return super().prompts(f, training=training) if f else None
+
+    def spent_prompts(self, site: BlockSite) -> int:
+        return self.config.prompts if site.last else 0
