@@ -10,7 +10,7 @@ import transformers as hf
 from peft import get_peft_model
 from torch import nn
 
-from genft import ConfigError, GenFTConfig, published
+from genft import ConfigError, published
 from genft.data import Task
 from genft.methods import METHODS
 from genft.presets import Preset, list_presets, load_preset
@@ -18,6 +18,7 @@ from genft.training.spec import build_spec
 
 PAPER = load_preset("paper")
 ROWS = [(table, task) for table in PAPER.tables for task in table.tasks]
+GENFT_ROWS = [(table, task) for table, task in ROWS if table.method == "genft"]
 
 
 def request(method: str, task: str, kind: str = "text", preset: Preset = PAPER, **said: Any) -> Any:
@@ -34,7 +35,7 @@ def test_shipped_presets_hold_only_known_names(name: str) -> None:
         request(method, "any", preset=preset)
 
 
-@pytest.mark.parametrize(("table", "task"), ROWS, ids=lambda v: v if isinstance(v, str) else v.benchmark)
+@pytest.mark.parametrize(("table", "task"), GENFT_ROWS, ids=lambda v: v if isinstance(v, str) else v.benchmark)
 def test_paper_rows_are_the_published_ones(table: Any, task: str) -> None:
     """Every hyper-parameter of Tables 8, 9 and 10, and where each came from."""
     (row,) = (
@@ -57,7 +58,7 @@ def test_paper_rows_are_the_published_ones(table: Any, task: str) -> None:
 
 def test_every_published_row_has_a_preset() -> None:
     published_rows = {(r["benchmark"], r["task"]) for r in published.read("genft_hyperparameters")}
-    assert {(table.benchmark, task) for table, task in ROWS} == published_rows
+    assert {(table.benchmark, task) for table, task in GENFT_ROWS} == published_rows
 
 
 def test_forms_follow_the_released_code() -> None:
@@ -94,12 +95,17 @@ def tiny_roberta() -> tuple[nn.Module, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of ranks above 16, and of the rows with a note
-@pytest.mark.parametrize(("table", "task"), ROWS, ids=lambda v: v if isinstance(v, str) else v.benchmark)
+@pytest.mark.parametrize(
+    ("table", "task"), ROWS, ids=lambda v: v if isinstance(v, str) else f"{v.method}-{v.benchmark}"
+)
+    ("table", "task"), ROWS, ids=lambda v: v if isinstance(v, str) else f"{v.method}-{v.benchmark}"
+)
 def test_every_paper_preset_builds_and_steps(table: Any, task: str) -> None:
     torch.manual_seed(0)
     model, batch = tiny_roberta() if table.benchmark == "glue" else tiny_vit()
     spec = request(table.method, task).spec
-    model = get_peft_model(model, GenFTConfig(**spec.settings, modules_to_save=["classifier"])).train()
+    config = METHODS[table.method].config(**spec.settings, modules_to_save=["classifier"])
+    model = get_peft_model(model, config).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     optimizer = torch.optim.AdamW(trained, lr=spec.training.learning_rate, weight_decay=spec.training.weight_decay)
@@ -116,6 +122,24 @@ def test_every_paper_preset_builds_and_steps(table: Any, task: str) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
 
 
+def test_a_method_without_a_row_takes_what_the_preset_says_in_general() -> None:
+    assert request("propulsion", "mnli").settings["degree"].value == 35
+    source = "preset paper, for propulsion: Propulsion, arXiv 2409.10927: the released class's default"
+    value, origin = request("propulsion", "a file of one's own").settings["degree"]
+    assert (value, origin.startswith(source)) == (15, True)
+
+
+@pytest.mark.parametrize("method", PAPER.methods)
+def test_general_values_of_papers_are_sourced_and_known(method: str) -> None:
+    values = PAPER.methods[method]
+    assert values.source
+    assert values.settings or values.training
+    spec = request(method, "any").spec
+    assert {**spec.training.model_dump(), **values.training} == spec.training.model_dump()
+    if METHODS[method].config and method != "adalora":  # which needs the number of steps
+        assert METHODS[method].config(**spec.settings)
+
+
 def test_what_the_user_says_wins_over_the_row() -> None:
     found = request("genft", "cola", settings={"shared_dim": 4}, training={"epochs": 2}, seed=1)
     assert found.settings["shared_dim"] == (4, "command line")
@@ -126,7 +150,7 @@ def test_what_the_user_says_wins_over_the_row() -> None:
 def test_missing_rows_are_named() -> None:
     with pytest.raises(ConfigError, match=r"preset paper, genft: 'cifar10' has no row.*nearest: 'cifar100'"):
         request("genft", "cifar10")
-    with pytest.raises(ConfigError, match=r"preset paper: 'full' has no table in it; allowed: genft"):
+    with pytest.raises(ConfigError, match=r"preset paper: 'full' is not in it; allowed: adalora, "):
         request("full", "cola")
 
 

@@ -32,9 +32,10 @@ _ORDER = ("weight", "block", "peft", "baseline")
 
 
 def _methods(json: bool) -> None:
+    from rich.padding import Padding
+
     from genft.methods import METHODS
     from genft.methods.registry import listed_counts
-    from genft.results.tables import table
 
     infos = sorted(METHODS.values(), key=lambda info: _ORDER.index(info.family))
     counts = listed_counts()
@@ -43,22 +44,24 @@ def _methods(json: bool) -> None:
         print_json([{k: getattr(m, k) for k in keys} | {"parameters": counts.get(m.name, {})} for m in infos])
         return
     models = list(next(iter(counts.values())))
-    shown = table("method", "family", "from", "merges", *models, "trains, and its paper", right=tuple(models))
-    for column in shown.columns[:4]:
-        column.no_wrap = True
+    console = screen(False)
+    console.print(_columns("method", "family", "from", "merges", models), style="bold")
     for info in infos:
         numbers = [_millions(counts.get(info.name, {}).get(model)) for model in models]
-        about = f"{info.trains}\n[dim]{info.paper}[/]" if info.paper != "-" else info.trains
         merges = "yes" if info.mergeable else "-"
-        shown.add_row(f"[bold]{info.name}[/]", info.family, info.origin, merges, *numbers, about)
-    console = screen(False)
-    console.print(shown)
+        console.print(_columns(f"[bold]{info.name}[/]", info.family, info.origin, merges, numbers), highlight=False)
+        about = info.trains if info.paper == "-" else f"{info.trains} ({info.paper})"
+        console.print(Padding(about, (0, 0, 0, 2)), style="dim")
     console.print(
-        "[dim]weight, block: genft's own, as peft tuners; peft: peft's; baseline: no adapter. "
-        "merges: folds into the base weights.\n"
-        "Numbers: millions of trained parameters with the default settings, without the head.[/]\n"
+        "\nweight, block: genft's own, as peft tuners; peft: peft's; baseline: no adapter. merges: folds into the "
+        "base weights. Numbers: millions of trained parameters with the default settings, without the head.\n"
         "Any other method of peft: peft:NAME, for example peft:RANDLORA"
     )
+
+
+def _columns(name: str, family: str, origin: str, merges: str, numbers: list[str]) -> str:
+    bold = len("[bold][/]") if name.startswith("[bold]") else 0
+    return f"{name:<{17 + bold}}{family:<10}{origin:<14}{merges:<8}" + "".join(f"{n:>14}" for n in numbers)
 
 
 def _millions(count: int | None) -> str:

@@ -82,6 +82,7 @@ def _methods(json: bool, figure: Path | None) -> None:
     for benchmark in dict.fromkeys(c.benchmark for c in counted):
         right = ("trains", "with head", "M", "printed")
         shown = table("method", "settings", *right, "", right=right)
+        shown.columns[1].overflow = "fold"
         for c in (c for c in counted if c.benchmark == benchmark):
             if c.note:
                 notes.append(f"{c.method}: {c.note}")

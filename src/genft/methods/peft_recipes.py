@@ -164,6 +164,10 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 class VBLora(Recipe):
     LONGEST = 256  # in the paper, on widths 768 and 1024
+    LOGITS = 10.0  # the paper's learning rates: 1e-2 for logits, 1e-3 for the bank
+
+    def learning_rate(self, config: Any, name: str) -> float:
+        return self.LOGITS if ".vblora_logits_" in name else 1.0
 
     def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
         """Vectors of up to 256 numbers that divide the sides of every weight in a block."""

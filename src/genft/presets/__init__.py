@@ -56,26 +56,29 @@ class Preset(Record):
         """What this preset says about ``method`` on ``task``: (source, values), later ones win.
 
         Raises:
-            ConfigError: it consists of tables, and none has this row.
+            ConfigError: it consists of tables, none has this row, and it says nothing of the method in general.
         """
         found = [(f"preset {self.name}", Values.model_validate({"training": self.training}))]
         if method in self.methods:
-            found.append((f"preset {self.name}, for {method}", self.methods[method]))
+            source = self.methods[method].source
+            found.append(
+                (f"preset {self.name}, for {method}" + (f": {source}" if source else ""), self.methods[method])
+            )
         if table := self.table(method, task):
             found += [(f"preset {self.name}: {source}", values) for source, values in table.row(task)]
         return found
 
     def table(self, method: str, task: str) -> Table | None:
-        """The table with a row for ``method`` on ``task``; None where the preset has no tables at all."""
-        if not self.tables:
-            return None
+        """The table with a row for ``method`` on ``task``; None where there is none and none is needed."""
         of_method = [table for table in self.tables if table.method == method]
-        if not of_method:
-            methods = sorted({table.method for table in self.tables})
-            raise ConfigError(not_one_of(f"preset {self.name}", method, methods, what="has no table in it"))
         for table in of_method:
             if task in table.tasks:
                 return table
+        if not self.tables or method in self.methods:
+            return None
+        if not of_method:
+            methods = sorted({table.method for table in self.tables} | set(self.methods))
+            raise ConfigError(not_one_of(f"preset {self.name}", method, methods, what="is not in it"))
         tasks = [name for table in of_method for name in table.tasks]
         raise ConfigError(not_one_of(f"preset {self.name}, {method}", task, tasks, what="has no row"))
 
