@@ -162,7 +162,7 @@ def test_names_of_suites_tasks_and_folders() -> None:
     assert sizes == {"glue": 9, "VTAB-1k": 19, "vtab1k": 19, "fgvc": 5, "sst2": 1, "SST-2": 1}
     vtab = find_tasks("vtab1k")
     assert [sum(t.group == g for t in vtab) for g in ("natural", "specialized", "structured")] == [7, 4, 8]
-    with pytest.raises(ConfigError, match="task: 'eurosta' is not known; .*nearest: 'eurosat'"):
+    with pytest.raises(ConfigError, match=r"task: 'eurosta' is not known; .*nearest: 'eurosat'"):
         find_tasks("eurosta")
 
 
@@ -172,7 +172,8 @@ def test_a_suite_of_ones_own(tmp_path: Path, reviews: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
         'suite = "mine"\n'
-        '[[tasks]]\nname = "shades"\nkind = "image"\nreader = "vtab-1k"\nfolders = ["shades"]\nroot = "."\nclass_count = 2\n'
+        '[[tasks]]\nname = "shades"\nkind = "image"\nreader = "vtab-1k"\nfolders = ["shades"]\nroot = "."\n'
+        "class_count = 2\n"
         '[[tasks]]\nname = "reviews"\nkind = "text"\nreader = "files"\nfiles = { train = "reviews.csv" }\n'
     )
     shades, texts = load_suite(path)

@@ -88,9 +88,10 @@ def test_a_finished_second_training_is_not_repeated(
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(artifact, "save", killed)
-        run(planned, store)
+        with pytest.raises(KeyboardInterrupt):
+            run(planned, store)
     resumed = run(planned, store)
     assert resumed.resumed_at == resumed.steps
     same(whole, resumed)

@@ -53,5 +53,5 @@ def test_floors_hold_for_every_schedule() -> None:
     training = Training(epochs=EPOCHS, learning_rate=0.3, warmup=0.1, first_learning_rate=0.1, last_learning_rate=0.2)
     rates = [learning_rate(training, 0.3, step, STEPS) for step in range(EPOCHS * STEPS + 1)]
     assert (rates[0], rates[7], rates[-1]) == (0.1, 0.3, 0.2)
-    with pytest.raises(ConfigError, match="last_learning_rate: 0.5 is above the learning rate, 0.3"):
+    with pytest.raises(ConfigError, match=r"last_learning_rate: 0\.5 is above the learning rate, 0\.3"):
         check(Training, {"learning_rate": 0.3, "last_learning_rate": 0.5}, "training")

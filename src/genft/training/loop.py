@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,16 @@ def fit(
     watch: Watch,
     every: int = 1,
     stop_after: int | None = None,
+    name: str = "",
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Fitted:
     """Train ``model``; keep the epoch with the best ``metric`` on ``select``; go on from ``checkpoints`` if any.
 
     Args:
         select: evaluated after the last of ``every`` epochs, and after the last of all; None keeps the last epoch.
         stop_after: the epoch after which to stop, on the schedule of all epochs.
+        name: of the run, for trackers.
+        callbacks: of trackers.
 
     Raises:
         TrainingError: the loss became NaN, or the GPU is too small.
@@ -94,6 +98,7 @@ def fit(
     stopwatch = Stopwatch()
     steps_per_epoch = -(-len(train) // training.batch_size)
     arguments = _arguments(training, metric, seed, checkpoints, evaluates=select is not None)
+    arguments.run_name = name
     if stop_after is not None:
         arguments.max_steps = stop_after * steps_per_epoch
     trainer = Loop(
@@ -107,7 +112,7 @@ def fit(
         data_collator=_collator(loaded),
         compute_metrics=lambda outcome: {metric: score(metric, *decide(outcome))},
         preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
-        callbacks=[Watcher(watch), stopwatch, *recipe.callbacks(model), EveryFew(every)],
+        callbacks=[Watcher(watch), stopwatch, *recipe.callbacks(model), EveryFew(every), *callbacks],
     )
     last = last_checkpoint(checkpoints)
     try:
@@ -329,7 +334,7 @@ def _arguments(training: Training, metric: str, seed: int, folder: Path, *, eval
         load_best_model_at_end=evaluates,
         metric_for_best_model=metric,
         greater_is_better=True,
-        save_total_limit=1,
+        save_total_limit=2,  # the best and the last; of one, Trainer deletes the last when it ends
         remove_unused_columns=False,
         label_names=["labels"],
         report_to="none",
