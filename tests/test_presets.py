@@ -98,8 +98,6 @@ def tiny_roberta() -> tuple[nn.Module, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize(
     ("table", "task"), ROWS, ids=lambda v: v if isinstance(v, str) else f"{v.method}-{v.benchmark}"
 )
-    ("table", "task"), ROWS, ids=lambda v: v if isinstance(v, str) else f"{v.method}-{v.benchmark}"
-)
 def test_every_paper_preset_builds_and_steps(table: Any, task: str) -> None:
     torch.manual_seed(0)
     model, batch = tiny_roberta() if table.benchmark == "glue" else tiny_vit()
