@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from genft.cli.options import takes_training
+from genft.cli.options import ReportTo, takes_training
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where results go.", rich_help_panel=_OUTPUT)] = Path("runs"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.", rich_help_panel=_OUTPUT)] = 1,
+    report_to: ReportTo = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.", rich_help_panel=_OUTPUT)] = False,
     json: Annotated[
         bool, typer.Option("--json", help="The results as JSON on stdout.", rich_help_panel=_OUTPUT)
@@ -91,9 +92,11 @@ def bench(
     from genft.results.store import Store
     from genft.training.matrix import Matrix, Schedule, parse_entries
     from genft.training.processes import be_quiet
+    from genft.training.trackers import check_trackers
 
     be_quiet()
     console = screen(json)
+    trackers = check_trackers(report_to or ())
     store = Store(out).open()
     entries = parse_entries(methods)
     said = {"protocol": protocol, "limit_train": limit_train, "limit_eval": limit_eval, "limit_select": limit_select}
@@ -113,7 +116,7 @@ def bench(
     if dry_run:
         return
     with _Bars(console, schedule) as bars:
-        for plan, event in schedule.run(jobs):
+        for plan, event in schedule.run(jobs, trackers):
             bars.show(plan, event)
     results = conclude(console, schedule)
     if json:

@@ -17,6 +17,15 @@ from genft.training.spec import Request, Training, build_spec, parse_settings
 
 _DATA, _METHOD, _TRAINING = "Data", "Model and method", "Training"
 
+#: Of the commands that train; no part of a run's key.
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="tensorboard, mlflow, wandb or trackio, as often as needed; TensorBoard's files go to OUT/logs.",
+        rich_help_panel="Output",
+    ),
+]
+
 
 def run_request(
     task: Annotated[

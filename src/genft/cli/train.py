@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from genft.cli.options import takes_a_run
+from genft.cli.options import ReportTo, takes_a_run
 from genft.cli.screen import RunBar, print_json, screen
 from genft.training.spec import Request
 
@@ -25,6 +25,7 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Run even if this result exists.", rich_help_panel="Output")
     ] = False,
+    report_to: ReportTo = None,
     json: Annotated[
         bool, typer.Option("--json", help="The result as JSON on stdout.", rich_help_panel="Output")
     ] = False,
@@ -40,9 +41,11 @@ def train(
     from genft.results.store import Store
     from genft.training.processes import be_quiet
     from genft.training.run import prepare, run
+    from genft.training.trackers import check_trackers
 
     be_quiet()
     console = screen(json)
+    trackers = check_trackers(report_to or ())
     store = Store(out).open()
     plan = prepare(request.spec)
     result = None if again else store.get(plan.key)
@@ -51,7 +54,7 @@ def train(
     else:
         _announce(console, plan)
         with _Narrator(console, plan) as bar:
-            result = run(plan, store, bar.watch)
+            result = run(plan, store, bar.watch, trackers)
     _conclude(console, result, store.out)
     if json:
         print_json(result.model_dump(mode="json", exclude={"predictions", "targets"}))

@@ -148,9 +148,9 @@ class Schedule:
         """Runs in all, as far as it is known now."""
         return max(len(self.matrix), len(self._asked))
 
-    def run(self, jobs: int = 1) -> Iterator[tuple[Plan, Outcome | Progress | Inferred]]:
+    def run(self, jobs: int = 1, report_to: Sequence[str] = ()) -> Iterator[tuple[Plan, Outcome | Progress | Inferred]]:
         """Do what is not finished; yields what happens. A run that fails is noted, and the others go on."""
-        for plan, message in run_side_by_side(self._next, self.store.out, jobs):
+        for plan, message in run_side_by_side(self._next, self.store.out, jobs, report_to):
             if isinstance(message, (Result, GenFTError)):
                 self.outcomes[plan.key] = message
                 if isinstance(message, GenFTError):

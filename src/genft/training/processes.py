@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,27 @@ Message = Progress | Inferred | Result | GenFTError
 class RunProcess:
     """A run that has been started in a new process; :meth:`receive` waits for its next message."""
 
-    def __init__(self, spec: RunSpec, out: Path, *, threads: int | None = None, again: bool = False) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        out: Path,
+        *,
+        threads: int | None = None,
+        again: bool = False,
+        report_to: Sequence[str] = (),
+    ) -> None:
         """
         Args:
             spec: what to run.
             out: the folder of the store.
             threads: that torch may use; None leaves it to torch.
             again: run even if the result exists.
+            report_to: trackers that are told how it goes.
         """
         self.spec = spec
         context = _context()
         self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(spec, out, threads, again, sender))
+        self.process = context.Process(target=_work, args=(spec, out, threads, again, report_to, sender))
         self.process.start()
         sender.close()  # now the child's end is the only one, so its death ends recv() below
 
@@ -77,7 +86,9 @@ def run_in_process(spec: RunSpec, out: Path, watch: Watch = ignore, *, again: bo
         process.end()
 
 
-def run_side_by_side(next_plan: Callable[[], Plan | None], out: Path, jobs: int) -> Iterator[tuple[Plan, Message]]:
+def run_side_by_side(
+    next_plan: Callable[[], Plan | None], out: Path, jobs: int, report_to: Sequence[str] = ()
+) -> Iterator[tuple[Plan, Message]]:
     """Keep ``jobs`` processes busy with what ``next_plan`` gives, and pass their messages on as they come.
 
     The cores are divided between the processes, so that their threads do not fight. ``next_plan`` is asked whenever a
@@ -88,7 +99,7 @@ def run_side_by_side(next_plan: Callable[[], Plan | None], out: Path, jobs: int)
     try:
         while True:
             while len(running) < jobs and (plan := next_plan()) is not None:
-                process = RunProcess(plan.spec, out, threads=threads)
+                process = RunProcess(plan.spec, out, threads=threads, report_to=report_to)
                 running[process.receiver] = plan, process
             if not running:
                 return
@@ -113,7 +124,9 @@ def _context() -> Any:
     return context
 
 
-def _work(spec: RunSpec, out: Path, threads: int | None, again: bool, sender: Connection) -> None:
+def _work(
+    spec: RunSpec, out: Path, threads: int | None, again: bool, report_to: Sequence[str], sender: Connection
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     be_quiet()
     if threads is not None:
@@ -132,7 +145,7 @@ def _work(spec: RunSpec, out: Path, threads: int | None, again: bool, sender: Co
         plan = prepare(spec)
         with store.claim(plan.key):
             found = None if again else store.get(plan.key)
-            sender.send(found or run(plan, store, send))
+            sender.send(found or run(plan, store, send, report_to))
     except GenFTError as e:
         sender.send(e)
 

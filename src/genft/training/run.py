@@ -7,7 +7,7 @@ import gc
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from genft.data import Split, TaskData, read
 from genft.data.encode import Encoded, encode
@@ -33,6 +33,7 @@ from genft.training.memory import PeakMemory
 from genft.training.metrics import check_metric, interval, scores
 from genft.training.protocols import Roles, assign_roles, get_protocol
 from genft.training.spec import RunSpec
+from genft.training.trackers import tracker_callbacks
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,11 @@ def build(plan: Plan) -> tuple[LoadedModel, nn.Module, Inferred]:
     return loaded, model, inferred
 
 
-def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
+def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str] = ()) -> Result:
     """Do the run, or go on with it where it was interrupted; its result is in the store when this returns.
+
+    Args:
+        report_to: trackers that are told how it goes; TensorBoard's files lie under ``logs`` in the store.
 
     Raises:
         GenFTError: the first thing that is wrong, in one sentence.
@@ -117,13 +121,18 @@ def run(plan: Plan, store: Store, watch: Watch = ignore) -> Result:
     watch(inferred)
     with PeakMemory() as peak:
         folder = store.checkpoints(plan.key)
-        fitted = _fit(plan, loaded, model, plan.roles.train, plan.roles.select, folder, watch)
+        logs = store.out / "logs" / plan.name
+        trackers = tracker_callbacks(report_to, logs)
+        fitted = _fit(plan, loaded, model, plan.roles.train, plan.roles.select, folder, watch, trackers)
         epochs, best_epoch, steps, resumed_at = fitted.epochs, fitted.best_epoch, fitted.steps, fitted.resumed_at
         if plan.roles.retrain is not None:
             del loaded, model, fitted
             gc.collect()  # the first model, which its trainer refers to in circles
             loaded, model, _ = build(plan)
-            fitted = _fit(plan, loaded, model, plan.roles.retrain, None, folder / "retrain", watch, best_epoch)
+            trackers = tracker_callbacks(report_to, logs / "retrain")
+            fitted = _fit(
+                plan, loaded, model, plan.roles.retrain, None, folder / "retrain", watch, trackers, best_epoch
+            )
             steps, resumed_at = steps + fitted.steps, resumed_at + fitted.resumed_at
         predicted, target = decide(fitted.trainer.predict_arrays(_encoded(plan, loaded, plan.roles.report)))
         metrics = scores(predicted, target, classes=classes)
@@ -187,6 +196,7 @@ def _fit(
     select: Split | None,
     checkpoints: Path,
     watch: Watch,
+    callbacks: Sequence[TrainerCallback],
     stop_after: int | None = None,
 ) -> Fitted:
     """Train on ``train``: to the best epoch on ``select``, or up to and with epoch ``stop_after``."""
@@ -203,6 +213,8 @@ def _fit(
         watch=watch,
         every=get_protocol(plan.spec.protocol).every,
         stop_after=stop_after,
+        name=plan.name,
+        callbacks=callbacks,
     )
 
 
