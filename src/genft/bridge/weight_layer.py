@@ -276,7 +276,7 @@ class WeightLayer(MergingLayer):
         if exact and w0.requires_grad:  # the other forms know a frozen W0 only
             update.form = "weight"
         if update.form == "weight":
-            update.weight = self._sum(w0, update)
+            update.weight, update.thin, update.full = self._sum(w0, update), [], []
         elif update.form == "beside":
             with torch.autocast(w0.device.type, enabled=False):
                 update.full += [(site, left @ right.T) for site, left, right in update.thin]
@@ -369,8 +369,7 @@ class WeightLayer(MergingLayer):
         if exact and wanted in ("auto", "materialised") and cache.fits(self, dense):
             update = self._update(names, x, exact, "materialised")
             if update.thin or update.full:
-                weight = self._sum(self.frozen_weight(), update)
-                update = Update("weight", update.bias, weight)
+                update = Update("weight", update.bias, self._sum(self.frozen_weight(), update))
             return update, True
         update = self._update(names, x, exact, "factored" if wanted == "auto" else wanted)
         if wanted == "auto" and update.nbytes > dense:

@@ -1,0 +1,173 @@
+"""A whole training step of a transformer under each method, beside LoRA and the frozen base.
+
+    python benchmarks/step.py --threads 1 --clock cpu
+    python benchmarks/step.py --workloads text-2048 --layers 4
+
+Random weights in the shapes of RoBERTa-base (16 texts of 32 tokens, 32 of 64) and ViT-B/16 (8 images of 197 tokens); a
+step is forward pass, backward pass and AdamW. "MB" is the most that a step holds at a time beside the frozen weights,
+with what the optimizer keeps. The head is frozen, so "trained" counts the method's own parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import RobertaConfig, RobertaForSequenceClassification, ViTConfig, ViTForImageClassification
+
+import common
+import vectorfit
+from generator import algorithm_1
+from genft import BitFitConfig, GenFTConfig, VectorFitConfig
+
+WORKLOADS = {"text-512": ("roberta", 16, 32), "text-2048": ("roberta", 32, 64), "images-8": ("vit", 8, 0)}
+#: names of query and value, and of the other linear weights of a block
+TARGETS = {
+    "roberta": (["query", "value"], ["key", "attention.output.dense", "intermediate.dense", "output.dense"]),
+    "vit": (["q_proj", "v_proj"], ["k_proj", "o_proj", "fc1", "fc2"]),
+}
+NONLINEAR = {"act_row": "leaky_relu", "act_col": "leaky_relu"}
+PAPER = {"init_weights": "paper", "init_b": "kaiming_uniform", "factors": "tied"}
+CIFAR100 = {**PAPER, "act_row": "leaky_relu", "shared_dim": 82, "specific_dim": 2, "dropout": 0.1}
+COLA = {**PAPER, "w0_ratio": 0.05, "shared_dim": 72, "specific_dim": 2, "dropout": 0.05, "scaling": 0.05}
+
+ADAPTERS: dict[str, Callable[[list[str], list[str]], Any]] = {
+    "LoRA r=8": lambda qv, block: LoraConfig(r=8, target_modules=qv),
+    "LoRA r=5": lambda qv, block: LoraConfig(r=5, target_modules=qv),
+    "DoRA r=8": lambda qv, block: LoraConfig(r=8, use_dora=True, target_modules=qv),
+    "GenFT default": lambda qv, block: GenFTConfig(target_modules=qv),
+    "GenFT a=36 b=5": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=36, specific_dim=5),
+    "GenFT nonlinear": lambda qv, block: GenFTConfig(target_modules=qv, **NONLINEAR),
+    "GenFT nonlinear, dropout": lambda qv, block: GenFTConfig(target_modules=qv, dropout=0.1, **NONLINEAR),
+    "GenFT CoLA preset": lambda qv, block: GenFTConfig(target_modules=qv, **COLA),
+    "GenFT CIFAR-100 preset": lambda qv, block: GenFTConfig(target_modules=qv, **CIFAR100),
+    "VectorFit": lambda qv, block: VectorFitConfig(target_modules=block, avf=False),
+    "BitFit": lambda qv, block: BitFitConfig(),
+}
+CASES = ["frozen base", "LoRA r=8", "LoRA r=5", "DoRA r=8", "GenFT default", "GenFT a=36 b=5", "GenFT nonlinear",
+         "GenFT nonlinear, dropout", "GenFT CoLA preset", "GenFT CIFAR-100 preset", "Algorithm 1", "VectorFit",
+         "VectorFit as published", "BitFit", "full"]  # fmt: skip
+
+
+class AsPublished(nn.Module):
+    """A linear layer with Algorithm 1 in its forward pass: leaky_relu and dropout, r as in GenFT's default."""
+
+    def __init__(self, linear: nn.Linear, shared: nn.ParameterList) -> None:
+        super().__init__()
+        self.linear, self.shared = linear, (shared,)
+        self.a, self.b = (nn.Parameter(0.01 * torch.randn(linear.in_features, 2)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        w0, (u, v) = self.linear.weight, self.shared[0]
+        delta = algorithm_1(w0, u, v, self.a, self.b, act="leaky_relu", dropout=0.1, ratio=1.0, scaling=0.1)
+        return F.linear(x, w0 + delta, self.linear.bias)
+
+
+def base_model(family: str, layers: int) -> nn.Module:
+    torch.manual_seed(0)
+    if family == "roberta":
+        return RobertaForSequenceClassification(RobertaConfig(num_hidden_layers=layers, vocab_size=5000))
+    return ViTForImageClassification(ViTConfig(num_hidden_layers=layers))
+
+
+def batch(family: str, examples: int, length: int) -> dict[str, Tensor]:
+    labels = torch.randint(2, (examples,))
+    if family == "vit":
+        return {"pixel_values": torch.randn(examples, 3, 224, 224), "labels": labels}
+    return {"input_ids": torch.randint(5, 5000, (examples, length)), "labels": labels}
+
+
+def adapt(base: nn.Module, family: str, case: str) -> nn.Module:
+    """A model for this case; frozen weights are shared by all."""
+    if case == "full":
+        return copy.deepcopy(base).requires_grad_(True)
+    model = copy.deepcopy(base, {id(p): p for p in base.parameters()})
+    query_value, others = TARGETS[family]
+    block = query_value + others
+    if case in ADAPTERS:
+        return get_peft_model(model, ADAPTERS[case](query_value, block))
+    names = block if case == "VectorFit as published" else query_value
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith(tuple(names))]
+    found = [n for n in found if "layer" in n]
+    if case == "frozen base":  # gradients reach as far down as adapters need them
+        for name in found[:2]:
+            model.get_submodule(name).register_forward_hook(lambda m, args, y: y.requires_grad_())
+        return model
+    shared = nn.ParameterList(0.01 * torch.randn(768, 32) for _ in range(2))
+    model.shared = shared if case == "Algorithm 1" else None
+    for name in found:
+        linear = model.get_submodule(name)
+        new = AsPublished(linear, shared) if case == "Algorithm 1" else vectorfit.Published(linear)
+        model.set_submodule(name, new)
+    return model
+
+
+def training_step(model: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], None]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True) if trained else None
+    model.train()
+
+    def step() -> None:
+        model(**inputs).loss.backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def peak_bytes(step: Callable[[], None]) -> int:
+    """The most that ``step`` holds at a time of what it allocates."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as p:
+        step()
+    events = sorted((e.start_ns(), e.nbytes()) for e in p.profiler.kineto_results.events() if e.name() == "[memory]")
+    held = most = 0
+    for _, nbytes in events:
+        held += nbytes
+        most = max(most, held)
+    return most
+
+
+def measure(workload: str, layers: int, cases: list[str], **timing: Any) -> list[dict[str, Any]]:
+    family, examples, length = WORKLOADS[workload]
+    base, inputs = base_model(family, layers).requires_grad_(False), batch(family, examples, length)
+    models = {case: adapt(base, family, case) for case in cases}
+    steps = {case: training_step(model, inputs) for case, model in models.items()}
+    for step in steps.values():
+        step()
+    trained = {case: sum(p.numel() for p in m.parameters() if p.requires_grad) for case, m in models.items()}
+    memory = {case: peak_bytes(steps[case]) + 8 * trained[case] for case in cases}
+    seconds = common.seconds(steps, **timing)
+    return [
+        {
+            "workload": workload,
+            "layers": layers,
+            "method": case,
+            "trained": trained[case],
+            "ms": 1e3 * seconds[case],
+            "of LoRA": seconds[case] / seconds["LoRA r=8"],
+            "MB": memory[case] / 1e6,
+            "MB of LoRA": memory[case] / memory["LoRA r=8"],
+        }
+        for case in cases
+    ]
+
+
+def main() -> None:
+    p = common.parser(__doc__)
+    p.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
+    p.add_argument("--layers", type=int, default=12)
+    p.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
+    args = p.parse_args()
+    timing = common.timing(args)
+    rows = [row for workload in args.workloads for row in measure(workload, args.layers, args.cases, **timing)]
+    common.report("step", rows, args)
+
+
+if __name__ == "__main__":
+    main()
