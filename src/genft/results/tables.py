@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from genft.results.store import Result
@@ -14,7 +15,7 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table in the one style of genft; the columns named in ``right`` hold numbers."""
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
+        made.add_column(escape(column), justify="right" if column in right else "left", no_wrap=column in right)
     return made
 
 
