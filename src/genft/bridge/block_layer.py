@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -42,6 +43,11 @@ class BlockLayer(AdapterLayer):
         for hook in sorted(method.hooks() - self._hooked):
             self._install(hook)
             self._hooked.add(hook)
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+        # peft looks for a weight of the module's own, and a block has none
+        like = next((p for p in base_layer.parameters() if p.is_floating_point()), None)
+        return (None, None) if like is None else (like.device, like.dtype)
 
     def _install(self, hook: str) -> None:
         """Register what calls one hook of the methods."""

@@ -1,0 +1,334 @@
+"""Every block method against a literal float64 transcription of its paper, inside whole blocks: values and gradients.
+
+The transcriptions use the base model's own weights and write each step of the block out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from peft import get_peft_model
+from torch import Tensor, nn
+
+from families import FAMILIES
+from genft import METHODS
+from genft.methods.propetl import top_mask
+
+F64 = torch.float64
+Named = dict[str, Tensor]
+HEADS, WIDTH = 4, 32
+
+
+def layer_norm(x: Tensor, norm: nn.Module, dw: Tensor | float = 0.0, db: Tensor | float = 0.0) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt() * (norm.weight + dw) + norm.bias + db
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return x @ w.T + b
+
+
+def attend(
+    x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module, seen: Tensor | None = None, extra: Any = None
+) -> Tensor:
+    """softmax(Q [P_k; K]ᵀ / √d_h) [P_v; V], head by head; ``seen`` (batch, tokens) says which tokens count."""
+    queries, keys, values = (linear(x, m.weight, m.bias) for m in (q, k, v))
+    if extra is not None:
+        keys, values = (
+            torch.cat([p.expand(len(x), -1, -1), t], dim=1) for p, t in zip(extra, (keys, values), strict=True)
+        )
+    out = []
+    for h in range(HEADS):
+        part = slice(h * WIDTH // HEADS, (h + 1) * WIDTH // HEADS)
+        scores = queries[..., part] @ keys[..., part].transpose(1, 2) / (WIDTH / HEADS) ** 0.5
+        if seen is not None:
+            before = torch.ones(len(x), keys.shape[1] - seen.shape[1], dtype=torch.bool)
+            scores = scores.masked_fill(~torch.cat([before, seen], 1)[:, None, :], float("-inf"))
+        out.append(scores.softmax(-1) @ values[..., part])
+    return torch.cat(out, -1)
+
+
+def gelu(z: Tensor) -> Tensor:
+    return z * 0.5 * (1 + torch.erf(z / 2**0.5))
+
+
+def gelu_tanh(z: Tensor) -> Tensor:
+    return 0.5 * z * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)))
+
+
+def bottleneck(x: Tensor, f: Named, prefix: str, act: Callable[[Tensor], Tensor]) -> Tensor:
+    hidden = act(x @ f[f"{prefix}down_weight"].T + f[f"{prefix}down_bias"])
+    return hidden @ f[f"{prefix}up_weight"].T + f[f"{prefix}up_bias"]
+
+
+def bert_layer(
+    layer: Any,
+    x: Tensor,
+    seen: Tensor,
+    *,
+    attention: Callable[[Tensor], Tensor] = lambda h: h,
+    mlp: Callable[[Tensor], Tensor] = lambda h: h,
+    beside: Callable[[Tensor], Tensor] = lambda x: 0.0 * x,
+    norms: Any = ((0.0, 0.0), (0.0, 0.0)),
+    prefix: Any = None,
+) -> Tensor:
+    """A post-norm layer, with the places that methods change."""
+    a = layer.attention
+    h = attend(x, a.self.query, a.self.key, a.self.value, seen, prefix)
+    h = attention(linear(h, a.output.dense.weight, a.output.dense.bias))
+    x = layer_norm(x + h, a.output.LayerNorm, *norms[0])
+    h = gelu(linear(x, layer.intermediate.dense.weight, layer.intermediate.dense.bias))
+    h = mlp(linear(h, layer.output.dense.weight, layer.output.dense.bias))
+    return layer_norm(x + h + beside(x), layer.output.LayerNorm, *norms[1])
+
+
+def vit_layer(layer: Any, x: Tensor) -> Tensor:
+    n = layer_norm(x, layer.layernorm_before)
+    a = layer.attention
+    x = x + linear(attend(n, a.q_proj, a.k_proj, a.v_proj), a.o_proj.weight, a.o_proj.bias)
+    n = layer_norm(x, layer.layernorm_after)
+    return x + linear(
+        gelu(linear(n, layer.mlp.fc1.weight, layer.mlp.fc1.bias)), layer.mlp.fc2.weight, layer.mlp.fc2.bias
+    )
+
+
+def prefix_of(f: Named, states: Callable[[Tensor], Tensor] = lambda s: s) -> tuple[Tensor, Tensor]:
+    hidden = torch.tanh(linear(f["prefix_embedding"], f["prefix_hidden_weight"], f["prefix_hidden_bias"]))
+    both = states(linear(hidden, f["prefix_weight"], f["prefix_bias"]))
+    return both[:, :WIDTH], both[:, WIDTH:]
+
+
+def masked(weight: Tensor, score: Tensor, keep: float) -> Tensor:
+    """θ ⊙ m by sorting, as the authors' GetSubnet does; the gradient of m reaches |score| unchanged."""
+
+    class GetSubnet(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, scores: Tensor) -> Tensor:
+            out = scores.clone()
+            _, idx = scores.flatten().sort()
+            j = int((1 - keep) * scores.numel())
+            flat = out.flatten()
+            flat[idx[:j]] = 0
+            flat[idx[j:]] = 1
+            return flat.view_as(scores)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g
+
+    return weight * GetSubnet.apply(score.abs())
+
+
+def houlsby(layer: Any, x: Tensor, seen: Tensor, f: Named) -> Tensor:
+    return bert_layer(
+        layer,
+        x,
+        seen,
+        attention=lambda h: h + bottleneck(h, f, "attention_", gelu_tanh),
+        mlp=lambda h: h + bottleneck(h, f, "mlp_", gelu_tanh),
+        norms=tuple((f[f"norm{i}_weight"], f[f"norm{i}_bias"]) for i in range(2)),
+    )
+
+
+def adapter(layer: Any, x: Tensor, seen: Tensor, f: Named) -> Tensor:
+    return bert_layer(layer, x, seen, mlp=lambda h: h + bottleneck(h, f, "", gelu))
+
+
+def adaptformer(layer: Any, x: Tensor, seen: Tensor, f: Named) -> Tensor:
+    return bert_layer(layer, x, seen, beside=lambda x: 0.1 * bottleneck(x, f, "", torch.relu))
+
+
+def mam(layer: Any, x: Tensor, seen: Tensor, f: Named) -> Tensor:
+    beside = lambda x: 2.0 * bottleneck(x, f, "adapter_", torch.relu)  # noqa: E731
+    return bert_layer(layer, x, seen, beside=beside, prefix=prefix_of(f))
+
+
+def propetl_adapter(layer: Any, x: Tensor, seen: Tensor, f: Named) -> Tensor:
+    weights = {n: masked(f[n], f[f"{n}_score"], 0.5) for n in ("down_weight", "up_weight")}
+    return bert_layer(layer, x, seen, mlp=lambda h: h + bottleneck(h, f | weights, "", torch.relu))
+
+
+def propetl_prefix(layer: Any, x: Tensor, seen: Tensor, f: Named) -> Tensor:
+    return bert_layer(layer, x, seen, prefix=prefix_of(f, lambda states: masked(states, f["states_score"], 0.1)))
+
+
+TEXT = {f.__name__: f for f in (houlsby, adapter, adaptformer, mam, propetl_adapter, propetl_prefix)}
+
+
+def adapted(family: str, name: str) -> tuple[nn.Module, nn.Module]:
+    """The base model and a copy with an adapter whose factors are all random, both in float64."""
+    torch.manual_seed(5)
+    base = FAMILIES[family].build().to(F64)
+    config = METHODS[name].config(init_weights=False)
+    model = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=False).to(F64).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.3)
+    return base, model
+
+
+def named(model: nn.Module) -> list[Named]:
+    """Per block, its own factors and the shared ones under the names that formulas use."""
+    layers = [m for m in model.modules() if hasattr(m, "own_factors")]
+    return [layer.factors("default", layer.attachments["default"].sites[0]) for layer in layers]
+
+
+def compare(model: nn.Module, got: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weight = torch.randn_like(wanted)
+    for mine, literal in zip(
+        torch.autograd.grad((got * weight).sum(), trained),
+        torch.autograd.grad((wanted * weight).sum(), trained),
+        strict=True,
+    ):
+        assert literal.abs().max() > 0
+        torch.testing.assert_close(mine, literal, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", TEXT)
+def test_on_bert_with_padding(name: str, attention: str) -> None:
+    base, model = adapted("bert", name)
+    model.base_model.model.set_attn_implementation(attention)
+    batch = FAMILIES["bert"].batch()
+    batch["attention_mask"][1, 5:] = 0
+    inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
+    got = model.base_model.model.bert(**inputs).last_hidden_state
+    wanted = base.bert.embeddings(inputs["input_ids"])
+    for layer, factors in zip(base.bert.encoder.layer, named(model), strict=True):
+        wanted = TEXT[name](layer, wanted, inputs["attention_mask"].bool(), factors)
+    compare(model, got, wanted)
+
+
+def vpt_deep(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
+    """[x_l, _, E_l] = L_l([x_l-1, P_l-1, E_l-1])."""
+    for layer, own in zip(layers, f, strict=True):
+        p = own["prompts"]
+        y = vit_layer(layer, torch.cat([x[:, :1], p.expand(len(x), -1, -1), x[:, 1:]], dim=1))
+        x = torch.cat([y[:, :1], y[:, 1 + len(p) :]], dim=1)
+    return x
+
+
+def vpt_shallow(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
+    """Z_l = what the blocks make of P_0, which nothing after the last block reads."""
+    p = f[0]["prompts"]
+    x = torch.cat([x[:, :1], p.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+    for layer in layers:
+        x = vit_layer(layer, x)
+    return torch.cat([x[:, :1], x[:, 1 + len(p) :]], dim=1)
+
+
+@pytest.mark.parametrize("transcribed", [vpt_deep, vpt_shallow], ids=lambda f: f.__name__)
+def test_prompts_on_vit(transcribed: Callable[..., Tensor]) -> None:
+    base, model = adapted("vit", transcribed.__name__)
+    pixels = FAMILIES["vit"].batch()["pixel_values"].to(F64)
+    got = model.base_model.model.vit(pixels).last_hidden_state
+    x = transcribed(base.vit.layers, base.vit.embeddings(pixels), named(model))
+    compare(model, got, layer_norm(x, base.vit.layernorm))
+
+
+def test_prefix_on_a_fused_projection() -> None:
+    """timm's qkv: the prefix is the same as on transformers' separate k and v with the same weights."""
+    base, model = adapted("timm", "mam")
+    pixels = FAMILIES["timm"].batch()["pixel_values"].to(F64)
+    timm, factors = base.timm_model, named(model)
+    x = timm._pos_embed(timm.patch_embed(pixels))
+    for block, f in zip(timm.blocks, factors, strict=True):
+        parts = [nn.Linear(WIDTH, WIDTH, dtype=F64) for _ in range(3)]
+        for part, w, b in zip(parts, block.attn.qkv.weight.chunk(3), block.attn.qkv.bias.chunk(3), strict=True):
+            part.weight, part.bias = nn.Parameter(w), nn.Parameter(b)
+        h = attend(layer_norm(x, block.norm1), *parts, extra=prefix_of(f))
+        x = x + linear(h, block.attn.proj.weight, block.attn.proj.bias)
+        h = gelu(linear(layer_norm(x, block.norm2), block.mlp.fc1.weight, block.mlp.fc1.bias))
+        h = linear(h, block.mlp.fc2.weight, block.mlp.fc2.bias)
+        x = x + h + 2.0 * bottleneck(x, f, "adapter_", torch.relu)
+    compare(model, model.base_model.model.timm_model.forward_features(pixels), layer_norm(x, timm.norm))
+
+
+def test_propetl_lora() -> None:
+    base, model = adapted("bert", "propetl_lora")
+    method, sites = model.base_model._sites["default"]
+    shared = model.base_model.shared["default"]
+    for path, (site,) in sites.items():
+        layer = model.base_model.model.get_submodule(path)
+        f = layer.factors("default", site)
+        role = path.rpartition(".")[2]
+        assert f["a"] is shared[f"a_{role}_32x32"]  # one A for all queries, another for all values
+        wanted = 48 / 32 * masked(f["b"], f["b_score"], 0.1) @ masked(f["a"], f["a_score"], 0.1)
+        w0 = base.get_submodule(path).weight
+        factors = list(f.values())
+        got = method.delta_weight(w0, f)
+        torch.testing.assert_close(got, wanted)
+        weight = torch.randn_like(wanted)
+        for mine, literal in zip(
+            torch.autograd.grad((got * weight).sum(), factors),
+            torch.autograd.grad((wanted * weight).sum(), factors),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, literal)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.97, 1.0])
+def test_masks_are_binary_and_keep_their_share(keep: float) -> None:
+    score = torch.randn(7, 11, requires_grad=True)
+    mask = top_mask(score, keep)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    assert mask.sum() == 77 - int((1 - keep) * 77)
+    assert score.abs()[mask == 1].min() >= score.abs()[mask == 0].max() if keep < 1 else True
+    mask.sum().backward()
+    assert torch.equal(score.grad, score.sign())
+
+
+def test_masks_differ_between_blocks_and_start_as_published() -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(FAMILIES["bert"].build(), METHODS["propetl_adapter"].config())
+    first, second = named(model)
+    assert first["down_weight"] is second["down_weight"]
+    assert not torch.equal(top_mask(first["down_weight_score"], 0.5), top_mask(second["down_weight_score"], 0.5))
+    assert first["down_weight_score"].abs().max() <= WIDTH**-0.5  # kaiming_uniform with a = √5
+    assert first["down_weight"].std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_prompts_are_bounded_as_published() -> None:
+    model = get_peft_model(FAMILIES["vit"].build(), METHODS["vpt_deep"].config())
+    bound = (6 / (3 * 16 * 16 + WIDTH)) ** 0.5
+    values = torch.cat([f["prompts"].flatten() for f in named(model)])
+    assert 0.98 * bound < values.abs().max() <= bound
+
+
+def roberta() -> nn.Module:
+    return hf.AutoModelForSequenceClassification.from_config(
+        hf.RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+    )
+
+
+def vit() -> nn.Module:
+    return hf.ViTForImageClassification(hf.ViTConfig())
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "settings", "count"),
+    [
+        (vit, "adapter", {}, 156_768),
+        (vit, "adaptformer", {"bottleneck": 8}, 156_768),
+        (vit, "vpt_shallow", {}, 76_800),
+        (vit, "vpt_deep", {"prompts": 60}, 552_960),
+        (roberta, "houlsby", {"bottleneck": 200, "layer_norms": "last"}, 7_414_464),
+        (roberta, "houlsby", {"bottleneck": 200}, 7_432_896),
+        (roberta, "propetl_adapter", {}, 1_179_648 + 99_136),
+        (roberta, "propetl_lora", {}, 1_179_648 + 98_304),
+        (roberta, "propetl_prefix", {}, 1_179_648 + 1_230_848),
+        (roberta, "mam", {}, 15_695_840),
+        (roberta, "mam", {"prefix_length": 30, "bottleneck": 384, "scale": 4.0}, 22_493_984),
+    ],
+)
+def test_counts_of_the_papers(build: Callable[[], nn.Module], name: str, settings: dict[str, Any], count: int) -> None:
+    with torch.device("meta"):
+        model = get_peft_model(build(), METHODS[name].config(**settings))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
