@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from genft.results.store import Result
 
@@ -15,7 +15,8 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table in the one style of genft; the columns named in ``right`` hold numbers."""
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        made.add_column(escape(column), justify="right" if column in right else "left", no_wrap=column in right)
+        header = Text(column, overflow="fold", no_wrap=False)  # labels hold brackets, and must be read whole
+        made.add_column(header, justify="right" if column in right else "left", no_wrap=column in right)
     return made
 
 
