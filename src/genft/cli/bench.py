@@ -100,14 +100,14 @@ def bench(
     store = Store(out).open()
     entries = parse_entries(methods)
     said = {"protocol": protocol, "limit_train": limit_train, "limit_eval": limit_eval, "limit_select": limit_select}
-    found = _read_tasks(console, tasks, data)
+    found = read_tasks(console, tasks, data)
     matrix = Matrix(
         tasks=tuple(task for task, _ in found),
         entries=entries,
-        seeds=_numbers("--seeds", seeds, int),
+        seeds=numbers("--seeds", seeds, int),
         model=model,
         preset=load_preset(preset),
-        grid=tuple(sorted(_numbers("--learning-rates", learning_rates or "", float))),
+        grid=tuple(sorted(numbers("--learning-rates", learning_rates or "", float))),
         training=training,
         said={k: v for k, v in said.items() if v is not None},
     )
@@ -115,7 +115,7 @@ def bench(
     _announce(console, schedule)
     if dry_run:
         return
-    with _Bars(console, schedule) as bars:
+    with Bars(console, schedule) as bars:
         for plan, event in schedule.run(jobs, trackers):
             bars.show(plan, event)
     results = conclude(console, schedule)
@@ -125,20 +125,21 @@ def bench(
         raise typer.Exit(1)
 
 
-def _numbers(option: str, text: str, kind: type[Any]) -> tuple[Any, ...]:
+def numbers(option: str, text: str, kind: type[Any]) -> tuple[Any, ...]:
+    """``text``, a list of numbers separated by commas; ``option`` is for the message."""
     from genft.errors import ConfigError
 
     try:
-        numbers = tuple(dict.fromkeys(kind(part) for part in text.split(",") if part.strip()))
+        found = tuple(dict.fromkeys(kind(part) for part in text.split(",") if part.strip()))
     except ValueError:
         example = "0,1,2" if kind is int else "1e-3,3e-3,1e-2"
         raise ConfigError(f"{option}: {text!r} is not a list of numbers such as {example}") from None
-    if any(n < 0 for n in numbers) or (kind is float and 0.0 in numbers):
+    if any(n < 0 for n in found) or (kind is float and 0.0 in found):
         raise ConfigError(f"{option}: {text!r} has a number that is too small")
-    return numbers
+    return found
 
 
-def _read_tasks(console: Console, words: list[str], root: Path | None) -> list[tuple[Task, TaskData]]:
+def read_tasks(console: Console, words: list[str], root: Path | None) -> list[tuple[Task, TaskData]]:
     """The tasks that ``words`` name, with their data. Of a whole suite, tasks without data are left out and named."""
     from genft.data import find_tasks, read
     from genft.errors import DataError, GenFTError
@@ -190,7 +191,7 @@ def _announce(console: Console, schedule: Schedule) -> None:
     console.print(f"runs      {schedule.planned}, of which {len(schedule.outcomes)} are finished; {time}\n")
 
 
-class _Bars:
+class Bars:
     """One bar for the whole, one for every run at work, and a line for every run that is finished."""
 
     def __init__(self, console: Console, schedule: Schedule) -> None:
@@ -208,7 +209,7 @@ class _Bars:
         self.bars: dict[str, TaskID] = {}
         self._count()
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> Bars:
         self.progress.start()
         return self
 

@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genft.errors import ConfigError
+from genft.errors import ConfigError, not_one_of
 
 if TYPE_CHECKING:
     from genft.counts import RankCurve
 
 #: (colour of Okabe and Ito, marker, dashes): series differ in all three.
 SERIES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"))
+FORMATS = ("png", "svg", "pdf")
 _STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -37,6 +38,12 @@ def style() -> AbstractContextManager[Any]:
         raise ConfigError("figure: matplotlib is not installed: pip install 'genft[report]'") from None
     matplotlib.use("agg")
     return matplotlib.rc_context(_STYLE)
+
+
+def check_format(name: str) -> None:
+    """Refuse a format of files, before any work is done."""
+    if name not in FORMATS:
+        raise ConfigError(not_one_of("format", name, FORMATS))
 
 
 def save(figure: Any, path: Path) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from genft.errors import ConfigError, not_one_of
-from genft.results.figures import save, style
+from genft.results.figures import check_format, save, style
 from genft.show import curves, maps
 from genft.show.updates import Subject
 
-FORMATS = ("png", "svg", "pdf")
 #: Layers and targets of which matrices are drawn where the user names none.
 MATRICES = 3
 
@@ -73,13 +72,13 @@ def draw(
     Raises:
         ConfigError: a name, target or layer is not there, or a figure that was asked for has nothing to show.
     """
+    check_format(format)
     only, targets, layers = list(only), list(targets), list(layers)
     common = [t for t in subjects[0].targets() if all(t in s.targets() for s in subjects)]
     numbers = sorted(set[int].intersection(*(set(s.layers()) for s in subjects)))
     problems = [not_one_of("only", name, FIGURES) for name in only if name not in FIGURES]
     problems += [not_one_of("targets", t, common, what="is not adapted") for t in targets if t not in common]
     problems += [not_one_of("layers", n, numbers, what="is not adapted") for n in layers if n not in numbers]
-    problems += [not_one_of("format", format, FORMATS)] if format not in FORMATS else []
     if not common or not numbers:
         problems.append(
             f"{subjects[0].label} adapts {', '.join(subjects[0].targets())}, {subjects[-1].label} "
