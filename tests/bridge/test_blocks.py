@@ -80,7 +80,6 @@ def test_no_prompt_reaches_the_head(name: str, pool: str) -> None:
     seen = []
     model.base_model.model.norm.register_forward_hook(lambda m, args, out: seen.append(args[0].shape))
     model(pixels)
-    model.base_model.set_adapter("default")
     assert model.base_model.model.forward_features(pixels).shape == tokens
     assert pool == "avg" or seen[0] == tokens
 
