@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -62,11 +62,11 @@ class UpdateCache:
     @property
     def nbytes(self) -> int:
         """Bytes of the updates that are kept now."""
-        return sum(kept.nbytes for _, _, kept in self._entries.values())
+        return sum(kept.nbytes for _, _, kept, _ in self._entries.values())
 
     def clear(self) -> None:
         """Give the memory back; updates are made again when they are needed."""
-        self._entries: weakref.WeakKeyDictionary[nn.Module, tuple[Hashable, list[Any], Any]]
+        self._entries: weakref.WeakKeyDictionary[nn.Module, tuple[Hashable, list[Any], Any, Sequence[Tensor]]]
         self._entries = weakref.WeakKeyDictionary()
         self._trained: dict[int, _Trained] = {}
 
@@ -101,11 +101,18 @@ class UpdateCache:
         return None
 
     def keep(
-        self, layer: nn.Module, key: Hashable, update: Kept, trained: Iterable[Tensor], frozen: Iterable[Tensor]
+        self,
+        layer: nn.Module,
+        key: Hashable,
+        update: Kept,
+        trained: Iterable[Tensor],
+        frozen: Iterable[Tensor],
+        constants: Sequence[Tensor],
     ) -> None:
-        """Keep ``update``, which was made from these tensors; ``key`` has to tell them apart (their ids do)."""
+        """Keep ``update``, which was made from these tensors; ``key`` has to tell them apart (their ids do, since all
+        of them are held). Constants are the library's own, which nobody writes to."""
         seen: list[Any] = [self._seen(t) for t in trained]
-        self._entries[layer] = (key, [*seen, *map(_Frozen, frozen)], update)
+        self._entries[layer] = (key, [*seen, *map(_Frozen, frozen)], update, constants)
 
     def _seen(self, tensor: Tensor) -> _Trained:
         """Layers that share a tensor share what is known of it, as long as it holds."""
@@ -148,28 +155,28 @@ class _Frozen:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.identity = (tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype)
-        self.rows: list[Tensor] = []
+        self.parts: list[Tensor] = []  # all rows, then part by part
         if tensor.dim() == 2 and tensor.is_floating_point():
-            self.probe = torch.linspace(0.5, 1.5, tensor.shape[1], device=tensor.device)
-            self.whole = self._products(slice(None))
-            self.rows = [self._products(self._part(n)) for n in range(PARTS)]
+            whole = tensor.detach()
+            self.probe = torch.linspace(0.5, 1.5, whole.shape[1], device=whole.device)
+            self.parts = [whole, *whole.tensor_split(PARTS)]
+            self.products = [self._product(part) for part in self.parts]
         self.next = 0
 
     def unchanged(self, cache: UpdateCache, tokens: int) -> bool:
         t = self.tensor
         if (t.data_ptr(), t._version, t.shape, t.dtype) != self.identity:
             return False
-        if not self.rows:
+        if not self.parts:
             return True
         if tokens >= PARTS or t.numel() <= SMALL:
-            return torch.equal(self._products(slice(None)), self.whole)
-        self.next = (self.next + 1) % PARTS
-        return torch.equal(self._products(self._part(self.next)), self.rows[self.next])
+            n = 0
+        else:
+            n = self.next = self.next % PARTS + 1
+        return torch.equal(self._product(self.parts[n]), self.products[n])
 
-    def _part(self, n: int) -> slice:
-        rows = len(self.tensor)
-        return slice(n * rows // PARTS, (n + 1) * rows // PARTS)
-
-    def _products(self, rows: slice) -> Tensor:
-        with torch.no_grad(), torch.autocast(self.tensor.device.type, enabled=False):
-            return self.tensor[rows].to(self.probe.dtype) @ self.probe
+    def _product(self, part: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(part.device.type):
+            with torch.autocast(part.device.type, enabled=False):
+                return part.to(self.probe.dtype) @ self.probe
+        return part.to(self.probe.dtype) @ self.probe

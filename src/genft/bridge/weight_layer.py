@@ -331,36 +331,35 @@ class WeightLayer(MergingLayer):
         """The update of an earlier pass, or one that will be kept for the next; None where none may be kept."""
         if self.training or torch.compiler.is_compiling() or not self.update_cache.limit:
             return None
-        trained, frozen = self._sources(names)
-        if not frozen or any(type(t) not in (Tensor, nn.Parameter) or t.is_inference() for t in trained):
+        trained, frozen, constants = self._sources(names)
+        if any(type(t) not in (Tensor, nn.Parameter) or t.is_inference() for t in trained):
             return None
         if torch.is_grad_enabled() and any(t.requires_grad for t in (*trained, *frozen)):
             return None
-        key = (*names, exact, x.dtype, x.device, *map(id, trained), *map(id, frozen))
+        key = (*names, exact, x.dtype, x.device, *map(id, (*trained, *frozen, *constants)))
         update = self.update_cache.get(self, key, x.numel() // x.shape[-1])
         if update is None:
             # what is made in inference mode could not meet a gradient later
             with torch.inference_mode(False), torch.no_grad():
                 update, keep = self._update_to_keep(names, x, exact)
             if keep:
-                self.update_cache.keep(self, key, update, trained, frozen)
+                self.update_cache.keep(self, key, update, trained, frozen, constants)
         return update
 
-    def _sources(self, names: list[str]) -> tuple[list[Tensor], list[Tensor]]:
-        """The trained tensors that the active updates are made from, and the frozen ones."""
+    def _sources(self, names: list[str]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """What the active updates are made from: trained tensors, W0 and b0 as stored, and constants."""
         base, (shared,) = self.get_base_layer(), self._shared
         assert self.kind is not None
         weight, bias = getattr(base, self.kind.weight), getattr(base, self.kind.bias, None)
         trained: list[Tensor] = []
-        frozen = [weight] if bias is None else [weight, bias]
+        constants: list[Tensor] = []
         for name in names:
             trained += entry(self.own_factors, name).values()
             if shared is not None and name in shared:
                 container = entry(shared, name)
                 trained += [container[key] for key in self.attachments[name].shared_names]
-            constants: Constants = getattr(self, self.constants_name)[name]
-            frozen += constants.tensors.values()
-        return trained, frozen
+            constants += getattr(self, self.constants_name)[name].tensors.values()
+        return trained, [weight] if bias is None else [weight, bias], constants
 
     def _update_to_keep(self, names: list[str], x: Tensor, exact: bool) -> tuple[Update, bool]:
         """W0 + ΔW where the sum is exact and there is room, else what costs least memory; and whether to keep it."""
