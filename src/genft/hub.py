@@ -96,9 +96,7 @@ def fetch_data(repo: str, patterns: Sequence[str] | None = None) -> Path:
     online = reachable()
     wanted = list(patterns) if patterns else None
     try:
-        folder = Path(
-            snapshot_download(repo, repo_type="dataset", allow_patterns=wanted, local_files_only=not online)
-        )
+        folder = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=wanted, local_files_only=not online))
     except LocalEntryNotFoundError:
         folder = None
     except HfHubHTTPError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from genft.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from genft.data.check import Checked
 
@@ -47,7 +48,7 @@ def check(
     with _bar(console) as bar:
         for task in (task for name in names for task in find_tasks(name, root)):
             row = bar.add_task(task.name, total=None)
-            checked.append(check_task(task, lambda done, total, row=row: bar.update(row, completed=done, total=total)))
+            checked.append(check_task(task, functools.partial(_step, bar, row)))
             bar.remove_task(row)
     found = [c for c in checked if c.there]
     if not found:
@@ -66,6 +67,10 @@ def _bar(console: Console) -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _step(bar: Progress, row: TaskID, done: int, total: int) -> None:
+    bar.update(row, completed=done, total=total)
 
 
 def _show(console: Console, root: Path, found: list[Checked], missing: list[Checked], *, asked: bool) -> None:

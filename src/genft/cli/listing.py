@@ -107,7 +107,13 @@ def _tasks(json: bool) -> None:
         return
     shown = table("task", "", "classes", "metric", "licence", right=("classes",))
     for task in tasks:
-        shown.add_row(f"[bold]{task.name}[/]", task.title, str(len(task.classes) or task.class_count or "–"), task.metric, task.licence)
+        shown.add_row(
+            f"[bold]{task.name}[/]",
+            task.title,
+            str(len(task.classes) or task.class_count or "–"),
+            task.metric,
+            task.licence,
+        )
     console = screen(False)
     console.print(shown)
     console.print(

@@ -26,11 +26,12 @@ _SCORES = (0.0, 5.0)  # of STS-B
 def read_glue(task: Task, fault: Fault = refuse) -> TaskData:
     """The splits that are there: train, validation, and MNLI's mismatched. The official test sets have no labels."""
     files = _MNLI_FILES if task.name == "mnli" else _FILES
+    splits: dict[str, Rows] = {}
+    notes: list[str] = []
     if task.root is None:
-        splits, notes = _from_hub(task, list(files.values())), []
+        splits = _from_hub(task, list(files.values()))
     else:
         folder = task_folder(task, list(files.values()), _REPO)
-        splits, notes = {}, []
         for name, file in files.items():
             if (folder / file).is_file():
                 splits[name], dropped = _read_tsv(task, folder / file)

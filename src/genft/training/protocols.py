@@ -105,6 +105,7 @@ def assign_roles(
     def limited(split: Split, limit: int | None) -> Split:
         return split if limit is None or limit >= len(split) else hold_out(split, limit, 0, stratify)[1]
 
+    missing = "; ".join(note for note in data.notes if note.endswith("is not there"))
     for name in (*protocol.train, protocol.select, protocol.report):
         if name and name not in data.splits:
             raise ConfigError(
@@ -112,7 +113,7 @@ def assign_roles(
                     f"protocol {protocol.name!r}: split",
                     name,
                     data.splits,
-                    what=f"is not in {data.task.name}",
+                    what=f"is not in {data.task.name}{missing and f' ({missing})'}",
                 )
             )
     train = sum((data.splits[name] for name in protocol.train), Split((), ()))
