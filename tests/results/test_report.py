@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 import fake_store
 from genft.cli import app
 from genft.cli.options import takes_a_run
+from genft.methods import get_method
 from genft.results.boards import boards
 from genft.results.command import command
 from genft.results.store import Failure
 from genft.training.spec import Request, RunSpec, full_settings
-from genft.methods import get_method
 
 VTAB = {task: {"genft": 0.9, "lora": 0.8} for task in ("eurosat", "dtd", "svhn", "kitti")}
 
@@ -114,9 +114,7 @@ def test_mistakes_are_sentences(tmp_path: Path, words: list[str], sentence: str)
         ("stsb", "linear", {"protocol": "validation-best"}),
     ],
 )
-def test_the_command_beside_a_run_repeats_it(
-    tmp_path: Path, task: str, method: str, said: dict[str, object]
-) -> None:
+def test_the_command_beside_a_run_repeats_it(tmp_path: Path, task: str, method: str, said: dict[str, object]) -> None:
     """It goes through the real command line, and comes out as the same spec."""
     store = fake_store.put(tmp_path, {task: {method: 0.8}}, seeds=(2,), **said)  # type: ignore[arg-type]
     (run,) = store

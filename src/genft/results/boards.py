@@ -21,6 +21,7 @@ from genft import published
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.results.compare import Difference, Floats, bootstrap, holm, summarise
 from genft.results.store import Result, Store, unpack
+from genft.training.spec import LIMITS
 
 SUITES = {"glue": "GLUE", "vtab1k": "VTAB-1k", "fgvc": "FGVC"}
 
@@ -81,7 +82,7 @@ class Board:
     """Results that may stand in one table.
 
     Attributes:
-        limits: of the examples that train and that are evaluated; None: all.
+        limits: of the examples that train, that select and that report; None: all.
         labels: the columns: methods, with their settings where one method ran with several.
         runs: by (task, label), in the order of their seeds.
     """
@@ -89,7 +90,7 @@ class Board:
     model: str
     suite: str
     protocol: str
-    limits: tuple[int | None, int | None]
+    limits: tuple[int | None, ...]
     labels: tuple[str, ...]
     runs: Mapping[tuple[str, str], tuple[Result, ...]]
 
@@ -271,7 +272,7 @@ def boards(store: Store, *, methods: Collection[str] = (), everything: bool = Fa
     tables: dict[tuple[Any, ...], list[tuple[str, Result]]] = defaultdict(list)
     for matrix, label, result in _labelled(store, everything):
         task = result.spec.get("task", {})
-        limits = result.spec.get("limit_train"), result.spec.get("limit_eval")
+        limits = _limits(result)
         of = matrix, result.model, result.model_fingerprint, task.get("suite", ""), result.protocol, limits
         tables[of].append((label, result))
     if not tables:
@@ -288,7 +289,7 @@ def boards(store: Store, *, methods: Collection[str] = (), everything: bool = Fa
 
 
 def _board(
-    model: str, suite: str, protocol: str, limits: tuple[int | None, int | None], rows: Sequence[tuple[str, Result]]
+    model: str, suite: str, protocol: str, limits: tuple[int | None, ...], rows: Sequence[tuple[str, Result]]
 ) -> Board:
     data: dict[str, set[str]] = defaultdict(set)
     for _, run in rows:
@@ -320,8 +321,15 @@ def _distinguished(results: Sequence[Result]) -> Iterable[tuple[str, Result]]:
     for method, runs in methods.items():
         places: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
         for run in runs:
-            limits = run.spec.get("limit_train"), run.spec.get("limit_eval")
-            place = run.task, run.data_fingerprint, run.seed, run.model, run.model_fingerprint, run.protocol, limits
+            place = (
+                run.task,
+                run.data_fingerprint,
+                run.seed,
+                run.model,
+                run.model_fingerprint,
+                run.protocol,
+                _limits(run),
+            )
             places[place].append(_settings(run))
         names = {name for place in places.values() for settings in place for name in settings}
         differ = sorted(name for name in names if any(len({repr(s.get(name)) for s in p}) > 1 for p in places.values()))
@@ -337,6 +345,10 @@ def _settings(run: Result) -> dict[str, Any]:
     task = run.spec.get("task", {})
     of_task = {name: task[name] for name in ("metric", "max_length", "text_columns") if name in task}
     return of_task | dict(run.spec.get("settings", {})) | _training(run)
+
+
+def _limits(run: Result) -> tuple[int | None, ...]:
+    return tuple(run.spec.get(name) for name in LIMITS)
 
 
 def _training(run: Result) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from genft.errors import ConfigError
 from genft.methods import get_method
 from genft.presets import Preset, load_preset
 from genft.results.store import Result
-from genft.training.spec import RunSpec, build_spec, full_settings
+from genft.training.spec import LIMITS, RunSpec, build_spec, full_settings
 
 
 def command(run: Result) -> str | None:
@@ -41,7 +41,7 @@ def command(run: Result) -> str | None:
             words += [f"--{name.replace('_', '-')}", f"{value}"]
             if value is None:  # which no option can say
                 return None
-    for name in ("protocol", "limit_train", "limit_eval", "seed"):
+    for name in ("protocol", *LIMITS, "seed"):
         if (value := getattr(spec, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", f"{value}"]
     return shlex.join(["genft", "train", *words])

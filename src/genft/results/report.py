@@ -19,6 +19,7 @@ from genft.results.command import command
 from genft.results.store import Failure, Result
 from genft.results.tables import count, duration, size, table
 from genft.training.protocols import PROTOCOLS
+from genft.training.spec import LIMITS
 
 
 class Cell(NamedTuple):
@@ -53,7 +54,7 @@ def heading(board: Board) -> str:
 
 
 def _limits(board: Board) -> str:
-    names = ("training", "evaluation")
+    names = ("training", "selecting", "evaluation")
     return " and ".join(f"{n:,} {name} examples" for n, name in zip(board.limits, names, strict=True) if n)
 
 
@@ -186,8 +187,8 @@ def _differences(board: Board, differences: Differences) -> Sheet:
         sheet.rows.append((Cell(name), *(_tested(differences.means.get(label)) for label in others)))
     sheet.notes.extend(
         [
-            "▲ ▼: a real difference, p < 0.05 after Holm's correction over all differences of the table (of the mean: over "
-            "the methods); the 95 % intervals are not corrected",
+            "▲ ▼: a real difference, p < 0.05 after Holm's correction over all differences of the table (of the mean: "
+            "over the methods); the 95 % intervals are not corrected",
             "paired bootstrap: 10,000 draws of examples"
             + (" and seeds" if len(board.seeds) > 1 else "; one seed, so nothing is said about other seeds"),
         ]
@@ -269,8 +270,7 @@ def _csv_rows(board: Board, differences: Differences) -> Iterator[dict[str, Any]
             "suite": board.suite,
             "group": first.spec.get("task", {}).get("group", ""),
             "protocol": board.protocol,
-            "limit_train": board.limits[0],
-            "limit_eval": board.limits[1],
+            **dict(zip(LIMITS, board.limits, strict=True)),
             "epochs": first.spec.get("training", {}).get("epochs"),
             "task": task,
             "metric": first.metric,
@@ -310,7 +310,7 @@ def as_dict(board: Board, differences: Differences) -> dict[str, Any]:
             "model": board.model,
             "suite": board.suite,
             "protocol": {"name": board.protocol, "note": protocol_note(board)},
-            "limits": {"train": board.limits[0], "eval": board.limits[1], "text": _limits(board)},
+            "limits": {**dict(zip(LIMITS, board.limits, strict=True)), "text": _limits(board)},
             "seeds": board.seeds,
             "tasks": [
                 {
