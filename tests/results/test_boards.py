@@ -63,7 +63,13 @@ def test_means_are_over_common_tasks_where_most_methods_miss_one(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "other",
-    [{"model": "models/large"}, {"limit_train": 100}, {"limit_eval": 50}, {"protocol": "validation-best"}],
+    [
+        {"model": "models/large"},
+        {"limit_train": 100},
+        {"limit_eval": 50},
+        {"limit_select": 50},
+        {"protocol": "validation-best"},
+    ],
 )
 def test_what_is_not_comparable_stands_in_another_table(tmp_path: Path, other: dict[str, object]) -> None:
     fake_store.put(tmp_path, {"rte": {"lora": 0.8}})
