@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from genft.cli import bench, data, demo, explain, export, listing, params, predict, report, show, study, train
+from genft.cli import bench, data, demo, explain, export, listing, params, predict, report, search, show, study, train
 from genft.cli.screen import errors
 from genft.errors import GenFTError
 
@@ -53,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (demo, train, bench, study, report, data, predict, explain, listing, params, show, export):
+for module in (demo, train, bench, search, study, report, data, predict, explain, listing, params, show, export):
     module.register(app)
 
 

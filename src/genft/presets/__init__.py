@@ -9,10 +9,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genft.checked import Record, check, read_toml
 from genft.errors import ConfigError, not_one_of
+
+
+class Space(Record):
+    """What a search may try for one parameter: some ``choices``, or all values from ``low`` to ``high``."""
+
+    choices: tuple[bool | int | float | str, ...] = ()
+    low: int | float | None = Field(None, description="whole numbers where low and high are")
+    high: int | float | None = None
+    log: bool = Field(False, description="evenly in the logarithm")
+    when: dict[str, Any] = Field(default_factory=dict, description="only where other searched parameters are so")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Space:
+        if bool(self.choices) == (self.low is not None and self.high is not None):
+            raise ValueError("needs either choices, or low and high")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is one of its values."""
+        if self.choices:
+            return value in self.choices
+        assert self.low is not None
+        assert self.high is not None
+        return isinstance(value, (int, float)) and self.low <= value <= self.high
 
 
 class Values(Record):
@@ -26,6 +52,7 @@ class Values(Record):
         default_factory=dict, description="what the source also says and genft has no setting for"
     )
     note: str = ""
+    search: dict[str, Space] = Field(default_factory=dict, description="what `genft search` varies, in this order")
 
 
 class Table(Record):
@@ -67,6 +94,11 @@ class Preset(Record):
         if table := self.table(method, task):
             found += [(f"preset {self.name}: {source}", values) for source, values in table.row(task)]
         return found
+
+    def spaces(self, method: str) -> dict[str, Space]:
+        """What a search of ``method`` varies: this preset's spaces, or the default's where it has none."""
+        own = self.methods[method].search if method in self.methods else {}
+        return own or (load_preset("default").spaces(method) if self.name != "default" else {})
 
     def table(self, method: str, task: str) -> Table | None:
         """The table with a row for ``method`` on ``task``; None where there is none and none is needed."""

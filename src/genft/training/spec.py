@@ -18,7 +18,7 @@ from genft.checked import Record, check
 from genft.data import Task
 from genft.errors import ConfigError, nearest, not_one_of
 from genft.methods import MethodInfo, get_method
-from genft.presets import Preset
+from genft.presets import Preset, Space
 
 #: Fields of a peft configuration that genft fills in, or that describe the file and not the method.
 _OURS = {"task_type", "modules_to_save", "inference_mode"}
@@ -112,12 +112,18 @@ def layer(*layers: tuple[str, Mapping[str, Any]]) -> dict[str, Sourced]:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A spec, with the origin of every value in it; ``run`` has those of the spec itself."""
+    """A spec, with the origin of every value in it.
+
+    Attributes:
+        run, settings, training: the values of the spec itself, of the method and of training.
+        spaces: what a search would vary.
+    """
 
     spec: RunSpec
     run: Mapping[str, Sourced]
     settings: Mapping[str, Sourced]
     training: Mapping[str, Sourced]
+    spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
 
 
 def build_spec(
@@ -168,7 +174,7 @@ def build_spec(
         },
         "run",
     )
-    return Request(spec, run, all_settings, all_training)
+    return Request(spec, run, all_settings, all_training, preset.spaces(info.name))
 
 
 def setting_types(info: MethodInfo) -> dict[str, Any]:
