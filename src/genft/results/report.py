@@ -72,7 +72,7 @@ def _scores(board: Board) -> Sheet:
             row.append(Cell(text, "bold" if ranks.get(label) == 1 else ""))
         sheet.rows.append((Cell(name), *row))
         _beside(sheet, [[n.value for n in board.published(task, label)[:1]] for label in board.labels], "  published")
-    if board.common:
+    if board.common and len(board.tasks) > 1:
         _means(sheet, board)
     sheet.notes.extend(_score_notes(board))
     return sheet
@@ -182,7 +182,7 @@ def _differences(board: Board, differences: Differences) -> Sheet:
         found = [differences.tasks.get((task, label)) for label in others]
         if any(found):
             sheet.rows.append((Cell(task), *map(_tested, found)))
-    if differences.means:
+    if differences.means and len(board.tasks) > 1:
         name = mean_rows(board)[0][0]
         sheet.rows.append((Cell(name), *(_tested(differences.means.get(label)) for label in others)))
     sheet.notes.extend(
