@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_FAMILIES
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from genft.bridge import targets
 from genft.errors import ConfigError
@@ -117,46 +114,41 @@ class AllocateRanks(TrainerCallback):
     """Calls AdaLoRA's ``update_and_allocate`` after every optimizer step; for any ``transformers.Trainer``.
 
     The singular values that are pruned stay in the model as zeros. peft would cut them out of what it saves, and
-    then a checkpoint of one step does not fit the model of another. For a resumed run the smoothed importance is
-    kept in the checkpoint.
+    then a checkpoint of one step does not fit the model of another. For a resumed run the smoothed importance lies in
+    the optimizer's parameter group, and so in its state. Under DDP all processes have the same gradients, so they
+    prune alike.
     """
 
-    FILE = "adalora.safetensors"
+    KEY = "genft_adalora"
+    SMOOTHED = ("exp_avg_ipt", "exp_avg_unc")
 
     def __init__(self, model: Any) -> None:
         self.tuner = model.base_model
         self.config = model.peft_config[model.active_adapter]
+        #: Which singular values are left, by the name of their parameter.
+        self.pattern: dict[str, list[bool]] | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        file = _checkpoint(args, state) / self.FILE
-        if state.global_step and file.is_file():
-            allocator = self.tuner.rankallocator
-            for key, value in load_file(file, device=str(args.device)).items():
-                kind, name = key.split("/")
-                getattr(allocator, kind)[name] = value
-                allocator.ipt[name] = value  # only asked whether it is there
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any, **_: Any
     ) -> None:
-        self.config.rank_pattern = {
+        self.pattern = {
             name: (p != 0).view(-1).tolist()
             for name, p in self.tuner.model.named_parameters()
             if f".lora_E.{self.tuner.trainable_adapter_name}" in name
         }
-        self.tuner.update_and_allocate(state.global_step)
-        self.config.rank_pattern = None
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         allocator = self.tuner.rankallocator
-        kinds = ("exp_avg_ipt", "exp_avg_unc")
-        smoothed: dict[str, Tensor] = {f"{k}/{n}": t.cpu() for k in kinds for n, t in getattr(allocator, k).items()}
-        if smoothed:
-            save_file(smoothed, _checkpoint(args, state) / self.FILE)
+        for kind, values in optimizer.param_groups[0].get(self.KEY, {}).items():
+            for name, value in values.items():
+                getattr(allocator, kind)[name] = value.to(args.device)
+                allocator.ipt[name] = value  # only asked whether it is there
 
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any, **_: Any
+    ) -> None:
+        self.config.rank_pattern = self.pattern
+        self.tuner.update_and_allocate(state.global_step)
+        self.pattern, self.config.rank_pattern = self.config.rank_pattern, None
+        optimizer.param_groups[0][self.KEY] = {k: dict(getattr(self.tuner.rankallocator, k)) for k in self.SMOOTHED}
 
 
 # -------------------------------------------------------------------- settings that follow from the model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
             first = wanted if isinstance(wanted, str) else sorted(wanted or ())[0]
             what = f"matches nothing in {type(model).__name__}"
             raise TargetError(not_one_of("target_modules", first, sorted(names), what=what)) from None
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as e:
+        except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as e:
             if info.family != "peft" and not isinstance(e, ValueError):
                 raise
             raise TargetError(f"{info.name}: cannot be put on {type(model).__name__}: {e}") from None
@@ -94,11 +95,18 @@ def _check_prompt(loaded: LoadedModel, info: MethodInfo, config: Any) -> None:
             f"{info.name}: {', '.join(loaded.fresh)} is not in the checkpoint, so it must be trained and saved, which "
             "peft does not do beside a prompt; choose another model or method"
         )
-    room = (positions(loaded.model) - config.num_virtual_tokens) // PAD_TO * PAD_TO
+    model = loaded.model
+    takes = {*inspect.signature(model.forward).parameters, *inspect.signature(model.base_model.forward).parameters}
+    if config.peft_type == PeftType.PREFIX_TUNING and "past_key_values" not in takes:
+        raise ConfigError(
+            f"{info.name}: {type(model).__name__} takes no past keys and values, which is what a prefix is; "
+            "choose another model or method"
+        )
+    room = (positions(model) - config.num_virtual_tokens) // PAD_TO * PAD_TO
     if (longest := loaded.preprocessing.max_length) and longest > room:
         raise ConfigError(
-            f"max_length: received {longest}; beside {config.num_virtual_tokens} virtual tokens the {info.name} of "
-            f"{type(loaded.model).__name__} has room for {max(room, 0)}; use --max-length"
+            f"max_length: received {longest}; beside the {config.num_virtual_tokens} virtual tokens of {info.name}, "
+            f"{type(model).__name__} has room for {max(room, 0)}; use --max-length"
         )
 
 
