@@ -29,7 +29,7 @@ def render(store: Store, made: Sequence[Made], notes: Sequence[str]) -> str:
         .from_string(_template("report.html"))
         .render(
             title=f"genft: {store.out.resolve().name}",
-            summary=f"{len(labels)} methods on {len(tasks)} tasks, {runs} runs",
+            summary=", ".join([_number(len(labels), "method"), _number(len(tasks), "task"), _number(runs, "run")]),
             version=__version__,
             css=Markup(_template("report.css")),
             js=Markup(_template("report.js")),
@@ -38,6 +38,10 @@ def render(store: Store, made: Sequence[Made], notes: Sequence[str]) -> str:
             notes=notes,
         )
     )
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("s" if n != 1 else "")
 
 
 def _template(name: str) -> str:

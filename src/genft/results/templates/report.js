@@ -181,7 +181,7 @@ function frame(W, H, xs, ys, { xText, yText = x => `${x}`, pad = 0.08, whole = f
   const y = v => H - bottom - (v - y0) / (y1 - y0) * (H - top - bottom);
   const decades = x1 - x0 < 2.5 ? [1, 3] : [1];
   const powers = Array.from({ length: 14 }, (_, i) => 10 ** (i - 4)).flatMap(p => decades.map(d => d * p));
-  const xTicks = log ? powers.filter(t => f(t) >= x0 && f(t) <= x1) : ticks(x0, x1, 3).filter(t => !whole || Number.isInteger(t));
+  const xTicks = log ? powers.filter(t => f(t) >= x0 && f(t) <= x1) : ticks(x0, x1).filter(t => !whole || Number.isInteger(t));
   const texts = xTicks.map(xText), once = xTicks.filter((_, i) => texts.indexOf(texts[i]) === i);
   const axes = s("g", {},
     ticks(y0, y1).map(t => [s("path", { class: "axis", d: `M${left} ${y(t)}H${W - right}` }), s("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, yText(t))]),
@@ -204,6 +204,7 @@ function pareto(v, title, cost, text) {
       .map(([l, middle]) => ({ l, r: l + width, t: middle - 6, b: middle + 6 }));
     const clashes = q => (q.r > W) + (q.l < 0) + taken.filter(o => o.l < q.r && q.l < o.r && o.t < q.b && q.t < o.b).length;
     const place = places.reduce((best, q) => clashes(q) < clashes(best) ? q : best);
+    if (clashes(place)) return null; // its mark and colour name it, and so does its title
     taken.push(place);
     return s("text", { class: "label", x: place.l, y: place.b - 2, "aria-hidden": "true" }, p.m.label);
   });
@@ -263,7 +264,7 @@ function differences(v) {
   const found = new Map(d.tasks.map(t => [t.task + "\n" + t.label, t]));
   const text = t => [t.real ? (t.value > 0 ? "▲ " : "▼ ") : "", `${t.value > 0 ? "+" : ""}${percent(t.value)} `, h("span", { class: "sd" }, `[${percent(t.low)}, ${percent(t.high)}]`)];
   const cell = (t, task, m) => h("td", { class: t?.real && "best" }, !t ? "–" : !task ? text(t) : h("button", { type: "button", onclick: () => open(v.cell(task, m.label).runs[0].key) }, text(t)));
-  const whole = v.tasks.length === v.board.tasks.length && v.board.means.length;
+  const whole = v.tasks.length > 1 && v.tasks.length === v.board.tasks.length && v.board.means.length;
   return [
     h("p", { class: "quiet" }, `Each method less ${d.reference}, × 100, with a 95 % interval of a paired bootstrap over examples${v.board.seeds.length > 1 ? " and seeds" : "; one seed, so other seeds are not in it"}. ▲ ▼: real, p < 0.05 after Holm's correction over all differences of the table.`),
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences" }, h("table", {},
