@@ -8,8 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from genft import ConfigError, GenFTConfig, counts
+from genft import METHODS, ConfigError, GenFTConfig, counts, published
 from genft.cli import app
+from genft.methods.registry import listed_counts
 
 PRINTED = {
     "vtab1k": {"genft": "0.27", "genft_no_shared": "0.09", "genft_no_specific": "0.23"},
@@ -91,3 +92,73 @@ def test_command_prints_and_draws(tmp_path: Path) -> None:
 def test_unknown_suite_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"suite: 'vtab'.*nearest: 'vtab1k'"):
         counts.count_suite("vtab")
+
+
+# -------------------------------------------------------------------- every method
+
+
+@pytest.fixture(scope="module")
+def methods() -> dict[tuple[str, str], counts.MethodCount]:
+    return {(c.benchmark, c.method): c for c in counts.count_methods()}
+
+
+#: What is trained beside the head: 592,130 in RoBERTa-base, 1,538 in ViT-B/16 with two classes.
+COUNTED = {
+    ("glue", "full"): 124_055_040,
+    ("glue", "houlsby"): 7_414_464,
+    ("glue", "prompt_tuning"): 607_490 - 592_130,
+    ("glue", "prefix_tuning"): 960_770 - 592_130,
+    ("glue", "ia3"): 656_642 - 592_130,
+    ("glue", "bitfit"): 102_144,
+    ("glue", "lora"): 887_042 - 592_130,
+    ("glue", "adalora"): 1_034_786 - 592_130,
+    ("glue", "propetl_adapter"): 1_870_914 - 592_130,
+    ("glue", "propetl_lora"): 1_771_778 - 592_130 + 98_304,
+    ("glue", "corda"): 294_912,
+    ("glue", "propulsion"): 82_944,
+    ("vtab1k", "full"): 85_798_656,
+    ("vtab1k", "linear"): 0,
+    ("vtab1k", "bitfit"): 102_912,
+    ("vtab1k", "vpt_deep"): 552_960,
+    ("vtab1k", "adapter"): 156_768,
+    ("vtab1k", "adaptformer"): 156_768,
+    ("vtab1k", "lora"): 294_912,
+}
+
+
+def test_methods_count_as_their_papers_say(methods: dict[tuple[str, str], counts.MethodCount]) -> None:
+    assert {key: methods[key].count.adapter for key in COUNTED} == COUNTED
+    assert {c.count.head for c in methods.values()} == {592_130, 1_538}
+
+
+def test_every_number_of_the_paper_is_met_or_explained(methods: dict[tuple[str, str], counts.MethodCount]) -> None:
+    assert [key for key, c in methods.items() if not (c.agrees or c.note)] == []
+    explained = {"bitfit", "mam", "propetl_prefix", "propetl_lora", "propulsion", "full", "vpt_deep"}
+    assert {c.method for c in methods.values() if not c.agrees} == explained
+
+
+def test_every_printed_method_that_genft_has_is_counted(methods: dict[tuple[str, str], counts.MethodCount]) -> None:
+    for benchmark in ("glue", "vtab1k"):
+        printed = {row["method"] for row in published.read(benchmark)} & METHODS.keys()
+        counted = {method for b, method in methods if b == benchmark}
+        assert printed - counted <= {"genft", "adapter"}  # counted by its presets; as houlsby
+
+
+def test_the_list_of_methods_shows_what_they_train() -> None:
+    """After adding a method: ``python -c "from genft.counts import write_listed; write_listed()"``."""
+    assert {m: {k: n for k, n in row.items() if n is not None} for m, row in listed_counts().items()} == (
+        counts.count_listed()
+    )
+
+
+def test_methods_are_a_table_too(
+    methods: dict[tuple[str, str], counts.MethodCount], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "count_methods", lambda: list(methods.values()))
+    told = CliRunner().invoke(app, ["params", "methods"])
+    assert re.search(r"lora +r=8 +294,912 +887,042 +0\.89 +0\.89 *\n", told.output)
+    result = CliRunner().invoke(app, ["params", "methods", "--json"])
+    assert result.exit_code == 0, result.output
+    (lora,) = (row for row in json.loads(result.stdout) if (row["benchmark"], row["method"]) == ("glue", "lora"))
+    assert (lora["counted"], lora["printed"], lora["agrees"]) == ("0.89", "0.89", True)
+    assert lora["count"]["adapter"] == 294_912
