@@ -78,7 +78,7 @@ def draw(
     numbers = sorted(set[int].intersection(*(set(s.layers()) for s in subjects)))
     problems = [not_one_of("only", name, FIGURES) for name in only if name not in FIGURES]
     problems += [not_one_of("targets", t, common, what="is not adapted") for t in targets if t not in common]
-    problems += [not_one_of("layers", n, numbers, what="is not adapted") for n in layers if n not in numbers]
+    problems += [not_one_of("layers", n, map(str, numbers), what="is not adapted") for n in layers if n not in numbers]
     if not common or not numbers:
         problems.append(
             f"{subjects[0].label} adapts {', '.join(subjects[0].targets())}, {subjects[-1].label} "

@@ -43,7 +43,8 @@ def weights(subjects: Sequence[Subject], targets: list[str], layers: list[int]) 
         figure, axes = plt.subplots(
             rows, columns, figsize=(side * columns, side * rows + 0.8), squeeze=False, layout="constrained"
         )
-        figure.get_layout_engine().set(wspace=0.03, hspace=0.03)
+        engine: Any = figure.get_layout_engine()
+        engine.set(wspace=0.03, hspace=0.03)
         titles = ["W0\npretrained", *(f"W0 + ΔW\n{s.label}" for s in subjects), *(f"ΔW\n{s.label}" for s in subjects)]
         for r, (row, place) in enumerate(zip(grid, places, strict=True)):
             o, i = subjects[0].updates[place].w0.shape
@@ -53,7 +54,9 @@ def weights(subjects: Sequence[Subject], targets: list[str], layers: list[int]) 
                 axis.tick_params(labelbottom=c == 0 and r == rows - 1, labelsize=7)
                 if r == rows - 1 and c in (n, 2 * n):
                     group = axes[:, : n + 1] if c == n else axes[:, n + 1 :]
-                    _colour_bar(figure, image, group, "entries of weights" if c == n else "entries of updates", "bottom")
+                    _colour_bar(
+                        figure, image, group, "entries of weights" if c == n else "entries of updates", "bottom"
+                    )
             axes[r, 0].set_ylabel(f"layer {place.layer}")
         cell = f" (a cell is the mean of {_step(o)} × {_step(i)} entries)" if max(o, i) > CELLS else ""
         figure.suptitle(f"{target}{cell}", fontsize=9)
@@ -87,7 +90,8 @@ def _by_layer(
 
     tables = [_table(s, targets, layers, number) for s in subjects]
     # a root, because one large number would leave one colour for all the others
-    scale = mpl.colors.PowerNorm(0.5, *(f(np.concatenate(tables, axis=None)) for f in (np.nanmin, np.nanmax)))
+    low, high = (float(f(np.concatenate(tables, axis=None))) for f in (np.nanmin, np.nanmax))
+    scale = mpl.colors.PowerNorm(0.5, low, high)
     width = min(WIDTH, 1.6 + len(subjects) * (0.4 + 0.62 * len(targets)))
     figure, axes = plt.subplots(
         1, len(subjects), figsize=(width, 1.3 + 0.24 * len(layers)), squeeze=False, sharey=True, layout="constrained"

@@ -197,8 +197,9 @@ def _of_peft(layer: BaseTunerLayer, adapter_name: str) -> Tensor | None:
     own: Any = layer
     if not any(adapter_name in getattr(own, name) for name in own.adapter_layer_names):
         return None
-    if isinstance(own, LoraLayer) and adapter_name not in own.lora_variant:
-        return own.get_delta_weight(adapter_name)
+    if isinstance(layer, LoraLayer) and adapter_name not in layer.lora_variant:
+        delta: Tensor = own.get_delta_weight(adapter_name)
+        return delta
     merged = copy.deepcopy(own)
     try:
         merged.merge(adapter_names=[adapter_name])

@@ -79,10 +79,11 @@ def squares(found: Sequence[Measured]) -> Drawn:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.set_facecolor("#DDDDDD")
-        image = axes.imshow(table, cmap="cividis", origin="lower", aspect="auto")
+        scale: Any = plt.Normalize(np.nanmin(table), np.nanmax(table))
+        image = axes.imshow(table, cmap="cividis", norm=scale, origin="lower", aspect="auto")
         for (r, c), value in np.ndenumerate(table):
             if not math.isnan(value):
-                colour = "white" if image.norm(value) < 0.5 else "black"
+                colour = "white" if float(scale(value)) < 0.5 else "black"
                 axes.text(c, r, f"{value:.3f}", ha="center", va="center", size=7, color=colour)
         r, c = np.unravel_index(np.nanargmax(table), table.shape)
         axes.add_patch(

@@ -106,38 +106,31 @@ class Study:
         return {**self.axes, **said}
 
 
-def _settings(**values: Any) -> tuple[str, dict[str, Any]]:
-    text = ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in values.items())
-    return (f"[{text}]" if text else ""), values
-
-
 def _variant(
-    name: str, method: str, place: Mapping[str, float], published: str | None = None, **changed: Any
+    name: str, method: str, place: Mapping[str, float], changed: Mapping[str, Any], published: str | None = None
 ) -> Variant:
-    text, settings = _settings(**changed)
-    return Variant(name, Entry(f"{method}{text}", method, settings), place, published)
+    """A variant with ``changed`` settings, labelled as `genft bench` takes them."""
+    text = ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in changed.items())
+    return Variant(name, Entry(f"{method}[{text}]" if text else method, method, changed), place, published)
 
 
 def _ablation(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Variant]:
     own = settings("genft")
+    no_shared, no_specific = (ABLATIONS[name](own) for name in ("genft_no_shared", "genft_no_specific"))
     return [
-        _variant("GenFT", "genft", {}, "genft"),
-        _variant("w/o shared", "genft", {}, "genft_no_shared", **ABLATIONS["genft_no_shared"](own)),
-        _variant("w/o specific", "genft", {}, "genft_no_specific", **ABLATIONS["genft_no_specific"](own)),
-        _variant("w/o row", "genft", {}, "genft_no_row", row_stage=False),
-        _variant("w/o column", "genft", {}, "genft_no_column", col_stage=False),
+        _variant("GenFT", "genft", {}, {}, "genft"),
+        _variant("w/o shared", "genft", {}, no_shared, "genft_no_shared"),
+        _variant("w/o specific", "genft", {}, no_specific, "genft_no_specific"),
+        _variant("w/o row", "genft", {}, {"row_stage": False}, "genft_no_row"),
+        _variant("w/o column", "genft", {}, {"col_stage": False}, "genft_no_column"),
     ]
 
 
 def _every_point(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Variant]:
+    whole = {axis for axis in grid if isinstance(settings("genft")[axis], int)}
     points = (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
     return [
-        _variant(
-            "GenFT",
-            "genft",
-            place,
-            **{k: int(v) if isinstance(settings("genft")[k], int) else v for k, v in place.items()},
-        )
+        _variant("GenFT", "genft", place, {k: int(v) if k in whole else v for k, v in place.items()})
         for place in points
     ]
 
@@ -148,11 +141,10 @@ def _ranks(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Var
     found = []
     for rank in map(int, grid["rank"]):
         alpha = lora["lora_alpha"] * rank / lora["r"]
+        whole_alpha = int(alpha) if alpha == int(alpha) else alpha
         if rank > b:
-            found.append(_variant("GenFT", "genft", {"rank": rank}, shared_dim=rank - b, specific_dim=b))
-        found.append(
-            _variant("LoRA", "lora", {"rank": rank}, r=rank, lora_alpha=int(alpha) if alpha.is_integer() else alpha)
-        )
+            found.append(_variant("GenFT", "genft", {"rank": rank}, {"shared_dim": rank - b, "specific_dim": b}))
+        found.append(_variant("LoRA", "lora", {"rank": rank}, {"r": rank, "lora_alpha": whole_alpha}))
     return found
 
 
