@@ -6,9 +6,10 @@ Exit codes: 0 all well, 2 something that the user can mend (one sentence on stde
 from __future__ import annotations
 
 import os
+import signal
+import time
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
@@ -25,16 +26,19 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except GenFTError as e:
+            if os.environ.get("RANK", "0") != "0":
+                time.sleep(2)  # the first process has the same to say, or torchrun ends this one with the run
             for sentence in str(e).splitlines():
                 errors.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
             errors.print("interrupted: finished runs are kept; the same command goes on where this one stopped")
             raise typer.Exit(130) from None
-        except (typer.Exit, typer.Abort, click.exceptions.ClickException, click.exceptions.Exit):
+        except typer.Abort:
             raise
         except Exception as e:
-            if os.environ.get("GENFT_TRACEBACK"):
+            if hasattr(e, "exit_code") or os.environ.get("GENFT_TRACEBACK"):  # typer's own, which it shows itself
                 raise
             first = (str(e).splitlines() or [""])[0]
             errors.print(
