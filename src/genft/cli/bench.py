@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,12 +89,15 @@ def bench(
 
         genft bench glue --methods genft,lora --seeds 0,1,2 --model minilm-l6 --data ~/data
     """
+    from genft.errors import ConfigError
     from genft.presets import load_preset
     from genft.results.store import Store
     from genft.training.matrix import Matrix, Schedule, parse_entries
     from genft.training.processes import be_quiet
     from genft.training.trackers import check_trackers
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("bench: starts processes of its own (--jobs); torchrun and accelerate are for genft train")
     be_quiet()
     console = screen(json)
     trackers = check_trackers(report_to or ())

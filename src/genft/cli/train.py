@@ -32,31 +32,36 @@ def train(
 ) -> None:
     """Train one method on one task, and save the adapter.
 
-    An interrupted run goes on where it stopped; a finished one is not repeated.
+    An interrupted run goes on where it stopped; a finished one is not repeated. On several GPUs:
+    torchrun --nproc-per-node N -m genft train ...
 
         genft train bbc-news --model minilm-l6 --method genft
 
         genft train reviews.csv --text-column review --label-column stars --model minilm-l6
     """
     from genft.results.store import Store
+    from genft.training import ranks
     from genft.training.processes import be_quiet
-    from genft.training.run import prepare, run
+    from genft.training.run import prepare, run_once
     from genft.training.trackers import check_trackers
 
     be_quiet()
-    console = screen(json)
+    console = screen(json) if ranks.is_first() else Console(quiet=True)
     trackers = check_trackers(report_to or ())
-    store = Store(out).open()
-    plan = prepare(request.spec)
-    result = None if again else store.get(plan.key)
+    store = Store(out)
+    with ranks.first_goes_first():
+        if ranks.is_first():
+            store.open()
+        plan = prepare(request.spec)
+    result = ranks.share(None if again else store.get(plan.key))
     if result is not None:
         console.print("This run is finished already; its result is shown again (--again repeats it).\n")
     else:
         _announce(console, plan)
         with _Narrator(console, plan) as bar:
-            result = run(plan, store, bar.watch, trackers)
+            result = run_once(plan, store, bar.watch, trackers, again=again)
     _conclude(console, result, store.out)
-    if json:
+    if json and ranks.is_first():
         print_json(result.model_dump(mode="json", exclude={"predictions", "targets"}))
 
 

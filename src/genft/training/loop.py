@@ -30,6 +30,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
     default_data_collator,
+    set_seed,
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -39,6 +40,7 @@ from genft.data.encode import Encoded
 from genft.errors import TrainingError
 from genft.methods.recipe import Recipe
 from genft.models import LoadedModel
+from genft.training import ranks
 from genft.training.attach import is_head, trained_state
 from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
 from genft.training.metrics import Array, score
@@ -114,7 +116,9 @@ def fit(
         preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
         callbacks=[Watcher(watch), stopwatch, *recipe.callbacks(model), EveryFew(every), *callbacks],
     )
-    last = last_checkpoint(checkpoints)
+    if not ranks.is_first():  # dropout of its own; the order of the examples has a generator of its own
+        set_seed(seed + ranks.rank())
+    last = ranks.share(last_checkpoint(checkpoints) if ranks.is_first() else None)
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     except torch.OutOfMemoryError:
@@ -204,7 +208,7 @@ class Loop(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
-        self.stop_on_nan.check(loss, self.state, self.training.learning_rate)
+        self.stop_on_nan.check(self.accelerator.reduce(loss, "mean"), self.state, self.training.learning_rate)
         return loss
 
     def predict_arrays(self, dataset: Encoded) -> tuple[Array, Array]:
@@ -217,7 +221,19 @@ class Loop(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         data = train_dataset or self.train_dataset
         assert isinstance(data, Encoded)
-        return LengthGrouped(data.lengths, self.args.train_batch_size, self.args.seed)
+        return LengthGrouped(data.lengths, self.training.batch_size, self.args.seed)
+
+    @property
+    def _train_batch_size(self) -> int:
+        return self.args.train_batch_size
+
+    @_train_batch_size.setter
+    def _train_batch_size(self, size: int) -> None:
+        """Trainer would take it from a checkpoint, which another number of processes may have written."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # every process has one, and trainer_state.json makes them complete
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Only what is trained; peft would otherwise ask the Hub about the vocabulary of the base."""
@@ -314,10 +330,10 @@ def _collator(loaded: LoadedModel) -> Any:
 
 
 def _arguments(training: Training, metric: str, seed: int, folder: Path, *, evaluates: bool) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
+        per_device_train_batch_size=training.batch_size // ranks.count(),
         per_device_eval_batch_size=training.eval_batch_size,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
@@ -339,5 +355,8 @@ def _arguments(training: Training, metric: str, seed: int, folder: Path, *, eval
         label_names=["labels"],
         report_to="none",
         disable_tqdm=True,
+        average_tokens_across_devices=False,  # the loss is a mean over examples: each process has as many
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # not nn.DataParallel over all that it sees: torchrun is for that
+    return arguments

@@ -14,7 +14,7 @@ from typing import Any
 from genft.errors import GenFTError, TrainingError
 from genft.results.store import Result, Store
 from genft.training.callbacks import Inferred, Progress, Watch, ignore
-from genft.training.run import Plan, prepare, run
+from genft.training.run import Plan, prepare, run_once
 from genft.training.spec import RunSpec
 
 Message = Progress | Inferred | Result | GenFTError
@@ -142,10 +142,7 @@ def _work(
 
     try:
         store = Store(out).open()
-        plan = prepare(spec)
-        with store.claim(plan.key):
-            found = None if again else store.get(plan.key)
-            sender.send(found or run(plan, store, send, report_to))
+        sender.send(run_once(prepare(spec), store, send, report_to, again=again))
     except GenFTError as e:
         sender.send(e)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import platform
@@ -25,7 +26,7 @@ from genft.errors import ConfigError
 from genft.methods import get_method
 from genft.models import LoadedModel, ModelSource, find_model, load_model
 from genft.results.store import Result, Store, pack
-from genft.training import artifact
+from genft.training import artifact, ranks
 from genft.training.attach import attach, count_parameters, targeted
 from genft.training.callbacks import Inferred, Watch, ignore
 from genft.training.loop import Fitted, decide, fit
@@ -69,6 +70,10 @@ def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
         raise ConfigError("label_smoothing: is for classes, and this task predicts a number")
     if spec.task.kind == "text" and spec.training.augment != "none":
         raise ConfigError("augment: is for images, and this task has texts")
+    if spec.training.batch_size % ranks.count():
+        raise ConfigError(
+            f"batch_size: {spec.training.batch_size} examples cannot be shared equally by {ranks.count()} processes"
+        )
     protocol = get_protocol(spec.protocol)
     source = find_model(spec.model)
     data = data or read(spec.task)
@@ -105,6 +110,19 @@ def build(plan: Plan) -> tuple[LoadedModel, nn.Module, Inferred]:
     return loaded, model, inferred
 
 
+def run_once(
+    plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str] = (), *, again: bool = False
+) -> Result:
+    """The result from the store, or from :func:`run`; where another process is at this run, what that one found.
+
+    Args:
+        again: run even if there is a result.
+    """
+    with store.claim(plan.key) if ranks.is_first() else contextlib.nullcontext():
+        found = ranks.share(None if again or not ranks.is_first() else store.get(plan.key))
+        return found or run(plan, store, watch, report_to)
+
+
 def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str] = ()) -> Result:
     """Do the run, or go on with it where it was interrupted; its result is in the store when this returns.
 
@@ -117,6 +135,8 @@ def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str
     spec, task = plan.spec, plan.data.task
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     classes = 0 if task.regression else len(task.classes)
+    if not ranks.is_first():
+        watch, report_to = ignore, ()
     loaded, model, inferred = build(plan)
     watch(inferred)
     with PeakMemory() as peak:
@@ -141,7 +161,9 @@ def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str
             metrics |= {f"{metric} ({name})": value for metric, value in beside.items()}
     value = metrics[task.metric]
     adapter = store.adapter(plan.name)
-    size = artifact.save(adapter, model, loaded, task, spec.method, spec.protocol, value)
+    size = 0
+    if ranks.is_first():
+        size = artifact.save(adapter, model, loaded, task, spec.method, spec.protocol, value)
     small = np.float32 if task.regression else np.uint16
     result = Result(
         key=plan.key,
@@ -178,9 +200,10 @@ def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str
         versions={name: version(name) for name in ("genft", "torch", "transformers", "peft", "accelerate")},
         started=started.isoformat(timespec="seconds"),
     )
-    store.put(result)
-    store.drop_checkpoints(plan.key)
-    return result
+    if ranks.is_first():
+        store.put(result)
+        store.drop_checkpoints(plan.key)
+    return ranks.share(result)
 
 
 def _encoded(plan: Plan, loaded: LoadedModel, split: Split, **how: Any) -> Encoded:
@@ -229,5 +252,7 @@ def _examples(plan: Plan, loaded: LoadedModel, n: int) -> Iterator[dict[str, tor
 
 def _device() -> str:
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+        name = torch.cuda.get_device_name()
+    else:
+        name = f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return name if ranks.count() == 1 else f"{ranks.count()} × {name}"
