@@ -50,8 +50,8 @@ class Update:
 
     @property
     def nbytes(self) -> int:
-        tensors = [t for _, *pair in (*self.thin, *self.full) for t in pair]
-        return sum(t.nbytes for t in (self.weight, *tensors) if t is not None)
+        tensors = [t for _, left, right in self.thin for t in (left, right)] + [d for _, d in self.full]
+        return sum(t.nbytes for t in tensors) + (0 if self.weight is None else self.weight.nbytes)
 
 
 class WeightLayer(MergingLayer):
