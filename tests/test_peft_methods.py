@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from families import FAMILIES, Family
 from genft import METHODS, ConfigError, TargetError, get_method
 from genft.methods.peft_recipes import AllocateRanks, VBLora
 from genft.models import LoadedModel, Preprocessing
+from genft.training import artifact
 from genft.training.attach import attach, changes_base, make_config
 
 PEFT = [name for name, info in METHODS.items() if info.family == "peft"]
@@ -151,12 +153,36 @@ def test_any_other_method_of_peft_has_a_name() -> None:
 # -------------------------------------------------------------------- recipes
 
 
+def loaded(family: str, longest: int = 8) -> LoadedModel:
+    model = FAMILIES[family].build()
+    return LoadedModel(None, model, None, Preprocessing(kind="text", max_length=longest), ("classifier",))
+
+
+def no_examples(n: int) -> list[dict[str, Tensor]]:
+    return []
+
+
 def test_loraplus_trains_b_faster_and_saves_plain_lora() -> None:
     info = METHODS["loraplus"]
     config = info.config(loraplus_lr_ratio=4.0)
     assert info.recipe.learning_rate(config, "layer.lora_B.default.weight") == 4.0
     assert info.recipe.learning_rate(config, "layer.lora_A.default.weight") == 1.0
     assert "loraplus_lr_ratio" not in config.to_dict()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True}, {"rank_pattern": {"query": 2}, "alpha_pattern": {"query": 3}}]
+)
+def test_pissa_is_saved_as_lora_of_the_unchanged_model(settings: dict[str, Any], tmp_path: Path) -> None:
+    f = FAMILIES["bert"]
+    model = attach(loaded("bert"), METHODS["pissa"], {"init_lora_weights": "pissa", "r": 4, **settings}, no_examples)
+    train(model, f.batch())
+    artifact._save_adapter(tmp_path, model)
+    again = PeftModel.from_pretrained(f.build(), tmp_path).eval()
+    torch.testing.assert_close(output(again, f.batch()), output(model, f.batch()), atol=2e-5, rtol=1e-4)
+    with again.disable_adapter():
+        assert torch.equal(output(again, f.batch()), output(f.build(), f.batch()))
 
 
 def test_adalora_prunes_to_its_budget_and_keeps_it() -> None:
@@ -231,15 +257,6 @@ def test_ia3_finds_keys_values_and_mlp_where_peft_has_no_table(family: str, keys
     assert found["feedforward_modules"] == [mlp]
 
 
-def loaded(family: str, longest: int = 8) -> LoadedModel:
-    model = FAMILIES[family].build()
-    return LoadedModel(None, model, None, Preprocessing(kind="text", max_length=longest), ("classifier",))
-
-
-def no_examples(n: int) -> list[dict[str, Tensor]]:
-    return []
-
-
 def test_what_cannot_be_done_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match=r"prefix_tuning: Deberta\w+ takes no past keys and values, .*; choose"):
         attach(loaded("deberta"), METHODS["prefix_tuning"], {"num_virtual_tokens": 4}, no_examples)
@@ -250,6 +267,8 @@ def test_what_cannot_be_done_is_one_sentence() -> None:
         attach(loaded("bert", 32), METHODS["prompt_tuning"], {"num_virtual_tokens": 8}, no_examples)
     with pytest.raises(TargetError, match=r"peft:ADAPTION_PROMPT: cannot be put on Bert.*: Unsupported model type"):
         attach(loaded("bert"), get_method("peft:ADAPTION_PROMPT"), {}, no_examples)
+    with pytest.raises(ConfigError, match="use_dora: not with init_lora_weights='pissa'"):
+        attach(loaded("bert"), METHODS["pissa"], {"init_lora_weights": "pissa", "use_dora": True}, no_examples)
     fresh = replace(loaded("bert"), fresh=("bert.pooler",))
     with pytest.raises(ConfigError, match=r"p_tuning: bert\.pooler is not in the checkpoint, .*; choose another model"):
         attach(fresh, METHODS["p_tuning"], {"num_virtual_tokens": 4}, no_examples)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -126,21 +124,23 @@ def save(
 
 def _save_adapter(folder: Path, model: PeftModel) -> None:
     """As peft saves it; one that starts by changing W0 (PiSSA) as LoRA of the unchanged W0, of twice the rank."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     initial = getattr(model, "initial_adapter", None)
     if initial is None:
-        model.save_pretrained(str(folder), save_embedding_layers=False)
         return
-    with TemporaryDirectory() as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a second adapter on a changed base
-        place = Path(temporary) / "initial"
-        place.mkdir()
-        save_file({k: v.contiguous().cpu() for k, v in initial.items()}, place / SAFETENSORS_WEIGHTS_NAME)
-        model.save_pretrained(
-            str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=str(place)
-        )
-    weights = folder / SAFETENSORS_WEIGHTS_NAME  # peft leaves out what is trained in full beside the adapter
-    whole = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file({k: v.contiguous().cpu() for k, v in (whole | load_file(weights)).items()}, weights, {"format": "pt"})
+    file, weights = folder / CONFIG_NAME, load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+    for name, start in initial.items():  # W0 − B₀A₀ + BA = W0 + [B −B₀] [A; A₀]
+        if ".lora_A." in name:
+            weights[name] = torch.cat([weights[name], start.cpu()], dim=0)
+        elif ".lora_B." in name:
+            weights[name] = torch.cat([weights[name], -start.cpu()], dim=1)
+    config = json.loads(file.read_text(encoding="utf-8"))
+    scale = 2**0.5 if config["use_rslora"] else 2  # with which alpha / r, or alpha / √r, stays as it is
+    config |= {"init_lora_weights": True, "r": 2 * config["r"], "lora_alpha": scale * config["lora_alpha"]}
+    config["rank_pattern"] = {name: 2 * rank for name, rank in (config["rank_pattern"] or {}).items()}
+    config["alpha_pattern"] = {name: scale * alpha for name, alpha in (config["alpha_pattern"] or {}).items()}
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
 
 
 def load(folder: str | Path, base: str | None = None) -> Trained:

@@ -44,6 +44,10 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
             parameter.requires_grad_(info.name == "full" or is_head(name, loaded.trained_in_full))
         return model
     config = make_config(info, settings, model, loaded.preprocessing.kind)
+    if changes_base(config) and config.use_dora:
+        raise ConfigError(
+            f"use_dora: not with init_lora_weights={config.init_lora_weights!r}, whose adapter is saved as plain LoRA"
+        )
     if config.is_prompt_learning:
         _check_prompt(loaded, info, config)
     else:
@@ -65,7 +69,8 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
                 raise
             raise TargetError(f"{info.name}: cannot be put on {type(model).__name__}: {e}") from None
     if changes_base(config):
-        adapted.initial_adapter = {k: v.detach().clone() for k, v in get_peft_model_state_dict(adapted).items()}
+        start = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        adapted.initial_adapter = {name: tensor.detach().clone() for name, tensor in start.items()}
     return adapted
 
 
