@@ -106,7 +106,8 @@ def _command(args: list[str], out: Path) -> None:
     try:
         app(args)
     except SystemExit as e:
-        assert not e.code
+        if e.code:
+            raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -99,8 +99,8 @@ def save(
         score=score,
         protocol=protocol,
     )
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: only one at a time is at a run
     try:
         temporary.mkdir(parents=True)
         if isinstance(model, PeftModel):
@@ -114,11 +114,14 @@ def save(
         (temporary / TASK_FILE).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_card(saved, isinstance(model, PeftModel)), encoding="utf-8")
         size = weights.stat().st_size
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
         os.replace(temporary, folder)
-    except OSError as e:
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as e:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ConfigError(f"{folder}: cannot be written ({e.strerror})") from None
+        raise ConfigError(f"{folder}: cannot be written ({getattr(e, 'strerror', None) or e})") from None
     return size
 
 

@@ -113,17 +113,19 @@ class StopOnNaN(TrainerCallback):
     def __init__(self) -> None:
         self.last_good = 0
 
+    @property
+    def kept(self) -> str:
+        """From where training can go on, in words."""
+        if self.last_good:
+            return f"the checkpoint of step {self.last_good} is kept and training can go on from it"
+        return "there is no earlier checkpoint"
+
     def check(self, loss: torch.Tensor | float, state: TrainerState, learning_rate: float) -> None:
         """Raise :class:`TrainingError` with the step and what to try; the last checkpoint stays where it is."""
         if math.isfinite(float(loss)):
             return
-        kept = (
-            f"the checkpoint of step {self.last_good} is kept and training can go on from it"
-            if self.last_good
-            else "there is no earlier checkpoint"
-        )
         raise TrainingError(
-            f"the loss became {float(loss)} in step {state.global_step + 1} of {state.max_steps}; {kept}; "
+            f"the loss became {float(loss)} in step {state.global_step + 1} of {state.max_steps}; {self.kept}; "
             f"try a lower learning rate (it is {learning_rate:g})"
         )
 

@@ -58,10 +58,14 @@ class RunProcess:
             hint = "; the machine may be out of memory" if code == -9 else ""
             return TrainingError(f"the process of the run with {self.spec.method} {how}{hint}")
 
-    def end(self) -> None:
-        """End the process if it still runs; its checkpoints stay."""
+    def stop(self) -> None:
+        """Tell the process to end, if it still runs; its checkpoints stay."""
         if self.process.is_alive():
             self.process.terminate()
+
+    def end(self) -> None:
+        """Stop the process, and wait until it has ended."""
+        self.stop()
         self.process.join()
         self.receiver.close()
 
@@ -111,6 +115,8 @@ def run_side_by_side(
                     process.end()
                 yield plan, message
     finally:
+        for _, process in running.values():  # all first, for a second Ctrl-C may cut the waiting short
+            process.stop()
         for _, process in running.values():
             process.end()
 
@@ -145,6 +151,11 @@ def _work(
         sender.send(run_once(prepare(spec), store, send, report_to, again=again))
     except GenFTError as e:
         sender.send(e)
+    except Exception as e:  # out of memory, say: the other runs of a matrix go on
+        if os.environ.get("GENFT_TRACEBACK"):
+            raise
+        first = (str(e).splitlines() or ["no reason given"])[0]
+        sender.send(TrainingError(f"{type(e).__name__}: {first} (GENFT_TRACEBACK=1 shows where)"))
 
 
 def be_quiet() -> None:

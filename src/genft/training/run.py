@@ -120,6 +120,8 @@ def run_once(
     """
     with store.claim(plan.key) if ranks.is_first() else contextlib.nullcontext():
         found = ranks.share(None if again or not ranks.is_first() else store.get(plan.key))
+        if found and ranks.is_first():
+            store.drop_checkpoints(plan.key)  # of a process that was killed when it had stored its result
         return found or run(plan, store, watch, report_to)
 
 
