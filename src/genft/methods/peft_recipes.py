@@ -11,8 +11,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_FAMILIES
-from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from genft.bridge import targets
 from genft.errors import ConfigError
@@ -72,9 +71,9 @@ class CordaLoraConfig(LoraConfig):
 
 
 class Corda(Recipe):
-    def prepare(self, model: nn.Module, config: CordaLoraConfig, examples: Examples) -> None:
+    def prepare(self, model: PreTrainedModel, config: CordaLoraConfig, examples: Examples) -> None:
         if config.target_modules is None:
-            known: Any = targets.DEFAULT_TARGETS.get(model.config.model_type)  # type: ignore[union-attr]
+            known: Any = targets.DEFAULT_TARGETS.get(model.config.model_type)
             config.target_modules = known
 
         def run_model() -> None:
@@ -92,13 +91,13 @@ ADALORA_FIRST, ADALORA_LAST = 0.13, 0.48
 
 
 class AdaLora(Recipe):
-    def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
         """The schedule of ranks; and LoRA's targets, for peft's own differ from family to family."""
-        known: Any = targets.DEFAULT_TARGETS.get(model.config.model_type)  # type: ignore[union-attr]
+        known: Any = targets.DEFAULT_TARGETS.get(model.config.model_type)
         found = {"total_step": steps, "tinit": int(ADALORA_FIRST * steps), "tfinal": int(ADALORA_LAST * steps)}
         return found | ({"target_modules": known} if known else {})
 
-    def prepare(self, model: nn.Module, config: Any, examples: Examples) -> None:
+    def prepare(self, model: PreTrainedModel, config: Any, examples: Examples) -> None:
         if config.init_r <= config.target_r:
             raise ConfigError(
                 f"init_r: received {config.init_r}; allowed: more than target_r, which is {config.target_r}"
@@ -106,7 +105,7 @@ class AdaLora(Recipe):
 
     def callbacks(self, model: Any) -> list[TrainerCallback]:
         if type(model) is PeftModel:  # without a task type its forward pass goes round the tuner's regulariser
-            model.forward = model.base_model.forward
+            model.forward = model.base_model.forward  # type: ignore[method-assign]
         return [AllocateRanks(model)]
 
 
@@ -129,7 +128,7 @@ class AllocateRanks(TrainerCallback):
         self.pattern: dict[str, list[bool]] | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.pattern = {
             name: (p != 0).view(-1).tolist()
@@ -137,18 +136,19 @@ class AllocateRanks(TrainerCallback):
             if f".lora_E.{self.tuner.trainable_adapter_name}" in name
         }
         allocator = self.tuner.rankallocator
-        for kind, values in optimizer.param_groups[0].get(self.KEY, {}).items():
+        for kind, values in kwargs["optimizer"].param_groups[0].get(self.KEY, {}).items():
             for name, value in values.items():
                 getattr(allocator, kind)[name] = value.to(args.device)
                 allocator.ipt[name] = value  # only asked whether it is there
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.config.rank_pattern = self.pattern
         self.tuner.update_and_allocate(state.global_step)
         self.pattern, self.config.rank_pattern = self.config.rank_pattern, None
-        optimizer.param_groups[0][self.KEY] = {k: dict(getattr(self.tuner.rankallocator, k)) for k in self.SMOOTHED}
+        smoothed = {kind: dict(getattr(self.tuner.rankallocator, kind)) for kind in self.SMOOTHED}
+        kwargs["optimizer"].param_groups[0][self.KEY] = smoothed
 
 
 # -------------------------------------------------------------------- settings that follow from the model
@@ -161,7 +161,7 @@ class VBLora(Recipe):
     def learning_rate(self, config: Any, name: str) -> float:
         return self.LOGITS if ".vblora_logits_" in name else 1.0
 
-    def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
         """Vectors of up to 256 numbers that divide the sides of every weight in a block."""
         in_layers = [name for name in targets.linear_names(model) if re.search(r"\.\d+\.", name)]
         common = math.gcd(*(n for name in in_layers for n in targets.weight_shape(model.get_submodule(name))))
@@ -172,14 +172,14 @@ class IA3(Recipe):
     KEYS_VALUES = ("key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "k", "v", "qkv", "Wqkv", "qkv_proj")
     MLP_OUTPUTS = ("output.dense", "fc2", "lin2", "ffn_output", "mlp.Wo", "down_proj")
 
-    def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
         """Keys, values and the inputs of the MLP's second weight, in families that peft's table lacks."""
-        if model.config.model_type in IA3_FAMILIES:  # type: ignore[union-attr, operator]
+        if model.config.model_type in IA3_FAMILIES:
             return {}
         keys_values, outputs = (self._present(model, names) for names in (self.KEYS_VALUES, self.MLP_OUTPUTS))
         return {"target_modules": keys_values + outputs, "feedforward_modules": outputs} if keys_values else {}
 
     @staticmethod
-    def _present(model: nn.Module, names: tuple[str, ...]) -> list[str]:
+    def _present(model: PreTrainedModel, names: tuple[str, ...]) -> list[str]:
         missing = targets.unmatched(names, model)
         return [name for name in names if name not in missing]

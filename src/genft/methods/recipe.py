@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import TrainerCallback
+    from torch import Tensor
+    from transformers import PreTrainedModel, TrainerCallback
 
 #: n → n training examples as inputs of the model, each in a batch of its own; without labels.
 Examples = Callable[[int], Iterable[dict[str, "Tensor"]]]
@@ -17,11 +17,11 @@ class Recipe:
     """Asked by ``genft.training`` in this order: :meth:`settings`, :meth:`prepare`, the adapter is attached,
     :meth:`learning_rate`, :meth:`callbacks`."""
 
-    def settings(self, model: nn.Module, steps: int) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
         """Settings that follow from the base model or from the number of optimizer steps; what the user says wins."""
         return {}
 
-    def prepare(self, model: nn.Module, config: Any, examples: Examples) -> None:
+    def prepare(self, model: PreTrainedModel, config: Any, examples: Examples) -> None:
         """Called with the base model, in evaluation, before the adapter is attached."""
 
     def learning_rate(self, config: Any, name: str) -> float:
