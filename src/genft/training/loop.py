@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler, Subset
@@ -230,6 +231,18 @@ class Loop(Trainer):
     @_train_batch_size.setter
     def _train_batch_size(self, size: int) -> None:
         """Trainer would take it from a checkpoint, which another number of processes may have written."""
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, SafetensorError, RuntimeError) as e:  # torch.save's is a RuntimeError
+            folder = Path(self.args.output_dir or "")
+            shutil.rmtree(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", ignore_errors=True)
+            why = getattr(e, "strerror", None) or (str(e).splitlines() or [type(e).__name__])[0]
+            raise TrainingError(
+                f"{folder}: the checkpoint of step {self.state.global_step} cannot be written ({why}); "
+                f"{self.stop_on_nan.kept}"
+            ) from None
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
