@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: demo test lint peft-conformance clean
+.PHONY: demo test lint peft-conformance release-check api clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/genft demo
@@ -18,6 +18,15 @@ test: $(VENV)/dev.done
 # peft's own test file with our case lists in place of peft's
 peft-conformance: $(VENV)/dev.done
 	$(BIN)/python tests/peft_conformance/run.py
+
+# wheel and sdist, each installed into an empty environment and used there; LOWEST=1: the lowest allowed versions
+release-check:
+	PYTHON=$(PYTHON) benchmarks/release.sh
+
+# HTML of every public name under build/api
+api: $(VENV)/dev.done
+	$(BIN)/python -m pip install -qq pdoc
+	$(BIN)/python -m pdoc genft --docformat google --output-directory build/api
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
