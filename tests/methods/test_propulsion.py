@@ -66,5 +66,5 @@ def test_weight_decay_draws_to_the_pretrained_layer() -> None:
 
 @pytest.mark.parametrize("degree", [0, -1, 2.5, True])
 def test_a_degree_that_is_no_power_is_refused(degree: Any) -> None:
-    with pytest.raises(ConfigError, match="degree: received .*; allowed: a whole number above 0"):
+    with pytest.raises(ConfigError, match=r"degree: received .*; allowed: a whole number above 0"):
         PropulsionConfig(degree=degree)

@@ -47,13 +47,22 @@ def tensors(store: Store, result: Result) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
-#: Settings for weights of 16 by 16.
-SMALL = {"fourierft": {"n_frequency": 100}, "peft:RANDLORA": {"r": 4}}
+#: Settings for weights of 16 by 16 and images of five tokens.
+SMALL = {"fourierft": {"n_frequency": 100}, "peft:RANDLORA": {"r": 4}, "vpt_deep": {"prompts": 2}}
 #: What is saved in place of what was trained: LoRA of twice the rank, random projections too, the finished prompt.
-SAVED = {"pissa": 2048, "corda": 2048, "vera": 1088 + 2 * 256 * 16, "p_tuning": 20 * 16, "peft:RANDLORA": None}
+#: VectorFit saves a sketch of 8 by 8 for each of its twelve weights beside them.
+SAVED = {
+    "pissa": 2048,
+    "corda": 2048,
+    "vera": 1088 + 2 * 256 * 16,
+    "p_tuning": 20 * 16,
+    "vectorfit": 400 + 12 * 64,
+    "peft:RANDLORA": None,
+}
+TEXT_METHODS = [name for name, info in METHODS.items() if "text" in info.kinds]
 
 
-@pytest.mark.parametrize("method", [*METHODS, "peft:RANDLORA"])
+@pytest.mark.parametrize("method", [*TEXT_METHODS, "peft:RANDLORA"])
 def test_every_method_trains_saves_and_predicts_again(method: str, reviews: Path, bert: Path, tmp_path: Path) -> None:
     """The four hops end in a folder that gives the very predictions of the report, in a fresh model."""
     store = Store(tmp_path).open()
@@ -196,9 +205,10 @@ def test_pairs_of_texts(reviews: Path, bert: Path, tmp_path: Path) -> None:
     assert artifact.load(tmp_path / result.adapter).saved.text_columns == ("grade", "text")
 
 
-@pytest.mark.parametrize("method", ["genft", "lora", "linear"])
+@pytest.mark.parametrize("method", ["genft", "lora", "pissa", "corda", "adalora", "ia3", "vpt_deep", "linear"])
 def test_images_through_timm(method: str, images: Path, timm_vit: Path, tmp_path: Path) -> None:
-    planned = plan(images, timm_vit, method, training={"epochs": 6, "learning_rate": 1e-2})
+    training = {"epochs": 6, "learning_rate": 1e-2}
+    planned = plan(images, timm_vit, method, settings=SMALL.get(method, {}), training=training)
     result = run(planned, Store(tmp_path).open())
     assert result.score == 1  # dark against bright
     again = artifact.load(tmp_path / result.adapter).predict(list(planned.roles.report.inputs))
