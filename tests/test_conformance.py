@@ -155,7 +155,8 @@ def test_saves_and_loads_bit_for_bit(variant: str, family: str, tmp_path: Any) -
     train(model, batch, steps=2)
     model.save_pretrained(tmp_path)
     values = load_file(tmp_path / "adapter_model.safetensors")
-    assert sum(v.numel() for v in values.values()) == sum(p.numel() for p in trained(model).values())
+    numbers = sum(v.numel() for name, v in values.items() if not name.endswith("_sketch"))
+    assert numbers == sum(p.numel() for p in trained(model).values())
     loaded = PeftModel.from_pretrained(f.build(), tmp_path).eval()
     assert torch.equal(output(loaded, batch), output(model, batch))
     light = PeftModel.from_pretrained(f.build(), tmp_path, low_cpu_mem_usage=True).eval()
@@ -269,7 +270,19 @@ def test_gradient_checkpointing_gives_the_same_gradients(variant: str, family: s
         torch.testing.assert_close(gradients[1][name], plain, **tolerance(torch.float32), msg=name)
 
 
-@pairs(families=["bert", "llama", "gpt2", "vit", "timm"])
+#: A compilation takes seconds, and most methods share the code of the bridge that is traced.
+COMPILED_EVERYWHERE = ("genft", "genft-nonlinear", "vectorfit")
+
+
+@pytest.mark.parametrize(
+    ("variant", "family"),
+    [
+        (v, f)
+        for v in VARIANTS
+        for f in (["bert", "llama", "gpt2", "vit", "timm"] if v in COMPILED_EVERYWHERE else ["bert", "timm"])
+        if (v, f) not in REFUSED
+    ],
+)
 def test_compiles_without_graph_breaks(variant: str, family: str) -> None:
     f = FAMILIES[family]
     batch, model = f.batch(), adapted(variant, f, **MOVED)

@@ -84,8 +84,8 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def matching(name: str, others: dict[str, Any]) -> str:
     """'…0.qkv.genft_factors.default.q_a' ↔ '…0.q.genft_factors.default.a'; shared factors keep their names."""
-    if "_shared" in name:
-        return name
+    if "_shared" in name:  # by the names that all sites share; where each role has its own, by the slice's
+        return name if name in others else name.replace("_qkv_", "_")
     path, _, leaf = name.rpartition(".")
     which, _, symbol = leaf.partition("_")
     return f"{path.replace('.qkv.', f'.{which}.')}.{symbol}"

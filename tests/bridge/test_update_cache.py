@@ -207,12 +207,14 @@ def test_what_is_made_in_inference_mode_can_meet_a_gradient() -> None:
     assert x.grad is not None
 
 
-def test_half_precision_keeps_the_update_beside_the_weight() -> None:
+def test_half_precision_keeps_the_update_beside_the_weight(generated: list[int]) -> None:
     model = adapted()
     model.base_model.model[0].base_layer.bfloat16()
     model.base_model.model[1].base_layer.bfloat16()
     x = X.bfloat16()
+    generated.clear()
     first = output(model, x)
+    assert len(generated) == 2
     assert model.base_model.update_cache.nbytes > 0
     assert torch.equal(output(model, x), first)
 
@@ -223,3 +225,32 @@ def test_vectorfit() -> None:
     wanted = model(X).detach()
     torch.testing.assert_close(output(model), wanted)
     assert model.base_model.update_cache.nbytes == 4 * 16 * 16
+
+
+def test_a_bias_written_through_data_is_noticed() -> None:
+    base = nn.Sequential(nn.Linear(16, 16))
+    model = get_peft_model(base, VectorFitConfig(target_modules=["0"], init_weights=False, avf=False)).eval()
+    before = output(model)
+    model.base_model.model[0].base_layer.bias.data[3] += 1.0
+    after = output(model)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, fresh(model))
+
+
+def test_a_model_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        base = nn.Sequential(nn.Linear(16, 16))
+    model = get_peft_model(base, GenFTConfig(target_modules=["0"], shared_dim=4, init_weights=False)).eval()
+    with torch.inference_mode():
+        assert torch.equal(model(X), output(model))
+
+
+def test_a_merge_in_inference_mode_can_be_undone_and_trained_on() -> None:
+    model = adapted()
+    before = output(model)
+    with torch.inference_mode():
+        model.merge_adapter()
+        model.unmerge_adapter()
+    assert torch.equal(output(model), before)
+    model(X).sum().backward()
+    assert factor(model, "default.a").grad is not None

@@ -80,3 +80,14 @@ def test_compiles(form: str) -> None:
     torch.testing.assert_close(
         compiled(form, [(0, 3), (6, 9)], x, w0, b, *pairs), call(form, [(0, 3), (6, 9)], x, w0, b, *pairs)
     )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (5,)])
+def test_no_token_and_a_single_one(form: str, shape: tuple[int, ...]) -> None:
+    _, w0, b, left, right = problem([(0, 9)])
+    x = torch.randn(shape, dtype=w0.dtype, requires_grad=True)
+    y = call(form, [(0, 9)], x, w0, b, left, right)
+    torch.testing.assert_close(y, F.linear(x, w0 + left @ right.T, b))
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(dx, (w0 + left @ right.T).sum(0).expand(shape))

@@ -98,9 +98,12 @@ def test_every_form_is_the_same_function(o: int, i: int, tokens: int, seed: int,
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("sizes", SHAPES)
-def test_gradients_are_derivatives(sizes: tuple[int, int], way: tuple[str, bool, bool]) -> None:
+@pytest.mark.parametrize("tokens", [(2, 3), ()])
+def test_gradients_are_derivatives(
+    sizes: tuple[int, int], way: tuple[str, bool, bool], tokens: tuple[int, ...]
+) -> None:
     layer = Layer(*sizes)
-    x = torch.randn(2, 3, sizes[1], dtype=torch.float64, requires_grad=True)
+    x = torch.randn(*tokens, sizes[1], dtype=torch.float64, requires_grad=True)
     delta = layer.delta.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x, d: layer.call(x, d, way), (x, delta))
 

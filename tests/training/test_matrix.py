@@ -58,7 +58,7 @@ class Runs:
     def __init__(self, fails: Callable[[Plan], bool] = lambda _: False, stop_after: int | None = None) -> None:
         self.fails, self.stop_after, self.done = fails, stop_after, []  # type: ignore[var-annotated]
 
-    def __call__(self, next_plan: Callable[[], Plan | None], out: Path, jobs: int) -> Iterator[tuple[Plan, Any]]:
+    def __call__(self, next_plan: Callable[[], Plan | None], out: Path, *_: Any) -> Iterator[tuple[Plan, Any]]:
         while (plan := next_plan()) is not None:
             if self.stop_after is not None and len(self.done) == self.stop_after:
                 raise KeyboardInterrupt
@@ -105,9 +105,7 @@ def test_the_rate_is_chosen_on_the_selecting_split_of_the_first_seed(
     monkeypatch.setattr(matrices, "selecting_score", lambda r: scores[r.spec["training"]["learning_rate"]])
     runs = Runs()
     monkeypatch.setattr(matrices, "run_side_by_side", runs)
-    planned = schedule(
-        reviews, bert, tmp_path, entries=parse_entries("bitfit"), seeds=(5, 6), grid=(1e-3, 3e-3, 1e-2)
-    )
+    planned = schedule(reviews, bert, tmp_path, entries=parse_entries("bitfit"), seeds=(5, 6), grid=(1e-3, 3e-3, 1e-2))
     list(planned.run())
     assert runs.done == [("bitfit", 5, rate) for rate in (1e-3, 3e-3, 1e-2, 3e-2)] + [("bitfit", 6, 1e-2)]
     compared = [Store(tmp_path).get(c.key) for c in Store(tmp_path).cells()]
