@@ -62,6 +62,7 @@ class MergingLayer(AdapterLayer):
             if name in self.attachments:
                 self._merge_one(name, safe_merge)
 
+    @torch.inference_mode(False)  # a weight made in inference mode could not be trained on after an unmerge
     @torch.no_grad()
     def _merge_one(self, name: str, safe_merge: bool) -> None:
         module = self.get_base_layer()

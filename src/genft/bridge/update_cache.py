@@ -150,14 +150,14 @@ class _Trained:
 
 
 class _Frozen:
-    """A frozen tensor: where it is, its version, and of a matrix of floats the products of its rows with a vector."""
+    """A frozen tensor: where it is, its version, and of floats the products of its rows with a vector."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.identity = (tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype)
         self.parts: list[Tensor] = []  # all rows, then part by part
-        if tensor.dim() == 2 and tensor.is_floating_point():
-            whole = tensor.detach()
+        if tensor.dim() in (1, 2) and tensor.is_floating_point():
+            whole = tensor.detach().view(len(tensor), -1)  # a bias as rows of one number
             self.probe = torch.linspace(0.5, 1.5, whole.shape[1], device=whole.device)
             self.parts = [whole, *whole.tensor_split(PARTS)]
             self.products = [self._product(part) for part in self.parts]

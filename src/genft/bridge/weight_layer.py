@@ -273,8 +273,6 @@ class WeightLayer(MergingLayer):
             return update
         rank = None if update.full else max(left.shape[1] for _, left, _ in update.thin)
         update.form = plan.choose(self._shape(sites, x, exact, rank), wanted)
-        if exact and w0.requires_grad:  # the other forms know a frozen W0 only
-            update.form = "weight"
         if update.form == "weight":
             update.weight, update.thin, update.full = self._sum(w0, update), [], []
         elif update.form == "beside":
@@ -332,7 +330,9 @@ class WeightLayer(MergingLayer):
         if self.training or torch.compiler.is_compiling() or not self.update_cache.limit:
             return None
         trained, frozen, constants = self._sources(names)
-        if any(type(t) not in (Tensor, nn.Parameter) or t.is_inference() for t in trained):
+        if any(type(t) not in (Tensor, nn.Parameter) for t in trained):
+            return None
+        if any(t.is_inference() for t in (*trained, *frozen)):
             return None
         if torch.is_grad_enabled() and any(t.requires_grad for t in (*trained, *frozen)):
             return None
@@ -371,7 +371,7 @@ class WeightLayer(MergingLayer):
                 update = Update("weight", update.bias, self._sum(self.frozen_weight(), update))
             return update, True
         update = self._update(names, x, exact, "factored" if wanted == "auto" else wanted)
-        if wanted == "auto" and update.nbytes > dense:
+        if wanted == "auto" and update.thin and update.nbytes > dense:
             update = self._update(names, x, exact, "beside")
         update.full = [(site, d.to(x.dtype)) for site, d in update.full]
         return update, cache.fits(self, update.nbytes, warn=True)

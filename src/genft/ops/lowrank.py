@@ -80,7 +80,7 @@ class _LowRankLinear(torch.autograd.Function):
             y = F.linear(flat, _updated(w0, rows, factors), bias)
         ctx.rows, ctx.form = rows, form
         ctx.save_for_backward(x, w0, *factors, *kept)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(w0))
 
     @staticmethod
     @once_differentiable

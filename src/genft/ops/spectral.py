@@ -88,8 +88,8 @@ class _FactoredGradient(torch.autograd.Function):
             dx = expand(h, sigma + delta, v)
         if ctx.needs_input_grad[6]:
             z = saved if ctx.has_z else project(saved, v)
-            ddelta = (h * z.to(h.dtype)).flatten(0, -2).sum(0, dtype=delta.dtype)
-        dbias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[7] else None
+            ddelta = (h * z.to(h.dtype)).reshape(-1, len(delta)).sum(0, dtype=delta.dtype)
+        dbias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[7] else None
         return None, dx, None, None, None, None, ddelta, dbias
 
 
