@@ -6,7 +6,7 @@ from genft import ConfigError
 from genft.data import Task
 from genft.methods import METHODS, get_method
 from genft.presets import Preset
-from genft.training.spec import Request, build_spec, default_settings, parse_settings
+from genft.training.spec import Request, build_spec, default_settings, parse_settings, plain
 
 TASK = Task(name="t", kind="text", reader="")
 NO_PRESET = Preset(name="none", source="")
@@ -77,7 +77,7 @@ def test_every_default_can_be_written_on_the_command_line(method: str) -> None:
     info = get_method(method)
     for key, value in default_settings(info).items():
         if isinstance(value, (bool, int, float, str)):
-            assert parse_settings(info, [f"{key}={value}"]) == {key: value}
+            assert parse_settings(info, [f"{key}={plain(value)}"]) == {key: value}
 
 
 def test_every_value_knows_its_origin() -> None:

@@ -43,7 +43,8 @@ class RunProcess:
         self.spec = spec
         context = _context()
         self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(spec, out, threads, again, report_to, sender))
+        # a daemon: if a second Ctrl-C interrupts end(), Python's own exit still ends it
+        self.process = context.Process(target=_work, args=(spec, out, threads, again, report_to, sender), daemon=True)
         self.process.start()
         sender.close()  # now the child's end is the only one, so its death ends recv() below
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import hashlib
 import json
 import re
@@ -205,6 +206,8 @@ def full_settings(info: MethodInfo, settings: Mapping[str, Any]) -> dict[str, An
 
 def plain(value: Any) -> Any:
     """``value`` as JSON can hold it: sets sorted, nested configurations as dictionaries."""
+    if isinstance(value, enum.Enum):
+        return value.value
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (set, frozenset)):
