@@ -140,6 +140,15 @@ def test_the_winner_is_a_preset_that_gives_the_same_run(runs: Runs, reviews: Pat
     assert set(found.importances()) == set(SPACES)
 
 
+def test_the_winner_is_written_where_the_trials_lie_elsewhere(
+    runs: Runs, reviews: Path, bert: Path, tmp_path: Path
+) -> None:
+    found = open_search(request(reviews, bert), tmp_path, f"sqlite:///{tmp_path / 'trials.db'}")
+    go(found, 1)
+    _, path = found.conclude(Store(tmp_path / "runs").open(), lambda _: None)
+    assert path.is_file()
+
+
 def test_nothing_completed_is_said(runs: Runs, reviews: Path, bert: Path, tmp_path: Path) -> None:
     found = open_search(request(reviews, bert), tmp_path)
     found.run(3, 0.0, lambda _: None)

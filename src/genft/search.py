@@ -143,8 +143,10 @@ class Search:
             raise ConfigError("search: no trial was completed; allow more trials or more time")
         best = self.ranked[0]
         plan = prepare(self.spec(best.params), self.plan.data)
-        result = store.get(plan.key) or run(plan, store, watch)
+        with store.claim(plan.key):  # whoever shares the search may conclude it at the same time
+            result = store.get(plan.key) or run(plan, store, watch)
         path = store.out / "search" / f"{self.study.study_name}.toml"
+        path.parent.mkdir(exist_ok=True)
         write_atomically(path, _preset(self.study.study_name, plan.spec, best, result).encode())
         return result, path
 
