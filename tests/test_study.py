@@ -37,18 +37,18 @@ def entries(name: str, preset: Preset = PRESET, task: str = "bbc-news", **said: 
 
 def test_ablation_takes_away_one_part_at_a_time() -> None:
     assert entries("ablation", settings={"dropout": 0.1}) == {
-        "genft": {"dropout": 0.1},
-        "genft[shared_dim=0,specific_dim=2]": {"dropout": 0.1, "shared_dim": 0, "specific_dim": 2},
-        "genft[specific_dim=0,shared_dim=32]": {"dropout": 0.1, "shared_dim": 32, "specific_dim": 0},
-        "genft[row_stage=false]": {"dropout": 0.1, "row_stage": False},
-        "genft[col_stage=false]": {"dropout": 0.1, "col_stage": False},
+        "genft[dropout=0.1]": {"dropout": 0.1},
+        "genft[dropout=0.1,shared_dim=0,specific_dim=2]": {"dropout": 0.1, "shared_dim": 0, "specific_dim": 2},
+        "genft[dropout=0.1,specific_dim=0,shared_dim=32]": {"dropout": 0.1, "specific_dim": 0, "shared_dim": 32},
+        "genft[dropout=0.1,row_stage=false]": {"dropout": 0.1, "row_stage": False},
+        "genft[dropout=0.1,col_stage=false]": {"dropout": 0.1, "col_stage": False},
     }
 
 
 def test_a_part_that_is_alone_gets_eight_columns() -> None:
     """As in the paper: where a dimension is 0 in the preset, it becomes 8 when the other part is taken away."""
     without = entries("ablation", settings={"specific_dim": 0})
-    assert "genft[shared_dim=0,specific_dim=8]" in without
+    assert "genft[specific_dim=8,shared_dim=0]" in without
 
 
 def test_the_preset_of_a_task_decides_what_is_left() -> None:
@@ -67,6 +67,8 @@ def test_grids() -> None:
     }
     with pytest.raises(ConfigError, match=r"grid: 'sclaing' is no axis of 'ratio-scaling'; .*nearest: 'scaling'"):
         entries("ratio-scaling", grid={"sclaing": (1.0,)})
+    with pytest.raises(ConfigError, match="grid: shared_dim takes whole numbers"):
+        entries("shared-dim", grid={"shared_dim": (4.0, 4.5)})
     with pytest.raises(ConfigError, match="the study 'ablation' has no axes"):
         entries("ablation", grid={"scaling": (1.0,)})
 

@@ -103,6 +103,9 @@ class Study:
             if not self.axes:
                 raise ConfigError(f"grid: the study {self.name!r} has no axes")
             raise ConfigError(not_one_of("grid", unknown[0], self.axes, what=f"is no axis of {self.name!r}"))
+        for axis, values in said.items():
+            if all(isinstance(n, int) for n in self.axes[axis]) and any(n != int(n) for n in values):
+                raise ConfigError(f"grid: {axis} takes whole numbers")
         return {**self.axes, **said}
 
 
@@ -202,9 +205,7 @@ def study_matrices(
             return full_settings(get_method(method), spec.settings)
 
         variants = [
-            Variant(
-                v.name, Entry(v.entry.label, v.entry.method, {**settings, **v.entry.settings}), v.place, v.published
-            )
+            _variant(v.name, "genft", v.place, {**settings, **v.entry.settings}, v.published)
             if v.entry.method == "genft"
             else v
             for v in study.variants(grid, of)
@@ -219,7 +220,8 @@ def measure(schedule: Schedule, variants: Sequence[Variant]) -> list[Measured]:
     (task,) = schedule.matrix.tasks
     metric = schedule.data[task.name].task.metric
     for variant in variants:
-        outcomes = [schedule.outcomes.get(p.key) for label, p in schedule.compared if label == variant.entry.label]
+        keys = dict.fromkeys(p.key for label, p in schedule.compared if label == variant.entry.label)
+        outcomes = [schedule.outcomes.get(key) for key in keys]
         found.append(
             Measured(task.suite, task.name, metric, variant, tuple(o for o in outcomes if isinstance(o, Result)))
         )
