@@ -77,3 +77,10 @@ def test_bbc_news() -> None:
     assert len(set(texts)) == len(texts)
     assert all(len(set(split.labels)) == 5 for split in data.splits.values())
     assert any("£" in text for (text,) in texts)
+
+
+def test_a_name_cannot_lead_out_of_the_output_folder(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "../../x"\nkind = "text"\nreader = "files"\n')
+    with pytest.raises(ConfigError, match=r"mine.toml: name: '../../x' must not have a slash in it"):
+        load_task(str(path))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
 
 from genft.data.task import Fault, Split, Task, TaskData, number_labels, squash
 from genft.errors import ConfigError, DataError
@@ -90,10 +93,11 @@ def _unpacked(folder: Path) -> Path:
     if not archives:
         return folder
     target = folder.with_name(f"{folder.name}-unpacked")
-    if not (target / ".complete").is_file():
-        for archive in archives:
-            shutil.unpack_archive(archive, target, filter=None if archive.suffix == ".zip" else "data")
-        (target / ".complete").touch()
+    with FileLock(f"{target}.lock"):
+        if not (target / ".complete").is_file():
+            for archive in archives:
+                shutil.unpack_archive(archive, target, filter=None if archive.suffix == ".zip" else "data")
+            (target / ".complete").touch()
     return target
 
 
@@ -104,7 +108,7 @@ def listed_image(folder: Path, path: str, place: str, fault: Fault) -> Path | No
         fault(f"{place}: {path!r} leads out of {folder}")
         return None
     image = folder / pure
-    if not image.is_file():
+    if not os.path.isfile(image):  # which also takes a name that is too long for the file system
         fault(f"{place}: the image {image} does not exist")
         return None
     return image

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from genft.checked import Record, check, read_toml
 from genft.errors import ConfigError, DataError, not_one_of
@@ -57,6 +57,13 @@ class Task(Record):
     sizes: dict[str, int] = Field(default_factory=dict, description="expected examples per split")
     licence: str = Field(default="", description="licence of the data")
     source: str = Field(default="", description="where the data come from")
+
+    @field_validator("name")
+    @classmethod
+    def _names_folders(cls, name: str) -> str:
+        if any(c in name for c in "/\\\0"):
+            raise ValueError(f"{name!r} must not have a slash in it: adapters lie in folders of this name")
+        return name
 
 
 class _Suite(Record):
