@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genft import ConfigError, DataError
-from genft.results.store import Result, Store, pack, unpack, write_atomically
+from genft.results.store import Failure, Result, Store, pack, unpack, write_atomically
 from genft.results.tables import comparison, count, duration, size
 
 
@@ -129,3 +129,12 @@ def test_numbers_for_people() -> None:
     assert [size(n) for n in (12, 282_020, 3_400_000, 1_460_285_440)] == ["12 B", "282 kB", "3.4 MB", "1.46 GB"]
     assert [count(n) for n in (67_584, 22_713_216)] == ["67,584", "22.71 M"]
     assert [duration(s) for s in (8, 89, 100, 7500)] == ["8 s", "89 s", "2 min", "2 h 5 min"]
+
+
+def test_a_failure_beside_a_result_is_forgotten(tmp_path: Path) -> None:
+    """Of two processes, the one that failed may write after the one that went well."""
+    store = Store(tmp_path).open()
+    store.put(result("a"))
+    for key in "ab":
+        store.fail(Failure(key=key, task="t", method="genft", seed=0, error="it went wrong", spec={}))
+    assert [failure.key for failure in store.failed()] == ["b"]

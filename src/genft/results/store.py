@@ -164,7 +164,8 @@ class Store:
 
     def failed(self) -> list[Failure]:
         """The runs that ended with an error and have not been finished since."""
-        return [_read(path, Failure) for path in sorted(self.failures.glob("*.json"))]
+        paths = sorted(self.failures.glob("*.json"))
+        return [_read(path, Failure) for path in paths if not self.path(path.stem).is_file()]
 
     def add_cells(self, cells: Iterable[Cell]) -> None:
         """Note which runs a bench compares; a cell that was there already gets its new key."""
