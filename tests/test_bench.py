@@ -45,6 +45,9 @@ def test_runs_are_compared_and_not_repeated(suite: Path, bert: Path, tmp_path: P
         (("--methods", "genfd"), "method: 'genfd' is not known;"),
         (("--methods", "lora[rank=4]"), "--set rank: the method 'lora' has no such setting"),
         (("--seeds", "one"), "--seeds: 'one' is not a list of numbers such as 0,1,2"),
+        (("--seeds", ","), "--seeds: ',' is not a list of numbers such as 0,1,2"),
+        (("--methods", ","), "--methods ',': names no method"),
+        (("--learning-rates", "1e-3,inf"), "--learning-rates: '1e-3,inf' is not a list of numbers"),
         (("--learning-rates", "0,1e-3"), "--learning-rates: '0,1e-3' has a number that is too small"),
         (("--preset", "defualt"), "preset: 'defualt' is not known;"),
     ],
@@ -59,3 +62,20 @@ def test_mistakes_are_one_sentence(
 
 def test_an_unknown_suite(bert: Path, tmp_path: Path) -> None:
     assert "task: 'gleu' is not known" in refused("bench", "gleu", "-m", bert, "--out", tmp_path)
+
+
+def test_two_tasks_of_one_name(suite: Path, bert: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(suite.read_text().replace("support", "other"))
+    error = refused("bench", suite, other, "-m", bert, "--out", tmp_path / "runs")
+    assert "other.toml: has another task that is called 'tickets'" in error
+
+
+@pytest.mark.parametrize("name", ["bench", "study", "search"])
+def test_one_process_is_enough(
+    name: str, suite: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = {"bench": (suite,), "study": ("rank", suite), "search": ("bbc-news",)}[name]
+    error = refused(name, *words, "-m", bert, "--out", tmp_path / "runs")
+    assert f"{name}: is one process; torchrun and accelerate are for genft train" in error

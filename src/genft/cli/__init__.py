@@ -1,6 +1,7 @@
 """The command line. Each file holds the commands of one idea; heavy libraries are imported inside them.
 
-Exit codes: 0 all well, 2 something that the user can mend (one sentence on stderr), 130 interrupted.
+Exit codes: 0 all well, 1 a run failed or data are wrong, 2 something that the user can mend (one sentence on stderr),
+130 interrupted.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from genft.cli.options import ReportTo, takes_training
+from genft.cli.options import ReportTo, run_alone, takes_training
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
@@ -89,15 +88,13 @@ def bench(
 
         genft bench glue --methods genft,lora --seeds 0,1,2 --model minilm-l6 --data ~/data
     """
-    from genft.errors import ConfigError
     from genft.presets import load_preset
     from genft.results.store import Store
     from genft.training.matrix import Matrix, Schedule, parse_entries
     from genft.training.processes import be_quiet
     from genft.training.trackers import check_trackers
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("bench: starts processes of its own (--jobs); torchrun and accelerate are for genft train")
+    run_alone("bench")
     be_quiet()
     console = screen(json)
     trackers = check_trackers(report_to or ())
@@ -111,7 +108,7 @@ def bench(
         seeds=numbers("--seeds", seeds, int),
         model=model,
         preset=load_preset(preset),
-        grid=tuple(sorted(numbers("--learning-rates", learning_rates or "", float))),
+        grid=() if learning_rates is None else tuple(sorted(numbers("--learning-rates", learning_rates, float))),
         training=training,
         said={k: v for k, v in said.items() if v is not None},
     )
@@ -131,13 +128,17 @@ def bench(
 
 def numbers(option: str, text: str, kind: type[Any]) -> tuple[Any, ...]:
     """``text``, a list of numbers separated by commas; ``option`` is for the message."""
+    import math
+
     from genft.errors import ConfigError
 
     try:
         found = tuple(dict.fromkeys(kind(part) for part in text.split(",") if part.strip()))
     except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
         example = "0,1,2" if kind is int else "1e-3,3e-3,1e-2"
-        raise ConfigError(f"{option}: {text!r} is not a list of numbers such as {example}") from None
+        raise ConfigError(f"{option}: {text!r} is not a list of numbers such as {example}")
     if any(n < 0 for n in found) or (kind is float and 0.0 in found):
         raise ConfigError(f"{option}: {text!r} has a number that is too small")
     return found
@@ -146,13 +147,16 @@ def numbers(option: str, text: str, kind: type[Any]) -> tuple[Any, ...]:
 def read_tasks(console: Console, words: list[str], root: Path | None) -> list[tuple[Task, TaskData]]:
     """The tasks that ``words`` name, with their data. Of a whole suite, tasks without data are left out and named."""
     from genft.data import find_tasks, read
-    from genft.errors import DataError, GenFTError
+    from genft.errors import ConfigError, DataError, GenFTError
 
-    found, missing = {}, []
+    found: dict[str, tuple[Task, TaskData]] = {}
+    missing = []
     with console.status("Reading the data"):
         for word in words:
             tasks = find_tasks(word, root)
             for task in tasks:
+                if task.name in found and found[task.name][0] != task:
+                    raise ConfigError(f"{word}: has another task that is called {task.name!r}")
                 try:
                     found[task.name] = task, read(task)
                 except GenFTError as e:
@@ -162,7 +166,7 @@ def read_tasks(console: Console, words: list[str], root: Path | None) -> list[tu
     if not found:
         raise DataError("none of the tasks has data: " + "; ".join(f"{name}: {why}" for name, why in missing[:1]))
     for name, why in missing:
-        console.print(f"[yellow]left out[/] {name}: {why}", soft_wrap=True)
+        console.print(f"[yellow]left out[/] {escape(f'{name}: {why}')}", soft_wrap=True)
     return list(found.values())
 
 
@@ -184,7 +188,7 @@ def _announce(console: Console, schedule: Schedule) -> None:
     limits = [f"{name.replace('_', ' ')} {n:,}" for name, n in matrix.said.items() if name.startswith("limit")]
     if limits:
         console.print(f"[yellow]limited data ({', '.join(limits)}): not comparable with full runs[/]")
-    console.print(f"\nmodel     {matrix.model}")
+    console.print(f"\nmodel     {matrix.model}", soft_wrap=True, markup=False)
     console.print(f"methods   {', '.join(entry.label for entry in matrix.entries)}", soft_wrap=True, markup=False)
     console.print(f"seeds     {', '.join(map(str, matrix.seeds))}")
     if matrix.grid:
@@ -268,7 +272,7 @@ def conclude(console: Console, schedule: Schedule) -> list[Result]:
         name = escape(schedule.label(plan))
         console.print(f"[red]failed[/] {name}: {escape(str(error))} (the same command tries it again)", soft_wrap=True)
     results = [r for _, plan in schedule.compared if isinstance(r := schedule.outcomes[plan.key], Result)]
-    console.print(f"\nThe tables: genft report {schedule.store.out}", soft_wrap=True)
+    console.print(f"\nThe tables: genft report {schedule.store.out}", soft_wrap=True, markup=False)
     return results
 
 

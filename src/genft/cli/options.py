@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,12 @@ def run_request(
         training={k: v for k, v in training.items() if v is not None},
         **said,
     )
+
+
+def run_alone(command: str) -> None:
+    """Refuse to be one of several processes of torchrun or accelerate."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{command}: is one process; torchrun and accelerate are for genft train")
 
 
 def _is_path(task: str) -> bool:

@@ -72,7 +72,7 @@ def report(
         print(text, end="")
     else:
         write_atomically(out, text.encode())
-        screen(False).print(f"Written: {out}", soft_wrap=True)
+        screen(False).print(f"Written: {out}", soft_wrap=True, markup=False)
 
 
 def _ending(out: Path | None) -> Format | None:

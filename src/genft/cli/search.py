@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from genft.cli.options import takes_a_run
+from genft.cli.options import run_alone, takes_a_run
 from genft.cli.screen import RunBar, print_json, screen
 from genft.training.spec import Request
 
@@ -54,6 +55,7 @@ def search(
     from genft.search import open_search
     from genft.training.processes import be_quiet
 
+    run_alone("search")
     be_quiet()
     console, seconds = screen(json), None if time is None else _seconds(time)
     store = Store(out).open()
@@ -91,8 +93,8 @@ def _line(console: Console, trial: FrozenTrial, metric: str) -> None:
     elif trial.state.name == "PRUNED":
         what = f"stopped after epoch {trial.last_step}, {metric} {trial.intermediate_values[trial.last_step or 0]:.4f}"
     else:
-        what = f"failed: {trial.user_attrs.get('error', '')}"
-    console.print(f"{trial.number + 1:>4}  {what}  [dim]{_words(trial.params)}[/]", soft_wrap=True)
+        what = f"failed: {escape(trial.user_attrs.get('error', ''))}"
+    console.print(f"{trial.number + 1:>4}  {what}  [dim]{escape(_words(trial.params))}[/]", soft_wrap=True)
 
 
 def _words(params: dict[str, Any]) -> str:
@@ -123,7 +125,12 @@ def _conclude(console: Console, found: Search, result: Result, path: Path) -> No
     )
     for t in found.ranked[:5]:
         attrs = t.user_attrs
-        row = (f"{t.value:.4f}", count(attrs["adapter_parameters"]), duration(attrs["seconds"]), _words(t.params))
+        row = (
+            f"{t.value:.4f}",
+            count(attrs["adapter_parameters"]),
+            duration(attrs["seconds"]),
+            escape(_words(t.params)),
+        )
         shown.add_row(str(t.number + 1), *row)
     console.print(shown)
     if importances := found.importances():
@@ -146,7 +153,7 @@ def _conclude(console: Console, found: Search, result: Result, path: Path) -> No
         "split, read once, by the winner; on the selecting split the winner is too good, as the best of many.",
         soft_wrap=True,
     )
-    console.print(f"The winner as a preset: --preset {path}", soft_wrap=True)
+    console.print(f"The winner as a preset: --preset {path}", soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:

@@ -119,7 +119,7 @@ def _tell(subjects: list[Subject], figures: dict[str, list[Path]], out: Path) ->
     )
     for name, paths in figures.items():
         console.print(f"{name:<10}{FIGURES[name].text}: {', '.join(path.name for path in paths)}", soft_wrap=True)
-    console.print(f"Figures: {out}", soft_wrap=True)
+    console.print(f"Figures: {out}", soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:

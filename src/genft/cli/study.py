@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from genft.cli.bench import Bars, numbers, read_tasks
-from genft.cli.options import takes_training
+from genft.cli.options import run_alone, takes_training
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def study(
     from genft.training.processes import be_quiet
     from genft.training.spec import parse_settings
 
+    run_alone("study")
     be_quiet()
     console = screen(json)
     chosen, said_grid = get_study(name), _grid(grid or ())
@@ -127,14 +129,14 @@ def study(
         measured += measure(schedule, variants)
     failures = [(s.label(plan), error) for s in schedules for plan, error in s.failures]
     for label, error in failures:
-        console.print(f"[red]failed[/] {label}: {error} (the same command tries it again)", soft_wrap=True)
+        console.print(f"[red]failed[/] {escape(f'{label}: {error}')} (the same command tries it again)", soft_wrap=True)
     paths = _draw(chosen, measured, figures or out / "figures", format)
     if json:
         print_json({"study": name, "measured": [_data(m) for m in measured], "figures": [str(p) for p in paths]})
     else:
         _show(console, chosen, measured)
     for path in paths:
-        console.print(f"Figure: {path}", soft_wrap=True)
+        console.print(f"Figure: {path}", soft_wrap=True, markup=False)
     if failures:
         raise typer.Exit(1)
 
@@ -160,7 +162,7 @@ def _announce(console: Console, chosen: Study, schedules: list[Any], model: str)
             f"{plan.data.task.name}: {len(schedule.matrix.entries)} variants, seeds "
             f"{', '.join(map(str, schedule.matrix.seeds))}, protocol {plan.spec.protocol}, {plan.data.task.metric}"
         )
-    console.print(f"{planned} runs on {model}, of which {done} are finished\n")
+    console.print(f"{planned} runs on {model}, of which {done} are finished\n", soft_wrap=True, markup=False)
 
 
 def _draw(chosen: Study, measured: list[Measured], folder: Path, format: str) -> list[Path]:

@@ -120,11 +120,12 @@ def _inferred_lines(found: Inferred) -> list[tuple[str, str]]:
 def _line(console: Console, name: str, text: str) -> None:
     from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
     row = Table.grid(padding=(0, 2))
     row.add_column(width=9, style="dim")
     row.add_column()
-    row.add_row(name, text)
+    row.add_row(name, Text(text))
     console.print(Padding(row, 0))
 
 
@@ -142,8 +143,8 @@ def _conclude(console: Console, result: Result, out: Path) -> None:
         f"{result.examples['report']:,} examples; epoch {result.best_epoch} of {len(result.epochs)} "
         f"selected by protocol {result.protocol}{limited}"
     )
-    console.print(f"Adapter ({size(result.adapter_bytes)}): {adapter}", soft_wrap=True)
-    console.print(f"Use it: genft predict {adapter} --input FILE", soft_wrap=True)
+    console.print(f"Adapter ({size(result.adapter_bytes)}): {adapter}", soft_wrap=True, markup=False)
+    console.print(f"Use it: genft predict {adapter} --input FILE", soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:

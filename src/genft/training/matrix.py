@@ -48,7 +48,7 @@ def parse_entries(text: str) -> tuple[Entry, ...]:
     """
     entries: list[Entry] = []
     problems: list[str] = []
-    for label in split_outside_brackets(text):
+    for label in dict.fromkeys(split_outside_brackets(text)):
         name, bracket, rest = label.partition("[")
         try:
             if bracket and not rest.endswith("]"):
@@ -57,6 +57,8 @@ def parse_entries(text: str) -> tuple[Entry, ...]:
             entries.append(Entry(label, name, settings))
         except ConfigError as e:
             problems += e.problems
+    if not entries and not problems:
+        problems.append(f"--methods {text!r}: names no method")
     if problems:
         raise ConfigError(problems)
     return tuple(entries)
