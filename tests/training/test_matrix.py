@@ -112,6 +112,21 @@ def test_the_rate_is_chosen_on_the_selecting_split_of_the_first_seed(
     assert [(r.seed, r.spec["training"]["learning_rate"]) for r in compared] == [(5, 1e-2), (6, 1e-2)]
 
 
+def test_a_grid_does_not_go_below_the_last_rate_of_the_schedule(
+    reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {1e-3: 0.9, 3e-3: 0.2}
+    monkeypatch.setattr(matrices, "selecting_score", lambda r: scores[r.spec["training"]["learning_rate"]])
+    runs = Runs()
+    monkeypatch.setattr(matrices, "run_side_by_side", runs)
+    training = {**TRAINING, "last_learning_rate": 1e-3}
+    only = {"entries": parse_entries("bitfit"), "seeds": (0,), "training": training}
+    list(schedule(reviews, bert, tmp_path, grid=(1e-3, 3e-3), **only).run())
+    assert runs.done == [("bitfit", 0, 1e-3), ("bitfit", 0, 3e-3)]
+    with pytest.raises(ConfigError, match=r"last_learning_rate: 0\.001 is above the learning rate"):
+        schedule(reviews, bert, tmp_path, grid=(1e-4, 3e-3), **only)
+
+
 def test_a_failed_run_is_noted_the_others_go_on_and_it_is_tried_again(
     reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,7 +232,12 @@ class Schedule:
         found: dict[float, float] = {}
         wanted = list(self.matrix.grid)
         for _ in range(_EXTENSIONS + 1):
-            plans = {rate: self._plan(task, entry, self.matrix.seeds[0], rate) for rate in wanted}
+            try:
+                plans = {rate: self._plan(task, entry, self.matrix.seeds[0], rate) for rate in wanted}
+            except ConfigError:
+                if not found:
+                    raise
+                break  # beyond the edge is a rate that cannot be: below the last one of the schedule
             outcomes = yield list(plans.values())
             found |= {rate: selecting_score(outcomes[plan.key]) for rate, plan in plans.items()}
             wanted = beyond_the_edge(found)
