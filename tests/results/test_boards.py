@@ -157,3 +157,12 @@ def test_other_examples_cannot_be_compared(tmp_path: Path) -> None:
     store.put(run.model_copy(update={"targets": pack(1 - unpack(run.targets))}))
     with pytest.raises(DataError, match="were not evaluated on the same examples"):
         only(store).differences()
+
+
+def test_seeds_of_different_settings_are_said(tmp_path: Path) -> None:
+    """Of two benches in one folder, with different grids and not the same seeds."""
+    fake_store.put(tmp_path, {"cola": {"lora": 0.8, "genft": 0.8}}, bench="m", training={"learning_rate": 1e-3})
+    store = fake_store.put(tmp_path, {"cola": {"lora": 0.9}}, bench="m", seeds=(0,), training={"learning_rate": 1e-2})
+    (board,) = boards(store)
+    (sentence,) = board.mixed()
+    assert sentence.startswith("lora on cola mixes seeds with different learning_rate: ")

@@ -202,6 +202,19 @@ class Board:
                 sentences.append(f"{label} is missing: {', '.join([*lacks, *fewer])}")
         return sentences
 
+    def mixed(self) -> list[str]:
+        """A sentence per score whose seeds ran with different settings: of benches with different grids, say."""
+        sentences = []
+        for (task, label), runs in self.runs.items():
+            first, *others = map(_settings, runs)
+            differ = sorted({k for other in others for k in first.keys() | other if first.get(k) != other.get(k)})
+            if differ:
+                sentences.append(
+                    f"{label} on {task} mixes seeds with different {', '.join(differ)}: "
+                    "the same genft bench with all seeds makes them equal"
+                )
+        return sentences
+
     def reference(self) -> str:
         """The method with the best mean, of those with the most seeds; without any mean, the first."""
 

@@ -133,7 +133,7 @@ def _score_notes(board: Board) -> list[str]:
         notes.append(f"means and mean ranks are over the tasks that every method has: {', '.join(board.common)}")
     elif board.complete != board.labels:
         notes.append(f"means and mean ranks are of the methods that have every task: {', '.join(board.complete)}")
-    notes += board.missing()
+    notes += [*board.missing(), *board.mixed()]
     sources = {f"{n.source}, {n.backbone}" for task in board.tasks for label in board.labels
                for n in board.published(task, label)[:1]}  # fmt: skip
     if sources:
