@@ -67,9 +67,9 @@ TEST_CASES = (
 
 VECTORFIT_FORMS = {
     "default": {},
-    "factored": {"form": "factored"},
-    "materialised": {"form": "materialised"},
-    "inexact": {"form": "factored", "exact": False},
+    "factored": {"plan": "factored"},
+    "materialised": {"plan": "materialised"},
+    "inexact": {"plan": "factored", "exact": False},
     "lean": {"lean": True},
     "sigma": {"train_bias": False},
     "bias": {"train_sigma": False},
