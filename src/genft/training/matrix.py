@@ -90,7 +90,9 @@ class Matrix:
     @property
     def name(self) -> str:
         """Equal for matrices whose results stand in one table."""
-        content = [self.model, self.preset.name, dict(self.training), dict(self.said), bool(self.grid)]
+        content = [self.model, self.preset.model_dump(mode="json"), dict(self.training), dict(self.said)]
+        if self.grid:  # on whose rates, and on which seed, the choice of the learning rate rests
+            content += [self.grid, self.seeds[0]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     def spec(self, task: Task, entry: Entry, seed: int, rate: float | None = None) -> RunSpec:

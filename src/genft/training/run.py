@@ -55,8 +55,12 @@ class Plan:
 
     @property
     def steps(self) -> int:
+        """Optimizer steps of the first training, which is the only one where the protocol has no second."""
+        return self.steps_on(self.roles.train)
+
+    def steps_on(self, train: Split) -> int:
         training = self.spec.training
-        return training.epochs * -(-len(self.roles.train) // training.batch_size)
+        return training.epochs * -(-len(train) // training.batch_size)
 
 
 def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
@@ -81,9 +85,15 @@ def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
     return Plan(spec, data, roles, source, spec.key(source.fingerprint, data.fingerprint))
 
 
-def build(plan: Plan) -> tuple[LoadedModel, nn.Module, Inferred]:
-    """(the model with its head, the same with the method on it, what was inferred), from the seed of the run."""
+def build(plan: Plan, train: Split | None = None) -> tuple[LoadedModel, nn.Module, Inferred]:
+    """(the model with its head, the same with the method on it, what was inferred), from the seed of the run.
+
+    Args:
+        plan: the run.
+        train: what it will be trained on; None for the training examples of the plan.
+    """
     training = plan.spec.training
+    steps = plan.steps_on(train or plan.roles.train)
     set_seed(plan.spec.seed)
     loaded = load_model(
         plan.source,
@@ -94,7 +104,7 @@ def build(plan: Plan) -> tuple[LoadedModel, nn.Module, Inferred]:
         crop=training.augment == "crop",
     )
     info, said = get_method(plan.spec.method), plan.spec.settings
-    follows = {k: v for k, v in info.recipe.settings(loaded.model, plan.steps).items() if k not in said}
+    follows = {k: v for k, v in info.recipe.settings(loaded.model, steps).items() if k not in said}
     model = attach(loaded, info, {**said, **follows}, partial(_examples, plan, loaded))
     count = count_parameters(model, loaded.trained_in_full)
     inferred = Inferred(
@@ -150,7 +160,7 @@ def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str
         if plan.roles.retrain is not None:
             del loaded, model, fitted
             gc.collect()  # the first model, which its trainer refers to in circles
-            loaded, model, _ = build(plan)
+            loaded, model, _ = build(plan, plan.roles.retrain)
             trackers = tracker_callbacks(report_to, logs / "retrain")
             fitted = _fit(
                 plan, loaded, model, plan.roles.retrain, None, folder / "retrain", watch, trackers, best_epoch
