@@ -90,7 +90,7 @@ class Matrix:
     @property
     def name(self) -> str:
         """Equal for matrices whose results stand in one table."""
-        content = [self.model, self.preset.model_dump(mode="json"), dict(self.training), dict(self.said)]
+        content: list[Any] = [self.model, self.preset.model_dump(mode="json"), dict(self.training), dict(self.said)]
         if self.grid:  # on whose rates, and on which seed, the choice of the learning rate rests
             content += [self.grid, self.seeds[0]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
