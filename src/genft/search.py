@@ -94,7 +94,7 @@ class Search:
         import optuna
 
         spec = self.spec(suggest(trial, self.spaces, self._fixed()))
-        plan = prepare(spec, self.plan.data)
+        plan = prepare(spec, self.plan.data, self.plan.source)
         roles = replace(plan.roles, report=plan.roles.select, retrain=None, also={})
 
         def watch(event: Progress | Inferred) -> None:
@@ -142,7 +142,7 @@ class Search:
         if not self.ranked:
             raise ConfigError("search: no trial was completed; allow more trials or more time")
         best = self.ranked[0]
-        plan = prepare(self.spec(best.params), self.plan.data)
+        plan = prepare(self.spec(best.params), self.plan.data, self.plan.source)
         with store.claim(plan.key):  # whoever shares the search may conclude it at the same time
             result = store.get(plan.key) or run(plan, store, watch)
         path = store.out / "search" / f"{self.study.study_name}.toml"

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -113,7 +114,7 @@ class TaskData:
         """Where an example stands, for messages."""
         return self.places[split][row] if split in self.places else f"{self.task.name}: {split} example {row + 1}"
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Changes when any example, label or split changes. An image counts by its file's name and size."""
         digest = hashlib.sha256(repr(self.task.classes).encode())

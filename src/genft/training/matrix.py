@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from genft.data import Task, TaskData
 from genft.errors import ConfigError, GenFTError
 from genft.methods import get_method
+from genft.models import find_model
 from genft.presets import Preset
 from genft.results.store import Cell, Failure, Result, Store
 from genft.training.callbacks import Inferred, Progress
@@ -130,6 +131,7 @@ class Schedule:
             GenFTError: a spec that cannot run.
         """
         self.matrix, self.store, self.data = matrix, store, data
+        self.source = find_model(matrix.model)  # once: its fingerprint reads all weights
         self.waiting: list[Plan] = []
         self.outcomes: dict[str, Outcome] = {}
         self._labels: dict[str, str] = {}
@@ -249,7 +251,7 @@ class Schedule:
         return best if math.isfinite(found[best]) else None
 
     def _plan(self, task: Task, entry: Entry, seed: int, rate: float | None) -> Plan:
-        plan = prepare(self.matrix.spec(task, entry, seed, rate), self.data[task.name])
+        plan = prepare(self.matrix.spec(task, entry, seed, rate), self.data[task.name], self.source)
         self._labels[plan.key] = entry.label
         return plan
 

@@ -63,8 +63,8 @@ class Plan:
         return training.epochs * -(-len(train) // training.batch_size)
 
 
-def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
-    """Read the data, unless they are given, and find the model, without loading it.
+def prepare(spec: RunSpec, data: TaskData | None = None, source: ModelSource | None = None) -> Plan:
+    """Read the data and find the model, unless they are given, without loading it.
 
     Everything that can be refused early is refused here.
     """
@@ -79,7 +79,7 @@ def prepare(spec: RunSpec, data: TaskData | None = None) -> Plan:
             f"batch_size: {spec.training.batch_size} examples cannot be shared equally by {ranks.count()} processes"
         )
     protocol = get_protocol(spec.protocol)
-    source = find_model(spec.model)
+    source = source or find_model(spec.model)
     data = data or read(spec.task)
     roles = assign_roles(data, protocol, spec.limit_train, spec.limit_eval, spec.limit_select)
     return Plan(spec, data, roles, source, spec.key(source.fingerprint, data.fingerprint))
