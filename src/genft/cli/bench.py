@@ -10,7 +10,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from genft.cli.options import ReportTo, run_alone, takes_training
+from genft.cli.options import (
+    DataRoot,
+    LimitEval,
+    LimitSelect,
+    LimitTrain,
+    ProtocolName,
+    ReportTo,
+    TaskWords,
+    run_alone,
+    takes_training,
+)
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
@@ -24,12 +34,7 @@ _MATRIX, _DATA, _OUTPUT = "What is compared", "Data", "Output"
 
 @takes_training
 def bench(
-    tasks: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SUITE|TASK...", help="glue, vtab1k, fgvc, tasks of [bold]genft list tasks[/], or a .toml of yours."
-        ),
-    ],
+    tasks: TaskWords,
     model: Annotated[
         str,
         typer.Option(
@@ -56,23 +61,11 @@ def bench(
             rich_help_panel=_MATRIX,
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The folder with the data. \\[default: the Hub]", rich_help_panel=_DATA)
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="Which split selects and which reports. \\[default: the task's]", rich_help_panel=_DATA),
-    ] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(min=2, help="Use only so many training examples.", rich_help_panel=_DATA)
-    ] = None,
-    limit_eval: Annotated[
-        int | None, typer.Option(min=2, help="Evaluate on only so many.", rich_help_panel=_DATA)
-    ] = None,
-    limit_select: Annotated[
-        int | None,
-        typer.Option(min=2, help="Select on only so many. \\[default: as --limit-eval]", rich_help_panel=_DATA),
-    ] = None,
+    data: DataRoot = None,
+    protocol: ProtocolName = None,
+    limit_train: LimitTrain = None,
+    limit_eval: LimitEval = None,
+    limit_select: LimitSelect = None,
     out: Annotated[Path, typer.Option(help="Where results go.", rich_help_panel=_OUTPUT)] = Path("runs"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.", rich_help_panel=_OUTPUT)] = 1,
     report_to: ReportTo = None,
@@ -268,12 +261,16 @@ def conclude(console: Console, schedule: Schedule) -> list[Result]:
     """Show the table, and what failed; returns the results that were compared."""
     from genft.results.store import Result
 
-    for plan, error in schedule.failures:
-        name = escape(schedule.label(plan))
-        console.print(f"[red]failed[/] {name}: {escape(str(error))} (the same command tries it again)", soft_wrap=True)
+    tell_failures(console, schedule)
     results = [r for _, plan in schedule.compared if isinstance(r := schedule.outcomes[plan.key], Result)]
     console.print(f"\nThe tables: genft report {schedule.store.out}", soft_wrap=True, markup=False)
     return results
+
+
+def tell_failures(console: Console, schedule: Schedule) -> None:
+    for plan, error in schedule.failures:
+        name = escape(schedule.label(plan))
+        console.print(f"[red]failed[/] {name}: {escape(str(error))} (the same command tries it again)", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

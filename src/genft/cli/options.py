@@ -27,6 +27,30 @@ ReportTo = Annotated[
     ),
 ]
 
+#: Of every command that reads data; a limited run says so wherever its number appears.
+LimitTrain = Annotated[
+    int | None, typer.Option(min=2, help="Use only so many training examples.", rich_help_panel=_DATA)
+]
+LimitEval = Annotated[int | None, typer.Option(min=2, help="Evaluate on only so many.", rich_help_panel=_DATA)]
+LimitSelect = Annotated[
+    int | None, typer.Option(min=2, help="Select on only so many. \\[default: as --limit-eval]", rich_help_panel=_DATA)
+]
+
+#: Of the commands that do many runs.
+TaskWords = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SUITE|TASK...", help="glue, vtab1k, fgvc, tasks of [bold]genft list tasks[/], or a .toml of yours."
+    ),
+]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="The folder with the data. \\[default: the Hub]", rich_help_panel=_DATA)
+]
+ProtocolName = Annotated[
+    str | None,
+    typer.Option(help="Which split selects and which reports. \\[default: the task's]", rich_help_panel=_DATA),
+]
+
 
 def run_request(
     task: Annotated[
@@ -103,16 +127,9 @@ def run_request(
         str | None,
         typer.Option(help=f"{', '.join(PROTOCOLS)}. \\[default: the task's]", rich_help_panel=_DATA),
     ] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(min=2, help="Use only so many training examples.", rich_help_panel=_DATA)
-    ] = None,
-    limit_eval: Annotated[
-        int | None, typer.Option(min=2, help="Evaluate on only so many.", rich_help_panel=_DATA)
-    ] = None,
-    limit_select: Annotated[
-        int | None,
-        typer.Option(min=2, help="Select on only so many. \\[default: as --limit-eval]", rich_help_panel=_DATA),
-    ] = None,
+    limit_train: LimitTrain = None,
+    limit_eval: LimitEval = None,
+    limit_select: LimitSelect = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="Of the head, the factors and the order. \\[default: 0]", rich_help_panel=_TRAINING),

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from genft.cli.bench import Bars, numbers, read_tasks
-from genft.cli.options import run_alone, takes_training
+from genft.cli.bench import Bars, numbers, read_tasks, tell_failures
+from genft.cli.options import DataRoot, LimitEval, LimitTrain, ProtocolName, TaskWords, run_alone, takes_training
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
@@ -22,12 +21,7 @@ _STUDY, _DATA, _OUTPUT = "What is studied", "Data", "Output"
 @takes_training
 def study(
     name: Annotated[str, typer.Argument(metavar="STUDY", help="ablation, ratio-scaling, shared-dim or rank.")],
-    tasks: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SUITE|TASK...", help="glue, vtab1k, fgvc, tasks of [bold]genft list tasks[/], or a .toml of yours."
-        ),
-    ],
+    tasks: TaskWords,
     model: Annotated[
         str,
         typer.Option(
@@ -54,19 +48,10 @@ def study(
     preset: Annotated[
         str, typer.Option(help="Hyper-parameters by name, or your own .toml.", rich_help_panel=_STUDY)
     ] = "default",
-    data: Annotated[
-        Path | None, typer.Option(help="The folder with the data. \\[default: the Hub]", rich_help_panel=_DATA)
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="Which split selects and which reports. \\[default: the task's]", rich_help_panel=_DATA),
-    ] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(min=2, help="Use only so many training examples.", rich_help_panel=_DATA)
-    ] = None,
-    limit_eval: Annotated[
-        int | None, typer.Option(min=2, help="Evaluate on only so many.", rich_help_panel=_DATA)
-    ] = None,
+    data: DataRoot = None,
+    protocol: ProtocolName = None,
+    limit_train: LimitTrain = None,
+    limit_eval: LimitEval = None,
     out: Annotated[Path, typer.Option(help="Where results go.", rich_help_panel=_OUTPUT)] = Path("runs"),
     figures: Annotated[
         Path | None, typer.Option(help="Where figures go. \\[default: figures in --out]", rich_help_panel=_OUTPUT)
@@ -127,9 +112,8 @@ def study(
             for plan, event in schedule.run(jobs):
                 bars.show(plan, event)
         measured += measure(schedule, variants)
-    failures = [(s.label(plan), error) for s in schedules for plan, error in s.failures]
-    for label, error in failures:
-        console.print(f"[red]failed[/] {escape(f'{label}: {error}')} (the same command tries it again)", soft_wrap=True)
+    for schedule in schedules:
+        tell_failures(console, schedule)
     paths = _draw(chosen, measured, figures or out / "figures", format)
     if json:
         print_json({"study": name, "measured": [_data(m) for m in measured], "figures": [str(p) for p in paths]})
@@ -137,7 +121,7 @@ def study(
         _show(console, chosen, measured)
     for path in paths:
         console.print(f"Figure: {path}", soft_wrap=True, markup=False)
-    if failures:
+    if any(schedule.failures for schedule in schedules):
         raise typer.Exit(1)
 
 

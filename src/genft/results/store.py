@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from genft.checked import Record
 from genft.errors import ConfigError, DataError
+from genft.training.spec import LIMITS
 
 R = TypeVar("R", bound=Record)
 
@@ -73,7 +74,7 @@ class Result(Record):
     @property
     def limited(self) -> bool:
         """Whether only a part of the data was used: to be said wherever the number appears."""
-        return any(self.spec.get(limit) is not None for limit in ("limit_train", "limit_select", "limit_eval"))
+        return any(self.spec.get(limit) is not None for limit in LIMITS)
 
 
 class Failure(Record):
