@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from genft import GenFTConfig, GenFTError
+from genft import GenFTConfig, GenFTError, VectorFitConfig
 
 
 class Doubled(nn.Linear):
@@ -17,11 +17,18 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def adapted(base: nn.Module, **settings: Any) -> nn.Module:
+NONLINEAR = GenFTConfig(target_modules=["0"], shared_dim=3, act_row="tanh", act_col="tanh", init_weights=False)
+CONFIGS = {
+    "nonlinear": NONLINEAR,
+    "identity": GenFTConfig(target_modules=["0"], shared_dim=3, init_weights=False),
+    "vectorfit": VectorFitConfig(target_modules=["0"], avf=False, init_weights=False),
+    "lean": VectorFitConfig(target_modules=["0"], avf=False, init_weights=False, lean=True),
+}
+
+
+def adapted(base: nn.Module, config: PeftConfig = NONLINEAR) -> nn.Module:
     torch.manual_seed(1)
-    return get_peft_model(
-        base, GenFTConfig(target_modules=["0"], shared_dim=3, act_row="tanh", act_col="tanh", init_weights=False)
-    ).eval()
+    return get_peft_model(base, copy.deepcopy(config)).eval()
 
 
 def test_a_subclass_keeps_its_own_forward_pass() -> None:
@@ -45,3 +52,33 @@ def test_an_offloaded_weight_is_named() -> None:
     layer.base_layer.to("meta")
     with pytest.raises(GenFTError, match="is offloaded"):
         model(torch.randn(2, 6))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("what", ["weight", "bias"])
+def test_a_base_that_is_trained_as_well_gets_its_gradient(config: PeftConfig, what: str) -> None:
+    """The gradient of (W0 + ΔW) x + b with ΔW as a constant of W0, and that of everything else as with a frozen base."""
+    x, out = torch.randn(5, 6), torch.randn(5, 6)
+    model = adapted(nn.Sequential(nn.Linear(6, 6)), config)
+    expected = model(x)
+    expected.backward(out)
+    frozen = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    trained = getattr(model.base_model.model[0].base_layer, what).requires_grad_(True)
+    y = model(x)
+    torch.testing.assert_close(y, expected)
+    y.backward(out)
+    torch.testing.assert_close(trained.grad, out.T @ x if what == "weight" else out.sum(0))
+    for name, grad in frozen.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, grad)
+
+
+def test_a_trained_attention_weight_is_refused() -> None:
+    base = nn.ModuleDict({"0": nn.MultiheadAttention(6, 2)})
+    model = adapted(base)
+    x = torch.randn(3, 1, 6)
+    attention = model.base_model.model["0"]
+    assert attention(x, x, x)[0].shape == x.shape
+    attention.base_layer.in_proj_weight.requires_grad_(True)
+    with pytest.raises(GenFTError, match=r"freeze it with requires_grad_\(False\)"):
+        attention(x, x, x)

@@ -186,15 +186,23 @@ class WeightLayer(MergingLayer):
                 "keep adapted weights in memory, with another device_map for example"
             )
         attention = isinstance(base, nn.MultiheadAttention)  # it is called with W0 + ΔW, whatever the precision
-        exact = attention or self._sum_is_exact(x)
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in base.parameters(recurse=False))
+        if trained and attention:
+            raise GenFTError(
+                "base model: an adapted nn.MultiheadAttention is called with W0 + ΔW in place of its weight, which "
+                "therefore cannot be trained as well; freeze it with requires_grad_(False)"
+            )
+        exact = attention or (not trained and self._sum_is_exact(x))
         if (update := self._kept_update(names, x, exact)) is None:
-            if not attention and (y := self._own_form(names, exact, *args, **kwargs)) is not None:
+            own = not attention and not trained
+            if own and (y := self._own_form(names, exact, *args, **kwargs)) is not None:
                 return y
             update = self._update(names, x, exact, "materialised" if attention else self._wanted(names))
         if attention:
             return self._call_attention(update, *args, **kwargs)
         if exact:
             return self._product(x, update)
+        # in the precision of the base module, and so that a base that is trained as well gets its gradient
         y = self._add_biases(self.base_layer(*args, **kwargs), names)
         products = [(site, F.linear(x, d.to(x.dtype))) for site, d in update.full]
         for site, left, right in update.thin:
