@@ -2,8 +2,16 @@
 # make test    run all tests
 # make lint    ruff and mypy
 # Each sets up .venv by itself. PYTHON and VENV can be overridden: make test PYTHON=python3.12 VENV=/tmp/env
+# With LOWEST=1, the lowest versions of torch, transformers, peft, accelerate and timm that we allow, in .venv-lowest.
 PYTHON ?= python3
+ifdef LOWEST
+VENV ?= .venv-lowest
+export PIP_CONSTRAINT := $(CURDIR)/tests/lowest.txt
+TORCH := torch torchvision
+else
 VENV ?= .venv
+TORCH := "torch==2.14.1" "torchvision==0.29.1"
+endif
 BIN := $(VENV)/bin
 TESTS ?= tests
 
@@ -19,7 +27,7 @@ test: $(VENV)/dev.done
 peft-conformance: $(VENV)/dev.done
 	$(BIN)/python tests/peft_conformance/run.py
 
-# wheel and sdist, each installed into an empty environment and used there; LOWEST=1: the lowest allowed versions
+# wheel and sdist, each installed into an empty environment and used there
 release-check:
 	PYTHON=$(PYTHON) benchmarks/release.sh
 
@@ -38,7 +46,7 @@ $(VENV)/torch.done:
 	@echo "Setting up $(VENV): torch and the other dependencies, a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq "torch==2.14.1" "torchvision==0.29.1" || $(BIN)/python -m pip install -qq torch torchvision
+	$(BIN)/python -m pip install -qq $(TORCH) || $(BIN)/python -m pip install -qq torch torchvision
 	touch $@
 
 $(VENV)/demo.done: $(VENV)/torch.done pyproject.toml

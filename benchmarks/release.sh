@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Builds wheel and sdist, installs each into an empty environment, and trains with it there.
-# PYTHON can be overridden, and LOWEST=1 installs the lowest versions that pyproject.toml allows:
-#     PYTHON=python3.12 benchmarks/release.sh
+# PYTHON can be overridden, and PIP_CONSTRAINT names versions to take: make release-check LOWEST=1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -11,14 +10,10 @@ trap 'rm -rf "$work"' EXIT
 "$work/build/bin/pip" install -q build
 "$work/build/bin/python" -m build -q --outdir "$work/dist"
 
-lowest=()
-if [ -n "${LOWEST:-}" ]; then
-    lowest=(torch==2.6.0 torchvision==0.21.0 transformers==5.0.0 peft==0.21.0 accelerate==1.2.0 timm==1.0.15)
-fi
 for file in "$work"/dist/*; do
     rm -rf "$work/env"
     "$PYTHON" -m venv "$work/env"
-    "$work/env/bin/pip" install -q "genft[vision,demo] @ file://$file" "${lowest[@]}"
+    "$work/env/bin/pip" install -q "genft[vision,demo] @ file://$file"
     (
         cd "$work"
         "$work/env/bin/python" -c "

@@ -79,6 +79,18 @@ def test_any_value_in_a_configuration(data: st.DataObject, folder: Path, good: P
         shutil.copy(good / name, folder / name)
 
 
+@pytest.mark.parametrize("value", [10**5, 10**7, 10**12])
+def test_a_rank_beyond_all_use(value: int, folder: Path, good: Path) -> None:
+    """It would take memory, and seconds, before the weights were found not to fit."""
+    content = json.loads((good / "adapter_config.json").read_text())
+    if "shared_dim" not in content:
+        pytest.skip("vectorfit has no rank, and lora is peft's")
+    (folder / "adapter_config.json").write_text(json.dumps(content | {"shared_dim": value}))
+    loads_or_says(folder)
+    with pytest.raises(ConfigError, match=f"would be 16 × {value}, and more than 4096 is of no use there"):
+        artifact.load(folder)
+
+
 @FEW
 @given(cut=st.floats(0, 1), at=st.floats(0, 0.999), byte=st.integers(0, 255))
 def test_any_bytes_in_the_weights(cut: float, at: float, byte: int, folder: Path, good: Path) -> None:

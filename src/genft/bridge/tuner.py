@@ -44,8 +44,11 @@ from genft.bridge.targets import (
 )
 from genft.bridge.update_cache import UpdateCache
 from genft.bridge.weight_layer import WeightLayer
-from genft.errors import BaseMismatchError, GenFTError, MergeError, TargetError
+from genft.errors import BaseMismatchError, ConfigError, GenFTError, MergeError, TargetError
 from genft.methods.base import BlockMethod, Method, Site, WeightMethod
+
+#: A rank or a number of tokens that is never too large, however small the weight.
+LARGEST = 4096
 
 
 class BridgeTuner(BaseTuner):
@@ -189,6 +192,8 @@ class BridgeTuner(BaseTuner):
     ) -> None:
         method, by_module = self._sites[adapter_name]
         sites = by_module[current_key]
+        for site in sites:
+            _check_sizes(method, site)
         needs_shared = any(f.shared_as for site in sites for f in method.factors(site).values())
         if needs_shared:
             like = next(unwrap(target).parameters(), None)
@@ -433,3 +438,16 @@ class BlockTuner(BridgeTuner):
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         raise MergeError(CANNOT_MERGE)
+
+
+def _check_sizes(method: Method, site: Site) -> None:
+    """Refuse a rank or length beyond all use before memory is taken for it (a configuration may be a stranger's).
+
+    Raises:
+        ConfigError: naming the weight and the tensor.
+    """
+    most = max(LARGEST, site.out_features + site.in_features)
+    for name, factor in method.factors(site).items():
+        if max(factor.shape, default=0) > most:
+            shape = " × ".join(map(str, factor.shape))
+            raise ConfigError(f"{site}: its tensor {name!r} would be {shape}, and more than {most} is of no use there")

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from typer.core import TyperCommand
 
 from genft.cli.options import (
     DataRoot,
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     from genft.training.matrix import Schedule
     from genft.training.run import Plan
 
-_MATRIX, _DATA, _OUTPUT = "What is compared", "Data", "Output"
+_MATRIX, _DATA, _MACHINES, _OUTPUT = "What is compared", "Data", "Machines", "Output"
+
+
+class _BenchCommand(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for n, word in enumerate(args):
+            if word == "--ray" and (n + 1 == len(args) or args[n + 1].startswith("-")):
+                args = [*args[: n + 1], "local", *args[n + 1 :]]  # an option without its value, which typer has not
+                break
+        return super().parse_args(ctx, args)
 
 
 @takes_training
@@ -67,7 +77,17 @@ def bench(
     limit_eval: LimitEval = None,
     limit_select: LimitSelect = None,
     out: Annotated[Path, typer.Option(help="Where results go.", rich_help_panel=_OUTPUT)] = Path("runs"),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.", rich_help_panel=_OUTPUT)] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.", rich_help_panel=_MACHINES)] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Send the runs to a Ray cluster: HOST:PORT, auto, or local, which is this machine and the default.",
+            rich_help_panel=_MACHINES,
+        ),
+    ] = None,
+    ray_cpus: Annotated[int, typer.Option(min=1, help="CPUs of a run on it.", rich_help_panel=_MACHINES)] = 1,
+    ray_gpus: Annotated[float, typer.Option(min=0, help="GPUs of a run on it.", rich_help_panel=_MACHINES)] = 0,
     report_to: ReportTo = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.", rich_help_panel=_OUTPUT)] = False,
     json: Annotated[
@@ -82,7 +102,9 @@ def bench(
         genft bench glue --methods genft,lora --seeds 0,1,2 --model minilm-l6 --data ~/data
     """
     from genft.presets import load_preset
+    from genft.errors import ConfigError
     from genft.results.store import Store
+    from genft.training.cluster import Cluster
     from genft.training.matrix import Matrix, Schedule, parse_entries
     from genft.training.processes import be_quiet
     from genft.training.trackers import check_trackers
@@ -91,7 +113,10 @@ def bench(
     be_quiet()
     console = screen(json)
     trackers = check_trackers(report_to or ())
-    store = Store(out).open()
+    if ray is not None and jobs > 1:
+        raise ConfigError("--jobs: is for this machine without Ray, which starts as many runs as its CPUs allow")
+    cluster = None if ray is None else Cluster(ray, ray_cpus, ray_gpus)
+    store = Store(out) if dry_run else Store(out).open()
     entries = parse_entries(methods)
     said = {"protocol": protocol, "limit_train": limit_train, "limit_eval": limit_eval, "limit_select": limit_select}
     found = read_tasks(console, tasks, data)
@@ -110,7 +135,7 @@ def bench(
     if dry_run:
         return
     with Bars(console, schedule) as bars:
-        for plan, event in schedule.run(jobs, trackers):
+        for plan, event in schedule.run(jobs, trackers, cluster):
             bars.show(plan, event)
     results = conclude(console, schedule)
     if json:
@@ -274,4 +299,4 @@ def tell_failures(console: Console, schedule: Schedule) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(bench)
+    app.command(cls=_BenchCommand)(bench)

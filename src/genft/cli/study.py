@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 
 from genft.cli.bench import Bars, numbers, read_tasks, tell_failures
-from genft.cli.options import DataRoot, LimitEval, LimitTrain, ProtocolName, TaskWords, run_alone, takes_training
+from genft.cli.options import (
+    DataRoot,
+    LimitEval,
+    LimitSelect,
+    LimitTrain,
+    ProtocolName,
+    TaskWords,
+    run_alone,
+    takes_training,
+)
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
@@ -52,6 +61,7 @@ def study(
     protocol: ProtocolName = None,
     limit_train: LimitTrain = None,
     limit_eval: LimitEval = None,
+    limit_select: LimitSelect = None,
     out: Annotated[Path, typer.Option(help="Where results go.", rich_help_panel=_OUTPUT)] = Path("runs"),
     figures: Annotated[
         Path | None, typer.Option(help="Where figures go. \\[default: figures in --out]", rich_help_panel=_OUTPUT)
@@ -86,8 +96,8 @@ def study(
     chosen, said_grid = get_study(name), _grid(grid or ())
     chosen.grid(said_grid)
     check_format(format)
-    store = Store(out).open()
-    said = {"protocol": protocol, "limit_train": limit_train, "limit_eval": limit_eval}
+    store = Store(out) if dry_run else Store(out).open()
+    said = {"protocol": protocol, "limit_train": limit_train, "limit_eval": limit_eval, "limit_select": limit_select}
     settings = parse_settings(get_method("genft"), set_ or ())
     found = read_tasks(console, tasks, data)
     read: list[Task] = [task for task, _ in found]

@@ -22,6 +22,7 @@ from genft.models import find_model
 from genft.presets import Preset
 from genft.results.store import Cell, Failure, Result, Store
 from genft.training.callbacks import Inferred, Progress
+from genft.training.cluster import Cluster
 from genft.training.processes import run_side_by_side
 from genft.training.run import Plan, prepare
 from genft.training.spec import RunSpec, build_spec, parse_settings, split_outside_brackets
@@ -154,9 +155,16 @@ class Schedule:
         """Runs in all, as far as it is known now."""
         return max(len(self.matrix), len(self._asked))
 
-    def run(self, jobs: int = 1, report_to: Sequence[str] = ()) -> Iterator[tuple[Plan, Outcome | Progress | Inferred]]:
-        """Do what is not finished; yields what happens. A run that fails is noted, and the others go on."""
-        for plan, message in run_side_by_side(self._next, self.store.out, jobs, report_to):
+    def run(
+        self, jobs: int = 1, report_to: Sequence[str] = (), cluster: Cluster | None = None
+    ) -> Iterator[tuple[Plan, Outcome | Progress | Inferred]]:
+        """Do what is not finished, in ``jobs`` processes or on a cluster; yields what happens. A run that fails is
+        noted, and the others go on."""
+        if cluster is None:
+            messages = run_side_by_side(self._next, self.store.out, jobs, report_to)
+        else:
+            messages = cluster.run(self._next, self.store.out, report_to)
+        for plan, message in messages:
             if isinstance(message, (Result, GenFTError)):
                 self.outcomes[plan.key] = message
                 if isinstance(message, GenFTError):

@@ -31,6 +31,7 @@ class RunProcess:
         threads: int | None = None,
         again: bool = False,
         report_to: Sequence[str] = (),
+        gpus: str | None = None,
     ) -> None:
         """
         Args:
@@ -39,12 +40,14 @@ class RunProcess:
             threads: that torch may use; None leaves it to torch.
             again: run even if the result exists.
             report_to: trackers that are told how it goes.
+            gpus: CUDA_VISIBLE_DEVICES of the process; None leaves it as it is.
         """
         self.spec = spec
         context = _context()
         self.receiver, sender = context.Pipe(duplex=False)
         # a daemon: if a second Ctrl-C interrupts end(), Python's own exit still ends it
-        self.process = context.Process(target=_work, args=(spec, out, threads, again, report_to, sender), daemon=True)
+        work = (spec, out, threads, again, report_to, gpus, sender)
+        self.process = context.Process(target=_work, args=work, daemon=True)
         self.process.start()
         sender.close()  # now the child's end is the only one, so its death ends recv() below
 
@@ -132,10 +135,18 @@ def _context() -> Any:
 
 
 def _work(
-    spec: RunSpec, out: Path, threads: int | None, again: bool, report_to: Sequence[str], sender: Connection
+    spec: RunSpec,
+    out: Path,
+    threads: int | None,
+    again: bool,
+    report_to: Sequence[str],
+    gpus: str | None,
+    sender: Connection,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     be_quiet()
+    if gpus is not None:  # the fork server, begun for another run, may have had others
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     if threads is not None:
         import torch
 

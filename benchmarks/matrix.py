@@ -1,0 +1,83 @@
+"""A matrix of many tiny runs: how much longer it takes than its runs.
+
+    python benchmarks/matrix.py --runs 1000 --jobs 2
+
+MiniLM-L6's head on 16 news texts, one epoch, a seed per run. "The runs" are their processes from start to end; what is
+left is the plan, the store and the waiting between two runs. Beside it, the same against what the runs count as their
+own seconds, without starting a process and reading model and data's fingerprints there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+from genft.data import find_tasks, read
+from genft.errors import GenFTError
+from genft.presets import Preset
+from genft.results.store import Result, Store
+from genft.training import processes
+from genft.training.matrix import Matrix, Schedule, parse_entries
+
+
+class Timed(processes.RunProcess):
+    """Counts how long its process lives."""
+
+    alive = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+        super().__init__(*args, **kwargs)
+
+    def end(self) -> None:
+        super().end()
+        Timed.alive += time.perf_counter() - self.began
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--runs", type=int, default=1000)
+    options.add_argument("--jobs", type=int, default=2)
+    options.add_argument("--out", type=Path)
+    given = options.parse_args()
+    processes.RunProcess = Timed  # type: ignore[misc]
+    (task,) = find_tasks("bbc-news", None)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        matrix = Matrix(
+            tasks=(task,),
+            entries=parse_entries("linear"),
+            seeds=tuple(range(given.runs)),
+            model="minilm-l6",
+            preset=Preset(name="none", source=""),
+            grid=(),
+            training={"epochs": 1},
+            said={"limit_train": 16, "limit_eval": 8},
+        )
+        schedule = Schedule(matrix, Store(Path(folder)).open(), {task.name: read(task)})
+        planned = time.perf_counter() - began
+        own = 0.0
+        for _, message in schedule.run(given.jobs):
+            if isinstance(message, GenFTError):
+                raise message
+            own += message.seconds if isinstance(message, Result) else 0.0
+        places = given.jobs * (time.perf_counter() - began)
+    row = {
+        "runs": given.runs,
+        "jobs": given.jobs,
+        "planning s": planned,
+        "all s": places / given.jobs,
+        "a process s": Timed.alive / given.runs,
+        "a run s": own / given.runs,
+        "beyond the processes %": 100 * (places / Timed.alive - 1),
+        "beyond their own seconds %": 100 * (places / own - 1),
+    }
+    common.report("matrix", [row], given)
+
+
+if __name__ == "__main__":
+    main()
