@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -39,26 +39,27 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
         """Add an adapter: create the tensors that belong to this module alone, in its device and dtype."""
-        own = nn.ParameterDict()
+        own, places = nn.ParameterDict(), {}
         for site in sites:
+            places[site] = {name: Place(own_key(site, name), f.shared_as) for name, f in method.factors(site).items()}
             for name, factor in method.factors(site).items():
                 if factor.shared_as is None:
                     own[own_key(site, name)] = new_parameter(factor.shape, factor.init)
         self.own_factors[adapter_name] = own
-        shared = [f.shared_as for site in sites for f in method.factors(site).values() if f.shared_as is not None]
-        self.attachments[adapter_name] = Attachment(method, tuple(sites), tuple(dict.fromkeys(shared)))
+        self.attachments[adapter_name] = Attachment(method, tuple(sites), places)
         self._move_adapter_to_device_of_base_layer(adapter_name)
 
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
         """The trained tensors of one site by symbol, wherever they are stored."""
         own, (shared,) = entry(self.own_factors, adapter_name), self._shared
+        of_all = None if shared is None or adapter_name not in shared else entry(shared, adapter_name)
         found: dict[str, Tensor] = {}
-        for name, factor in self.attachments[adapter_name].method.factors(site).items():
-            if factor.shared_as is None:
-                found[name] = own[own_key(site, name)]
+        for name, place in self.attachments[adapter_name].places[site].items():
+            if place.shared_as is None:
+                found[name] = own[place.own]
             else:
-                assert shared is not None
-                found[name] = entry(shared, adapter_name)[factor.shared_as]
+                assert of_all is not None
+                found[name] = of_all[place.shared_as]
         return found
 
     def active_attachments(self) -> list[str]:
@@ -77,13 +78,26 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return "genft." + super().__repr__()
 
 
+class Place(NamedTuple):
+    """Where a factor is: in the module's own tensors, or under ``shared_as`` in those of all."""
+
+    own: str
+    shared_as: str | None
+
+
 @dataclass
 class Attachment:
-    """One adapter on one module, with the names under which it finds shared factors."""
+    """One adapter on one module, and where the factors of its sites are, by symbol."""
 
     method: Method
     sites: tuple[Site, ...]
-    shared_names: tuple[str, ...] = ()
+    places: dict[Site, dict[str, Place]]
+
+    @property
+    def shared_names(self) -> list[str]:
+        """The names of the shared factors that are used here, each once."""
+        found = (place.shared_as for of_site in self.places.values() for place in of_site.values())
+        return list(dict.fromkeys(name for name in found if name is not None))
 
 
 def entry(container: nn.ModuleDict, adapter_name: str) -> nn.ParameterDict:

@@ -27,6 +27,7 @@ from genft.bridge.update_cache import UpdateCache
 from genft.errors import GenFTError
 from genft.methods.base import Method, Site, WeightMethod
 from genft.ops import plan
+from genft.ops.generator import no_autocast
 from genft.ops.lowrank import low_rank_linear
 
 
@@ -130,12 +131,14 @@ class WeightLayer(MergingLayer):
         method = self.attachments[adapter_name].method
         assert isinstance(method, WeightMethod)
         factors = self.factors(adapter_name, site)
-        with torch.autocast(w0.device.type, enabled=False):
+        with no_autocast(w0.device):
             return method.delta_weight(w0[site.start : site.stop], factors, dropout_seed=seed)
 
     def delta_bias(self, adapter_name: str) -> Tensor | None:
         """Δb over all rows of the module, or None where the adapter leaves the bias alone."""
         attachment = self.attachments[adapter_name]
+        if not self._method(adapter_name).overrides("delta_bias"):
+            return None
         b0 = self.frozen_bias()
         pieces: list[tuple[Site, Tensor]] = []
         for site in attachment.sites:
@@ -245,6 +248,8 @@ class WeightLayer(MergingLayer):
         alone = [(name, site) for name in names for site in self.attachments[name].sites]
         if len(alone) != 1 or alone[0][1].out_features != self.out_features:
             return None
+        if not self._method(alone[0][0]).overrides("linear"):
+            return None
         if self.quantization_backend is None and not computes_plainly(self.get_base_layer()):
             return None
         (name, site), bias = alone[0], self._bias(names)
@@ -267,7 +272,7 @@ class WeightLayer(MergingLayer):
             drops = self.training and method.entry_dropout > 0
             for site in self.attachments[name].sites:
                 rows, factors = w0[site.start : site.stop], self.factors(name, site)
-                with torch.autocast(w0.device.type, enabled=False):
+                with no_autocast(w0.device):
                     pair = None if drops else method.low_rank(rows, factors)
                 if pair is not None:
                     update.thin.append((site, *pair))
@@ -284,7 +289,7 @@ class WeightLayer(MergingLayer):
         if update.form == "weight":
             update.weight, update.thin, update.full = self._sum(w0, update), [], []
         elif update.form == "beside":
-            with torch.autocast(w0.device.type, enabled=False):
+            with no_autocast(w0.device):
                 update.full += [(site, left @ right.T) for site, left, right in update.thin]
             update.thin = []
         return update

@@ -126,6 +126,10 @@ class Method(ABC):
 class WeightMethod(Method):
     """ΔW and Δb of a linear weight, generated from the frozen W0 and a few trained factors."""
 
+    def overrides(self, name: str) -> bool:
+        """Whether this method has its own ``name``, one of the functions below that do nothing by themselves."""
+        return getattr(type(self), name) is not getattr(WeightMethod, name)
+
     #: True where the method changes only biases: it may then target any module that has one.
     bias_only: bool = False
 

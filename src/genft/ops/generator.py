@@ -109,7 +109,7 @@ def generate(
     def mask(stream: int) -> Tensor | None:
         return None if seed is None else entry_mask(_shape(w0), dropout, seed, w0.device, stream=stream)
 
-    with _no_autocast(w0.device):
+    with no_autocast(w0.device):
         if (linear_row or row is None) and (linear_col or col is None):
             left, right = low_rank(w0, row, col, ratio=ratio, scaling=scaling)
             return left @ right.T
@@ -176,18 +176,26 @@ def low_rank(
 
     With both stages L = scaling · Q2 (P2ᵀ A) and R = Q1: W0 enters through an r × r core.
     """
-    with _no_autocast(w0.device):
+    with no_autocast(w0.device):
         if row is None:
             if col is None:
                 raise _no_stage()
             p2, q2 = col
-            return scaling * q2, ratio * _project(w0, p2, True)
+            return scaling * q2, ratio * _thin(w0, p2, True)
         p1, q1 = row
-        a = _project(w0, p1, False)
+        a = _thin(w0, p1, False)
         if col is None:
             return (ratio * scaling) * a, q1
         p2, q2 = col
         return q2 @ ((ratio * scaling) * (p2.T @ a)), q1
+
+
+def _thin(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
+    """:func:`_project`; where it is a product and no more, without the way through an operation of our own."""
+    if w0.dtype != p.dtype or torch.compiler.is_compiling():
+        return _project(w0, p, transposed)
+    w0 = w0.detach()
+    return torch.mm(p.T, w0 if transposed else w0.T).T
 
 
 # Operations that touch a matrix that is not thin
@@ -198,7 +206,7 @@ def _operation(schema: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 
     def register(compute: Callable[..., Any]) -> CustomOpDef:
         def run(*args: Any) -> Any:
-            with _no_autocast(args[0].device):
+            with no_autocast(args[0].device):
                 return compute(*args)
 
         name, _, signature = schema.partition("(")
@@ -466,8 +474,9 @@ def _shape(w0: Tensor) -> tuple[int, int]:
     return rows, columns
 
 
-def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    if torch.amp.is_autocast_available(device.type):
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Where autocast is on, a context without it."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

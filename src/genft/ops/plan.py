@@ -15,8 +15,11 @@ Where W0 is decomposed, the backward pass of the first two forms goes through U 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
 
 Form = Literal["factored", "materialised", "weight", "beside", "published"]
 
@@ -110,6 +113,10 @@ def choose(s: Shape, plan: str = "auto") -> Form:
     A form that would lose the update, or does not exist for ``s``, is not taken even if asked for: "materialised" then
     becomes "beside", and "factored" the cheapest of all.
     """
+    return _choose(s, plan) if torch.compiler.is_compiling() else _chosen_before(s, plan)
+
+
+def _choose(s: Shape, plan: str) -> Form:
     allowed: dict[str, list[Form]] = {
         "auto": ["factored", "published", "materialised", "weight", "beside"],
         "factored": ["factored", "published"],
@@ -120,3 +127,7 @@ def choose(s: Shape, plan: str = "auto") -> Form:
     if not usable:
         usable = ["beside"] if plan == "materialised" else [f for f in allowed["auto"] if products(f, s) is not None]
     return min(usable, key=lambda form: cost(form, s))
+
+
+#: A model asks the same in every step; with texts of many lengths, for a few hundred shapes.
+_chosen_before = functools.lru_cache(maxsize=1024)(_choose)

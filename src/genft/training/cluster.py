@@ -7,6 +7,7 @@ from its last checkpoint, and the claim on its key in the store keeps two worker
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Cluster:
         if self.address == "local":
             where |= {"include_dashboard": False}
         try:
-            ray.init(**where, log_to_driver=False, logging_level="ERROR")
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as e:
             reason = (str(e).splitlines() or [type(e).__name__])[0]
             raise ConfigError(f"--ray: no cluster at {self.address!r} (local, auto, or HOST:PORT): {reason}") from None
