@@ -80,4 +80,6 @@ def test_two_shards_train_as_one_process(config: str, bert: Path, tmp_path: Path
     expected = {name: p for name, p in whole.named_parameters() if p.requires_grad}
     assert state.keys() == expected.keys()
     for name, p in expected.items():
-        torch.testing.assert_close(state[name], p.detach(), rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            state[name], p.detach(), rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}"
+        )
