@@ -57,7 +57,7 @@ def test_an_offloaded_weight_is_named() -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("what", ["weight", "bias"])
 def test_a_base_that_is_trained_as_well_gets_its_gradient(config: PeftConfig, what: str) -> None:
-    """The gradient of (W0 + ΔW) x + b with ΔW as a constant of W0, and that of everything else as with a frozen base."""
+    """The gradient of (W0 + ΔW) x + b with ΔW as a constant; that of everything else as with a frozen base."""
     x, out = torch.randn(5, 6), torch.randn(5, 6)
     model = adapted(nn.Sequential(nn.Linear(6, 6)), config)
     expected = model(x)

@@ -13,8 +13,8 @@ import pytest
 
 from genft import ConfigError, GenFTError
 from genft.results.store import Result, Store
-from genft.training.callbacks import Progress
 from genft.training import cluster
+from genft.training.callbacks import Progress
 from genft.training.cluster import ATTEMPTS, Cluster
 from genft.training.matrix import parse_entries
 from genft.training.run import prepare, run
@@ -110,8 +110,7 @@ class OneAfterTheOther(ModuleType):
 
     def _stream(self, *args: Any) -> Iterator[Any]:
         try:
-            for message in self.function(*args):
-                yield message
+            yield from self.function(*args)
         except self.exceptions.RayError as e:
             yield e
 

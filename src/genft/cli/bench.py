@@ -101,8 +101,8 @@ def bench(
 
         genft bench glue --methods genft,lora --seeds 0,1,2 --model minilm-l6 --data ~/data
     """
-    from genft.presets import load_preset
     from genft.errors import ConfigError
+    from genft.presets import load_preset
     from genft.results.store import Store
     from genft.training.cluster import Cluster
     from genft.training.matrix import Matrix, Schedule, parse_entries
