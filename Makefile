@@ -42,7 +42,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 
 # torch and torchvision must match, so they are installed together, before anything that asks for torch alone
-$(VENV)/torch.done:
+$(VENV)/torch.done: $(if $(LOWEST),tests/lowest.txt)
 	@echo "Setting up $(VENV): torch and the other dependencies, a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --upgrade pip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from genft import GenFTConfig, GenFTError, VectorFitConfig
+from genft import BaseMismatchError, GenFTConfig, GenFTError, VectorFitConfig
 
 
 class Doubled(nn.Linear):
@@ -73,6 +74,24 @@ def test_a_base_that_is_trained_as_well_gets_its_gradient(config: PeftConfig, wh
         torch.testing.assert_close(model.get_parameter(name).grad, grad)
 
 
+def test_an_adapter_belongs_to_the_base_that_was_trained_with_it(tmp_path: Path) -> None:
+    """Not to the one that both began with."""
+    first = nn.Sequential(nn.Linear(6, 6))
+    trained = copy.deepcopy(first)
+    model = adapted(trained)
+    model.base_model.model[0].base_layer.weight.requires_grad_(True)
+    model(torch.randn(5, 6)).sum().backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    model.save_pretrained(tmp_path)
+    x = torch.randn(3, 6)
+    expected = model(x)
+    base = nn.Sequential(nn.Linear(6, 6))
+    base.load_state_dict(model.unload().state_dict())
+    torch.testing.assert_close(PeftModel.from_pretrained(base, tmp_path)(x), expected)
+    with pytest.raises(BaseMismatchError):
+        PeftModel.from_pretrained(first, tmp_path)
+
+
 def test_a_trained_attention_weight_is_refused() -> None:
     base = nn.ModuleDict({"0": nn.MultiheadAttention(6, 2)})
     model = adapted(base)
@@ -80,5 +99,5 @@ def test_a_trained_attention_weight_is_refused() -> None:
     attention = model.base_model.model["0"]
     assert attention(x, x, x)[0].shape == x.shape
     attention.base_layer.in_proj_weight.requires_grad_(True)
-    with pytest.raises(GenFTError, match=r"freeze it with requires_grad_\(False\)"):
+    with pytest.raises(GenFTError, match=r"freeze them with requires_grad_\(False\)"):
         attention(x, x, x)

@@ -39,10 +39,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
         """Add an adapter: create the tensors that belong to this module alone, in its device and dtype."""
-        own, places = nn.ParameterDict(), {}
+        own = nn.ParameterDict()
+        places: dict[Site, dict[str, Place]] = {}
         for site in sites:
-            places[site] = {name: Place(own_key(site, name), f.shared_as) for name, f in method.factors(site).items()}
+            places[site] = {}
             for name, factor in method.factors(site).items():
+                places[site][name] = Place(own_key(site, name), factor.shared_as)
                 if factor.shared_as is None:
                     own[own_key(site, name)] = new_parameter(factor.shape, factor.init)
         self.own_factors[adapter_name] = own

@@ -144,6 +144,8 @@ class BridgeTuner(BaseTuner):
         every_site = [site for group in sites.values() for site in group]
         if problems := method.check(every_site):
             raise TargetError(problems)
+        for site in every_site:
+            _check_sizes(method, site)
         self._warn_of_silent_factors(method, every_site)
         self._sites[self._injecting] = (method, sites)
         self._check_base(peft_config, model, sites)
@@ -192,8 +194,6 @@ class BridgeTuner(BaseTuner):
     ) -> None:
         method, by_module = self._sites[adapter_name]
         sites = by_module[current_key]
-        for site in sites:
-            _check_sizes(method, site)
         needs_shared = any(f.shared_as for site in sites for f in method.factors(site).values())
         if needs_shared:
             like = next(unwrap(target).parameters(), None)
@@ -314,7 +314,7 @@ class BridgeTuner(BaseTuner):
         assert isinstance(config, AdapterConfig)
         recorded = getattr(getattr(model, "base_model", model), "_fingerprints", {})
         if adapter_name in recorded:  # one configuration object may have served several models
-            config.base_fingerprint = recorded[adapter_name]
+            config.base_fingerprint = recorded[adapter_name] | _of_trained_bases(model, recorded[adapter_name])
         return found | file_entries(update_sketches(model, adapter_name, found), cls.prefix)
 
     # ---------------------------------------------------------------- what peft does per layer, for shared factors
@@ -438,6 +438,16 @@ class BlockTuner(BridgeTuner):
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         raise MergeError(CANNOT_MERGE)
+
+
+def _of_trained_bases(model: nn.Module, recorded: dict[str, Any]) -> dict[str, Any]:
+    """Fingerprints of those base weights that were trained beside the adapter: what they are now is what it fits."""
+    found: dict[str, Any] = {}
+    for path, layer in model.named_modules():
+        if not isinstance(layer, WeightLayer) or not any(p.requires_grad for p in unwrap(layer).parameters()):
+            continue
+        found |= {name: base_fingerprint(unwrap(layer)) for name in recorded if f".{path}".endswith(f".{name}")}
+    return found
 
 
 def _check_sizes(method: Method, site: Site) -> None:

@@ -192,8 +192,8 @@ class WeightLayer(MergingLayer):
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in base.parameters(recurse=False))
         if trained and attention:
             raise GenFTError(
-                "base model: an adapted nn.MultiheadAttention is called with W0 + ΔW in place of its weight, which "
-                "therefore cannot be trained as well; freeze it with requires_grad_(False)"
+                "base model: an adapted nn.MultiheadAttention is called with W0 + ΔW in place of its weight, so its "
+                "weight and bias cannot be trained as well; freeze them with requires_grad_(False)"
             )
         exact = attention or (not trained and self._sum_is_exact(x))
         if (update := self._kept_update(names, x, exact)) is None:

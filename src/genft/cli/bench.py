@@ -36,10 +36,14 @@ _MATRIX, _DATA, _MACHINES, _OUTPUT = "What is compared", "Data", "Machines", "Ou
 class _BenchCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for n, word in enumerate(args):
-            if word == "--ray" and (n + 1 == len(args) or args[n + 1].startswith("-")):
+            if word == "--ray" and not _is_address(args[n + 1 : n + 2]):
                 args = [*args[: n + 1], "local", *args[n + 1 :]]  # an option without its value, which typer has not
                 break
         return super().parse_args(ctx, args)
+
+
+def _is_address(words: list[str]) -> bool:
+    return bool(words) and (words[0] in ("local", "auto") or ":" in words[0])
 
 
 @takes_training
@@ -82,12 +86,17 @@ def bench(
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help="Send the runs to a Ray cluster: HOST:PORT, auto, or local, which is this machine and the default.",
+            help="Send the runs to a Ray cluster: local, which is this machine and the default, auto for the one that "
+            "this machine belongs to, or HOST:PORT where it belongs to several.",
             rich_help_panel=_MACHINES,
         ),
     ] = None,
-    ray_cpus: Annotated[int, typer.Option(min=1, help="CPUs of a run on it.", rich_help_panel=_MACHINES)] = 1,
-    ray_gpus: Annotated[float, typer.Option(min=0, help="GPUs of a run on it.", rich_help_panel=_MACHINES)] = 0,
+    ray_cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs of a run on it. \\[default: 1]", rich_help_panel=_MACHINES)
+    ] = None,
+    ray_gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of a run on it. \\[default: 0]", rich_help_panel=_MACHINES)
+    ] = None,
     report_to: ReportTo = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.", rich_help_panel=_OUTPUT)] = False,
     json: Annotated[
@@ -114,8 +123,10 @@ def bench(
     console = screen(json)
     trackers = check_trackers(report_to or ())
     if ray is not None and jobs > 1:
-        raise ConfigError("--jobs: is for this machine without Ray, which starts as many runs as its CPUs allow")
-    cluster = None if ray is None else Cluster(ray, ray_cpus, ray_gpus)
+        raise ConfigError("--jobs: cannot be used with --ray; Ray starts as many runs as the cluster has room for")
+    if ray is None and (ray_cpus or ray_gpus):
+        raise ConfigError("--ray-cpus, --ray-gpus: say what a run asks for on a Ray cluster; add --ray")
+    cluster = None if ray is None else Cluster(ray, ray_cpus or 1, ray_gpus or 0)
     store = Store(out) if dry_run else Store(out).open()
     entries = parse_entries(methods)
     said = {"protocol": protocol, "limit_train": limit_train, "limit_eval": limit_eval, "limit_select": limit_select}

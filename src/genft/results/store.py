@@ -17,6 +17,8 @@ import io
 import json
 import os
 import shutil
+import tempfile
+import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -123,9 +125,8 @@ class Store:
         """Make the folders; a folder that cannot be written is a :class:`ConfigError` before any work is done."""
         try:
             self.results.mkdir(parents=True, exist_ok=True)
-            probe = self.results / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.results):
+                pass
         except OSError as e:
             raise ConfigError(f"--out {self.out}: cannot be written ({e.strerror})") from None
         return self
@@ -207,7 +208,7 @@ def _read(path: Path, record: type[R]) -> R:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that other processes see whole or not at all, even if the machine stops in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # two machines may have the same process ids
     try:
         with temporary.open("wb") as file:
             file.write(content)

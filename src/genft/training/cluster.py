@@ -29,9 +29,10 @@ class Cluster:
     """Where runs go, and what each asks for.
 
     Attributes:
-        address: "local" for a cluster on this machine alone, "auto" for the one that it belongs to, or HOST:PORT.
+        address: "local" for a cluster on this machine alone, "auto" for the one that it belongs to, or HOST:PORT where
+            it belongs to several.
         cpus: CPUs of a run, and the threads that it computes with.
-        gpus: GPUs of a run; a fraction shares one.
+        gpus: GPUs of a run; below 1 they share one. 0: the run sees none.
     """
 
     address: str = "local"
@@ -44,10 +45,13 @@ class Cluster:
         """As :func:`genft.training.processes.run_side_by_side`, on the cluster; it is left when this ends.
 
         Raises:
-            ConfigError: no Ray, no cluster at the address, or a request that it can never grant.
+            ConfigError: no Ray, no cluster at the address, or a request that none of its machines can grant.
         """
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ConfigError(f"--ray-gpus: {self.gpus:g} is neither a whole number nor a part of one GPU")
         ray = self._join()
         try:
+            self._check_room(ray)
             yield from self._stream(ray, next_plan, out.resolve(), report_to)
         finally:
             ray.shutdown()  # which ends the runs that are left
@@ -57,31 +61,35 @@ class Cluster:
             import ray
         except ImportError:
             raise ConfigError("--ray: needs Ray: pip install 'genft[ray]'") from None
-        # Ray would replace the interpreter of its workers by what `uv run` says, and talk about it
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         where: dict[str, Any] = {"address": self.address}
         if self.address == "local":
             where |= {"include_dashboard": False}
         try:
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as e:
-            reason = (str(e).splitlines() or [type(e).__name__])[0]
-            raise ConfigError(f"--ray: no cluster at {self.address!r} (local, auto, or HOST:PORT): {reason}") from None
+            raise ConfigError(
+                f"--ray: no cluster at {self.address!r} that this machine belongs to (local, auto, or HOST:PORT): "
+                f"{_first_line(e)}"
+            ) from None
         return ray
 
+    def _check_room(self, ray: Any) -> None:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(has.get("CPU", 0) >= self.cpus and has.get("GPU", 0) >= self.gpus for has in machines):
+            return
+        found = ", ".join(f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}" for has in machines)
+        raise ConfigError(
+            f"--ray: a run asks for {self.cpus} CPUs and {self.gpus:g} GPUs, and no machine of the cluster has them "
+            f"({found or 'there is none'}); lower --ray-cpus or --ray-gpus"
+        )
+
     def _places(self, ray: Any) -> int:
-        """How many runs the cluster can do at once as it is now."""
+        """How many runs the cluster can do at once as it is now, at least one."""
         has = ray.cluster_resources()
-        cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
-        places = int(cpus // self.cpus)
+        places = has.get("CPU", 0) / self.cpus
         if self.gpus:
-            places = min(places, int(gpus / self.gpus))
-        if not places:
-            raise ConfigError(
-                f"--ray: a run asks for {self.cpus} CPUs and {self.gpus:g} GPUs, and the whole cluster has "
-                f"{cpus:g} and {gpus:g}; lower --ray-cpus or --ray-gpus"
-            )
-        return places
+            places = min(places, has.get("GPU", 0) / self.gpus)
+        return max(1, int(places))
 
     def _stream(
         self, ray: Any, next_plan: Callable[[], Plan | None], out: Path, report_to: Sequence[str]
@@ -92,42 +100,67 @@ class Cluster:
         )
         running: dict[Any, tuple[Plan, int]] = {}
         lost: list[tuple[Plan, int]] = []
+        changed = True
         while True:
-            for _ in range(len(running), self._places(ray)):
+            for _ in range(len(running), self._places(ray) if changed else 0):
                 plan, attempt = lost.pop() if lost else (next_plan(), 1)
                 if plan is None:
                     break
-                running[task.remote(plan.spec, out, self.cpus, tuple(report_to))] = plan, attempt
+                stream = task.remote(plan.spec, Path.cwd(), out, self.cpus, self.gpus > 0, tuple(report_to))
+                running[stream] = plan, attempt
             if not running:
                 return
-            for stream in ray.wait(list(running), timeout=10)[0]:  # a while, for the cluster may have grown
+            ready = ray.wait(list(running), timeout=10)[0]
+            changed = not ready  # after a while the cluster may have grown
+            for stream in ready:
                 plan, attempt = running[stream]
                 message = _next(ray, stream)
-                if message is None:
+                if isinstance(message, _Lost) and attempt < ATTEMPTS:
+                    lost.append((plan, attempt + 1))
+                elif isinstance(message, _Lost):
+                    message = TrainingError(f"its Ray worker was lost {ATTEMPTS} times, the last time by {message.why}")
+                elif isinstance(message, Result) and message.key != plan.key:
+                    message = TrainingError("its Ray worker found another model or other data under the same path")
+                if isinstance(message, (Result, GenFTError, _Lost)):
                     del running[stream]
-                    if attempt < ATTEMPTS:
-                        lost.append((plan, attempt + 1))
-                        continue
-                    message = TrainingError(f"the run was started {ATTEMPTS} times, and its Ray worker lost each time")
-                elif isinstance(message, (Result, GenFTError)):
-                    del running[stream]
-                yield plan, message
+                    changed = True
+                if not isinstance(message, _Lost):
+                    yield plan, message
 
 
-def _next(ray: Any, stream: Any) -> Message | None:
-    """The next message of a run; None where its worker is lost."""
+@dataclass
+class _Lost:
+    """The end of a run whose worker is gone."""
+
+    why: str
+
+
+def _next(ray: Any, stream: Any) -> Message | _Lost:
+    """The next message of a run."""
     try:
-        return ray.get(next(stream))
+        message: Message = ray.get(next(stream))
+        return message
+    except StopIteration:
+        return _Lost("an end without a result")
     except ray.exceptions.RayTaskError as e:  # of Python, on a worker without genft for example
         return TrainingError(f"Ray worker: {str(e).splitlines()[-1].strip()}")
-    except (ray.exceptions.RayError, StopIteration):
-        return None
+    except ray.exceptions.RayError as e:
+        return _Lost(f"{type(e).__name__}: {_first_line(e)}")
 
 
-def _messages(spec: RunSpec, out: Path, threads: int, report_to: Sequence[str]) -> Iterator[Message]:
-    """What a run says, on the machine that does it."""
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no reason given"])[0]
+
+
+def _messages(
+    spec: RunSpec, folder: Path, out: Path, threads: int, gpus: bool, report_to: Sequence[str]
+) -> Iterator[Message]:
+    """What a run says, on the machine that does it; relative paths begin at ``folder``."""
+    os.chdir(folder)
     be_quiet()
-    run = RunProcess(spec, out, threads=threads, report_to=report_to, gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    # Ray names the GPUs of a task that asked for some, and leaves all visible to one that did not
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else ""
+    run = RunProcess(spec, out, threads=threads, report_to=report_to, gpus=visible)
     try:
         while True:
             message = run.receive()
