@@ -20,6 +20,7 @@ from torch import nn
 
 import common
 from genft import GenFTConfig
+from genft.results.figures import style
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "growth.svg"
 GRID = {"d": [256, 384, 512, 768, 1024], "layers": [1, 2, 4, 8], "tokens": [128, 256, 512, 1024]}
@@ -83,9 +84,16 @@ def main() -> None:
     timing = common.timing(args)
     rows = [row for varied, sizes in GRID.items() for size in sizes for row in measure(varied, size, **timing)]
     common.report("growth", rows, args)
+    with style():
+        exponents = draw(rows)
+    print(common.table(exponents))
+
+
+def draw(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The figure, and the exponents in it."""
     figure, axes = plt.subplots(2, 3, figsize=(10, 6), sharex="col", layout="constrained")
     exponents = []
-    for column, varied in enumerate(GRID):
+    for column, (varied, sizes) in enumerate(GRID.items()):
         for case in CASES:
             mine = [row for row in rows if row["varied"] == varied and row["method"] == case]
             found = {"method": case, "in": varied}
@@ -93,12 +101,20 @@ def main() -> None:
                 points = [(row["size"], row[what]) for row in mine]
                 found[what] = slope(points)
                 axes[line, column].loglog(*zip(*points, strict=True), "o-", label=f"{case} ({found[what]:.2f})")
-                axes[line, column].set(ylabel=what, xlabel=varied)
-                axes[line, column].legend(fontsize=7)
             exponents.append(found)
+        for line, what in enumerate(("ms", "kept MB")):
+            ax = axes[line, column]
+            ax.set(ylabel=what, xlabel=varied)
+            ax.set_xticks(sizes, [str(size) for size in sizes])
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.minorticks_off()
+            ax.set_yticks(
+                [n for n in (3, 5, 10, 20, 30, 50, 100, 200, 300) if ax.get_ylim()[0] <= n <= ax.get_ylim()[1]]
+            )
+            ax.legend(fontsize=7)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE)
-    print(common.table(exponents))
+    return exponents
 
 
 if __name__ == "__main__":
