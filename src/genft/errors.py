@@ -12,6 +12,11 @@ from collections.abc import Iterable
 from typing import Any
 
 
+def first_line(error: BaseException, otherwise: str = "no reason given") -> str:
+    """The first line of what a foreign error says, for one of our sentences."""
+    return (str(error).splitlines() or [otherwise])[0]
+
+
 class GenFTError(Exception):
     """Base of every error that genft raises on purpose; the command line prints it without a traceback."""
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from genft.bridge.passes import ForwardPass
+from genft.ops.generator import no_autocast
 
 #: Bytes that the updates of one model may take.
 LIMIT = 2**30
@@ -176,7 +177,5 @@ class _Frozen:
         return torch.equal(self._product(self.parts[n]), self.products[n])
 
     def _product(self, part: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(part.device.type):
-            with torch.autocast(part.device.type, enabled=False):
-                return part.to(self.probe.dtype) @ self.probe
-        return part.to(self.probe.dtype) @ self.probe
+        with no_autocast(part.device):
+            return part.to(self.probe.dtype) @ self.probe

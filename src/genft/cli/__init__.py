@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from genft.cli import bench, data, demo, explain, export, listing, params, predict, report, search, show, study, train
 from genft.cli.screen import errors
-from genft.errors import GenFTError
+from genft.errors import GenFTError, first_line
 
 
 class Commands(TyperGroup):
@@ -41,7 +41,7 @@ class Commands(TyperGroup):
         except Exception as e:
             if hasattr(e, "exit_code") or os.environ.get("GENFT_TRACEBACK"):  # typer's own, which it shows itself
                 raise
-            first = (str(e).splitlines() or [""])[0]
+            first = first_line(e, "")
             errors.print(
                 f"[bold red]error:[/] {type(e).__name__}: {escape(first)} (GENFT_TRACEBACK=1 shows where)",
                 soft_wrap=True, highlight=False,

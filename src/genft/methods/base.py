@@ -104,6 +104,11 @@ class Method(ABC):
         gradient (which breaks DDP) and would be saved for nothing.
         """
 
+    def overrides(self, name: str) -> bool:
+        """Whether this method has its own ``name``, one of the functions of its kind that do nothing by themselves."""
+        kind = WeightMethod if isinstance(self, WeightMethod) else BlockMethod
+        return getattr(type(self), name) is not getattr(kind, name)
+
     def check(self, sites: Sequence[Site]) -> list[str]:
         """Sentences about what this configuration cannot do at these sites; empty when all is well."""
         return []
@@ -125,10 +130,6 @@ class Method(ABC):
 
 class WeightMethod(Method):
     """ΔW and Δb of a linear weight, generated from the frozen W0 and a few trained factors."""
-
-    def overrides(self, name: str) -> bool:
-        """Whether this method has its own ``name``, one of the functions below that do nothing by themselves."""
-        return getattr(type(self), name) is not getattr(WeightMethod, name)
 
     #: True where the method changes only biases: it may then target any module that has one.
     bias_only: bool = False
@@ -215,7 +216,7 @@ class BlockMethod(Method):
 
     def hooks(self) -> frozenset[str]:
         """Names of the hooks that this method uses with this configuration."""
-        return frozenset(name for name in BLOCK_HOOKS if getattr(type(self), name) is not getattr(BlockMethod, name))
+        return frozenset(name for name in BLOCK_HOOKS if self.overrides(name))
 
     def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
         """What is added to the MLP's output, from the residual stream x between attention and MLP, (..., width)."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genft.errors import ConfigError, GenFTError, TrainingError
+from genft.errors import ConfigError, GenFTError, TrainingError, first_line
 from genft.results.store import Result
 from genft.training.processes import Message, RunProcess, be_quiet
 from genft.training.run import Plan
@@ -69,7 +69,7 @@ class Cluster:
         except (ConnectionError, RuntimeError, ValueError) as e:
             raise ConfigError(
                 f"--ray: no cluster at {self.address!r} that this machine belongs to (local, auto, or HOST:PORT): "
-                f"{_first_line(e)}"
+                f"{first_line(e)}"
             ) from None
         return ray
 
@@ -145,11 +145,7 @@ def _next(ray: Any, stream: Any) -> Message | _Lost:
     except ray.exceptions.RayTaskError as e:  # of Python, on a worker without genft for example
         return TrainingError(f"Ray worker: {str(e).splitlines()[-1].strip()}")
     except ray.exceptions.RayError as e:
-        return _Lost(f"{type(e).__name__}: {_first_line(e)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no reason given"])[0]
+        return _Lost(f"{type(e).__name__}: {first_line(e)}")
 
 
 def _messages(

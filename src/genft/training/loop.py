@@ -38,7 +38,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from genft.data.encode import Encoded
-from genft.errors import TrainingError
+from genft.errors import TrainingError, first_line
 from genft.methods.recipe import Recipe
 from genft.models import LoadedModel
 from genft.training import ranks
@@ -238,7 +238,7 @@ class Loop(Trainer):
         except (OSError, SafetensorError, RuntimeError) as e:  # torch.save's is a RuntimeError
             folder = Path(self.args.output_dir or "")
             shutil.rmtree(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", ignore_errors=True)
-            why = getattr(e, "strerror", None) or (str(e).splitlines() or [type(e).__name__])[0]
+            why = getattr(e, "strerror", None) or first_line(e, type(e).__name__)
             raise TrainingError(
                 f"{folder}: the checkpoint of step {self.state.global_step} cannot be written ({why}); "
                 f"{self.stop_on_nan.kept}"

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from genft.errors import GenFTError, TrainingError
+from genft.errors import GenFTError, TrainingError, first_line
 from genft.results.store import Result, Store
 from genft.training.callbacks import Inferred, Progress, Watch, ignore
 from genft.training.run import Plan, prepare, run_once
@@ -166,8 +166,7 @@ def _work(
     except Exception as e:  # out of memory, say: the other runs of a matrix go on
         if os.environ.get("GENFT_TRACEBACK"):
             raise
-        first = (str(e).splitlines() or ["no reason given"])[0]
-        sender.send(TrainingError(f"{type(e).__name__}: {first} (GENFT_TRACEBACK=1 shows where)"))
+        sender.send(TrainingError(f"{type(e).__name__}: {first_line(e)} (GENFT_TRACEBACK=1 shows where)"))
 
 
 def be_quiet() -> None:
