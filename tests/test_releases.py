@@ -1,6 +1,8 @@
 """What a release promises about the versions that it works with."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,3 +18,24 @@ def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed() -> Non
         return parts + [0] * (3 - len(parts))
 
     assert {name: numbers(v) for name, v in pins.items()} == {name: numbers(allowed[name]) for name in pins}
+
+
+IMPORT = """
+import sys, time
+import peft
+before = set(sys.modules)
+began = time.process_time()
+import genft
+print(time.process_time() - began)
+assert not any(name.startswith(("genft.training", "genft.data", "genft.cli")) for name in sys.modules)
+assert not {"datasets", "sklearn", "pandas", "timm", "matplotlib", "optuna"} & (sys.modules.keys() - before)
+"""
+
+
+def test_importing_genft_is_quick() -> None:
+    """Less than 0.2 s beyond peft's own; the best of five, for other tests run beside this one."""
+    for _ in range(5):
+        seconds = float(subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True).stdout)
+        if seconds < 0.2:
+            return
+    raise AssertionError(f"{seconds:.2f} s")

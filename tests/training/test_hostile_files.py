@@ -84,10 +84,21 @@ def test_a_rank_beyond_all_use(value: int, folder: Path, good: Path) -> None:
     """It would take memory, and seconds, before the weights were found not to fit."""
     content = json.loads((good / "adapter_config.json").read_text())
     if "shared_dim" not in content:
-        pytest.skip("vectorfit has no rank, and lora is peft's")
+        pytest.skip("the next test's, or without a rank")
     (folder / "adapter_config.json").write_text(json.dumps(content | {"shared_dim": value}))
     loads_or_says(folder)
     with pytest.raises(ConfigError, match=f"would be 16 × {value}, and more than 4096 is of no use there"):
+        artifact.load(folder)
+
+
+@pytest.mark.parametrize("setting", [{"r": 10**6}, {"r": 1e12}, {"rank_pattern": {"query": 10**6}}])
+def test_a_rank_beyond_all_use_of_a_method_of_peft(setting: dict[str, Any], folder: Path, good: Path) -> None:
+    content = json.loads((good / "adapter_config.json").read_text())
+    if content["peft_type"] != "LORA":
+        pytest.skip("not peft's own")
+    (folder / "adapter_config.json").write_text(json.dumps(content | setting))
+    loads_or_says(folder)
+    with pytest.raises(AdapterFileError, match=f"{next(iter(setting))} holds 1.* nothing in .* is so large"):
         artifact.load(folder)
 
 

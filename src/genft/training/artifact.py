@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from genft.bridge.tuner import LARGEST
 from genft.checked import Record, check
 from genft.data import Task
 from genft.data.encode import Encoded, encode
@@ -30,6 +31,8 @@ from genft.training.attach import trained_state
 
 TASK_FILE = "genft_task.json"
 BASELINE_FILE = "model.safetensors"
+#: Settings of peft's own methods that are a size of what they allocate.
+SIZES = {"r", "rank", "init_r", "target_r", "num_virtual_tokens", "encoder_hidden_size", "n_frequency", "num_vectors"}
 
 
 class SavedTask(Record):
@@ -197,6 +200,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
             model: nn.Module = loaded.model
         else:
             state = load_file(weights)
+            _check_sizes(folder / CONFIG_NAME, state)
             model = PeftModel.from_pretrained(loaded.model, str(folder))
             if missing := sorted(get_peft_model_state_dict(model, save_embedding_layers=False).keys() - state.keys()):
                 raise AdapterFileError(f"{weights}: has no values for {missing[0]}; it is incomplete")
@@ -210,6 +214,15 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         raise AdapterFileError(f"{folder}: cannot be loaded on {saved.base}: {str(e).splitlines()[0]}") from None
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return Trained(model.eval().to(device), loaded.tokenizer, saved)
+
+
+def _check_sizes(file: Path, state: dict[str, torch.Tensor]) -> None:
+    """Raises AdapterFileError for a rank that no saved weight has; our own tuners know it, peft's would allocate it."""
+    most = max(LARGEST, *(size for tensor in state.values() for size in tensor.shape))
+    for name, value in json.loads(file.read_text(encoding="utf-8")).items():
+        for size in value.values() if isinstance(value, dict) and name.endswith("_pattern") else [value]:
+            if name.removesuffix("_pattern") in SIZES and isinstance(size, int | float) and size > most:
+                raise AdapterFileError(f"{file}: {name} holds {size}; nothing in {SAFETENSORS_WEIGHTS_NAME} is so large")
 
 
 def read_task(folder: Path) -> SavedTask:
