@@ -222,7 +222,7 @@ def _check_sizes(file: Path, state: dict[str, torch.Tensor]) -> None:
     for name, value in json.loads(file.read_text(encoding="utf-8")).items():
         for size in value.values() if isinstance(value, dict) and name.endswith("_pattern") else [value]:
             if name.removesuffix("_pattern") in SIZES and isinstance(size, int | float) and size > most:
-                raise AdapterFileError(f"{file}: {name} holds {size}; nothing in {SAFETENSORS_WEIGHTS_NAME} is so large")
+                raise AdapterFileError(f"{file}: {name} holds {size}; nothing in the saved weights is so large")
 
 
 def read_task(folder: Path) -> SavedTask:

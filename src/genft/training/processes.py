@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -143,6 +144,7 @@ def _work(
     gpus: str | None,
     sender: Connection,
 ) -> None:
+    gc.freeze()  # what the fork server imported: looking at it would copy its memory, most of the time of a tiny run
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     be_quiet()
     if gpus is not None:  # the fork server, begun for another run, may have had others
