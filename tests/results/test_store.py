@@ -138,3 +138,11 @@ def test_a_failure_beside_a_result_is_forgotten(tmp_path: Path) -> None:
     for key in "ab":
         store.fail(Failure(key=key, task="t", method="genft", seed=0, error="it went wrong", spec={}))
     assert [failure.key for failure in store.failed()] == ["b"]
+
+
+def test_one_run_ends_while_another_makes_its_checkpoints(tmp_path: Path) -> None:
+    """A thousand tiny runs, two at a time, met it: one removed the empty folder that the other was about to write into."""
+    store = Store(tmp_path)
+    store.checkpoints("a").mkdir(parents=True)
+    store.drop_checkpoints("a")
+    store.checkpoints("b").mkdir()

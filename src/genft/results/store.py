@@ -12,7 +12,6 @@ Several processes may write into one store: a file appears by one atomic rename,
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import os
@@ -138,10 +137,8 @@ class Store:
         return self.out / "checkpoints" / key
 
     def drop_checkpoints(self, key: str) -> None:
-        """Remove what a finished run no longer needs, and the folder of all of them when it is the last."""
+        """Remove what a finished run no longer needs; the folder around it stays: another run may be making its own there."""
         shutil.rmtree(self.checkpoints(key), ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.checkpoints(key).parent.rmdir()
 
     def claim(self, key: str, *, wait: bool = True) -> FileLock:
         """A lock that one process holds while it does this run; one that dies lets go.
