@@ -141,7 +141,7 @@ def test_a_failure_beside_a_result_is_forgotten(tmp_path: Path) -> None:
 
 
 def test_one_run_ends_while_another_makes_its_checkpoints(tmp_path: Path) -> None:
-    """A thousand tiny runs, two at a time, met it: one removed the empty folder that the other was about to write into."""
+    """A thousand tiny runs, two at a time, met it: one removed the folder that the other was about to write into."""
     store = Store(tmp_path)
     store.checkpoints("a").mkdir(parents=True)
     store.drop_checkpoints("a")

@@ -137,7 +137,7 @@ class Store:
         return self.out / "checkpoints" / key
 
     def drop_checkpoints(self, key: str) -> None:
-        """Remove what a finished run no longer needs; the folder around it stays: another run may be making its own there."""
+        """Remove what a finished run no longer needs; the folder around it stays: another run may be writing there."""
         shutil.rmtree(self.checkpoints(key), ignore_errors=True)
 
     def claim(self, key: str, *, wait: bool = True) -> FileLock:
