@@ -6,6 +6,7 @@ own: ``paper/genft_vtab1k.toml`` is Table 8 of GenFT's paper.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class Preset(Record):
     def spaces(self, method: str) -> dict[str, Space]:
         """What a search of ``method`` varies: this preset's spaces, or the default's where it has none."""
         own = self.methods[method].search if method in self.methods else {}
-        return own or (load_preset("default").spaces(method) if self.name != "default" else {})
+        return own or (_default().spaces(method) if self.name != "default" else {})
 
     def table(self, method: str, task: str) -> Table | None:
         """The table with a row for ``method`` on ``task``; None where there is none and none is needed."""
@@ -113,6 +114,11 @@ class Preset(Record):
             raise ConfigError(not_one_of(f"preset {self.name}", method, methods, what="is not in it"))
         tasks = [name for table in of_method for name in table.tasks]
         raise ConfigError(not_one_of(f"preset {self.name}, {method}", task, tasks, what="has no row"))
+
+
+@functools.cache  # every run of a matrix asks for it
+def _default() -> Preset:
+    return load_preset("default")
 
 
 def _shipped() -> dict[str, Path]:

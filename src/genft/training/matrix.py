@@ -24,6 +24,7 @@ from genft.results.store import Cell, Failure, Result, Store
 from genft.training.callbacks import Inferred, Progress
 from genft.training.cluster import Cluster
 from genft.training.processes import run_side_by_side
+from genft.training.protocols import Roles
 from genft.training.run import Plan, prepare
 from genft.training.spec import RunSpec, build_spec, parse_settings, split_outside_brackets
 
@@ -135,6 +136,7 @@ class Schedule:
         self.source = find_model(matrix.model)  # once: its fingerprint reads all weights
         self.waiting: list[Plan] = []
         self.outcomes: dict[str, Outcome] = {}
+        self._roles: dict[str, Roles] = {}  # of every task, for all of its runs
         self._labels: dict[str, str] = {}
         #: (label, run) of the runs that are compared, as far as they are known and finished
         self.compared: list[tuple[str, Plan]] = []
@@ -259,7 +261,9 @@ class Schedule:
         return best if math.isfinite(found[best]) else None
 
     def _plan(self, task: Task, entry: Entry, seed: int, rate: float | None) -> Plan:
-        plan = prepare(self.matrix.spec(task, entry, seed, rate), self.data[task.name], self.source)
+        spec = self.matrix.spec(task, entry, seed, rate)
+        plan = prepare(spec, self.data[task.name], self.source, self._roles.get(task.name))
+        self._roles[task.name] = plan.roles
         self._labels[plan.key] = entry.label
         return plan
 

@@ -131,7 +131,9 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "genft.data.encode", "sklearn.model_selection", "scipy.stats"])
+    # genft.cli, for a child imports the script that was started once more
+    used = ["genft.cli", "genft.data.encode", "sklearn.model_selection", "scipy.stats"]
+    context.set_forkserver_preload([__name__, *used])
     return context
 
 

@@ -63,8 +63,10 @@ class Plan:
         return training.epochs * -(-len(train) // training.batch_size)
 
 
-def prepare(spec: RunSpec, data: TaskData | None = None, source: ModelSource | None = None) -> Plan:
-    """Read the data and find the model, unless they are given, without loading it.
+def prepare(
+    spec: RunSpec, data: TaskData | None = None, source: ModelSource | None = None, roles: Roles | None = None
+) -> Plan:
+    """Read the data, give them their roles and find the model, unless they are given, without loading it.
 
     Everything that can be refused early is refused here.
     """
@@ -81,7 +83,7 @@ def prepare(spec: RunSpec, data: TaskData | None = None, source: ModelSource | N
     protocol = get_protocol(spec.protocol)
     source = source or find_model(spec.model)
     data = data or read(spec.task)
-    roles = assign_roles(data, protocol, spec.limit_train, spec.limit_eval, spec.limit_select)
+    roles = roles or assign_roles(data, protocol, spec.limit_train, spec.limit_eval, spec.limit_select)
     return Plan(spec, data, roles, source, spec.key(source.fingerprint, data.fingerprint))
 
 
