@@ -146,3 +146,10 @@ def test_one_run_ends_while_another_makes_its_checkpoints(tmp_path: Path) -> Non
     store.checkpoints("a").mkdir(parents=True)
     store.drop_checkpoints("a")
     store.checkpoints("b").mkdir()
+
+
+def test_a_failure_that_cannot_be_noted_is_a_sentence(tmp_path: Path) -> None:
+    store = Store(tmp_path).open()
+    (tmp_path / "failures").write_text("a file where the folder should be")
+    with pytest.raises(ConfigError, match=r"k\.json: cannot be written"):
+        store.fail(Failure(key="k", task="t", method="genft", seed=0, error="it went wrong", spec={}))

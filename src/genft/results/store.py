@@ -12,6 +12,7 @@ Several processes may write into one store: a file appears by one atomic rename,
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -158,7 +159,6 @@ class Store:
 
     def fail(self, failure: Failure) -> None:
         """Remember why a run has no result; a result of the same key makes it forgotten."""
-        self.failures.mkdir(exist_ok=True)
         write_atomically(self.failures / f"{failure.key}.json", failure.model_dump_json(indent=1).encode())
 
     def failed(self) -> list[Failure]:
@@ -207,13 +207,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that other processes see whole or not at all, even if the machine stops in between."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # two machines may have the same process ids
     try:
+        path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ConfigError(f"{path}: cannot be written ({e.strerror})") from None
 
 
