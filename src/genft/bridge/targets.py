@@ -96,7 +96,7 @@ def computes_plainly(module: nn.Module) -> bool:
     Not so for look-alikes with ``in_features`` (a subclass with a forward of its own), and where something is
     attached to the module (hooks; accelerate replaces ``forward`` to move weights).
     """
-    plain = type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(module)
+    plain = type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in module.__dict__
     return plain and not (module._forward_hooks or module._forward_pre_hooks)
 
 
