@@ -133,6 +133,7 @@ def timm_vit() -> nn.Module:
 
 QUERY_VALUE = {"target_modules": ["query", "value"]}
 Q_V_PROJ = {"target_modules": ["q_proj", "v_proj"]}
+OLD_OR_NEW = {"target_modules": ["query", "value", "q_proj", "v_proj"]}  # transformers renames them, model by model
 
 FAMILIES = {
     "bert": Family(seeded(bert), tokens("class"), QUERY_VALUE, ("intermediate.dense",), "SEQ_CLS", ("classifier",)),
@@ -153,6 +154,6 @@ FAMILIES = {
     ),
     "t5": Family(seeded(t5), tokens("next token"), {"target_modules": ["q", "v"]}, ("wi", "wo"), "SEQ_2_SEQ_LM"),
     "vit": Family(seeded(vit), images, Q_V_PROJ, ("fc1", "fc2"), head=("classifier",)),
-    "dinov2": Family(seeded(dinov2), images, Q_V_PROJ, ("fc1", "fc2"), head=("classifier",)),
+    "dinov2": Family(seeded(dinov2), images, OLD_OR_NEW, ("fc1", "fc2"), head=("classifier",)),
     "timm": Family(seeded(timm_vit), images, {"target_slices": {"qkv": ["q", "v"]}}, ("fc1", "fc2"), head=("head",)),
 }

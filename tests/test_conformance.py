@@ -274,6 +274,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(variant: str, family: s
 COMPILED_EVERYWHERE = ("genft", "genft-nonlinear", "vectorfit")
 
 
+ADDS_TOKENS = ("mam", "propetl_prefix", "vpt_deep", "vpt_shallow")
+
+
 @pytest.mark.parametrize(
     ("variant", "family"),
     [
@@ -284,13 +287,14 @@ COMPILED_EVERYWHERE = ("genft", "genft-nonlinear", "vectorfit")
     ],
 )
 def test_compiles_without_graph_breaks(variant: str, family: str) -> None:
+    if torch.__version__ < (2, 8) and (family in ("llama", "gpt2") or variant in ADDS_TOKENS):
+        pytest.skip("torch 2.7 cannot trace decoders of transformers, nor prefixes and prompts")
     f = FAMILIES[family]
     batch, model = f.batch(), adapted(variant, f, **MOVED)
     wanted = output(model, batch)
     torch.compiler.reset()
     del batch["labels"]  # transformers' own losses log, which breaks the graph
-    whole = torch.__version__ >= (2, 7)  # before, peft's and transformers' own forward() break the graph
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=whole)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(output(compiled, batch), wanted, **tolerance(torch.float32))
     model.train()
     compiled(**batch).logits.square().mean().backward()

@@ -172,7 +172,8 @@ def test_only_the_first_speaks_and_writes(reviews: Path, steady: Path, tmp_path:
     assert "epoch   1" in said[1]
     assert said[2] == ""
     assert "epoch" not in said[3]  # torch may warn there
-    assert {p.name for p in out.iterdir()} == {"results", "adapters"}
+    assert {p.name for p in out.iterdir()} == {"results", "adapters", "checkpoints"}
+    assert not list((out / "checkpoints").iterdir())
     assert len(list((out / "results").glob("*.json"))) == 1
 
 

@@ -75,7 +75,8 @@ def test_every_method_trains_saves_and_predicts_again(method: str, reviews: Path
     assert result.epochs[result.best_epoch - 1]["accuracy"] == max(e["accuracy"] for e in result.epochs)
     assert result.seconds_per_step > 0
     assert result.peak_memory_bytes > 1e8
-    assert {p.name for p in tmp_path.iterdir()} == {"results", "adapters"}
+    assert {p.name for p in tmp_path.iterdir()} == {"results", "adapters", "checkpoints"}
+    assert not list((tmp_path / "checkpoints").iterdir())
 
     saved = tensors(store, result)
     wanted = SAVED.get(method, result.adapter_parameters)

@@ -76,7 +76,8 @@ def test_kills_at_random_moments(method: str, reviews: Path, bert: Path, tmp_pat
     resumed = run_once(planned, Store(store.out).open())
     assert list(store) == [resumed]
     same_end(store, resumed, expected)
-    assert {p.name for p in store.out.iterdir()} == {"results", "adapters"}
+    assert {p.name for p in store.out.iterdir()} == {"results", "adapters", "checkpoints"}
+    assert not list((store.out / "checkpoints").iterdir())
     assert [p.name for p in (store.out / "adapters").iterdir()] == [planned.name]
     assert run_once(planned, store) == resumed  # not repeated
 

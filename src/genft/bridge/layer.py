@@ -40,11 +40,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
         """Add an adapter: create the tensors that belong to this module alone, in its device and dtype."""
         own = nn.ParameterDict()
-        places: dict[Site, dict[str, Place]] = {}
+        places: dict[str, dict[str, Place]] = {}
         for site in sites:
-            places[site] = {}
+            of_site = places[site.slice or ""] = {}
             for name, factor in method.factors(site).items():
-                places[site][name] = Place(own_key(site, name), factor.shared_as)
+                of_site[name] = Place(own_key(site, name), factor.shared_as)
                 if factor.shared_as is None:
                     own[own_key(site, name)] = new_parameter(factor.shape, factor.init)
         self.own_factors[adapter_name] = own
@@ -56,7 +56,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         own, (shared,) = entry(self.own_factors, adapter_name), self._shared
         of_all = None if shared is None or adapter_name not in shared else entry(shared, adapter_name)
         found: dict[str, Tensor] = {}
-        for name, place in self.attachments[adapter_name].places[site].items():
+        for name, place in self.attachments[adapter_name].places[site.slice or ""].items():
             if place.shared_as is None:
                 found[name] = own[place.own]
             else:
@@ -89,11 +89,11 @@ class Place(NamedTuple):
 
 @dataclass
 class Attachment:
-    """One adapter on one module, and where the factors of its sites are, by symbol."""
+    """One adapter on one module, and where the factors of its sites are, by row slice ("" without) and symbol."""
 
     method: Method
     sites: tuple[Site, ...]
-    places: dict[Site, dict[str, Place]]
+    places: dict[str, dict[str, Place]]
 
     @property
     def shared_names(self) -> list[str]:

@@ -79,7 +79,7 @@ def add_columns(y: Tensor, updates: list[tuple[Site, Tensor]]) -> Tensor:
 
 def channel_view(bias: Tensor, module: nn.Module, y: Tensor) -> Tensor:
     """A bias shaped to be added to the module's output: channels come second in a convolution, last elsewhere."""
-    convolution = isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
+    convolution = isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm))
     return bias.view(-1, *(1,) * (y.dim() - 2)) if convolution and y.dim() > 2 else bias
 
 

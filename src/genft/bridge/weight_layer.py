@@ -223,8 +223,8 @@ class WeightLayer(MergingLayer):
 
     def _wanted(self, names: list[str]) -> str:
         """The plan that an active adapter asks for."""
-        plans = [self._method(name).plan for name in names]
-        return next((asked for asked in plans if asked != "auto"), "auto")
+        asked = [plan for name in names if (plan := self._method(name).plan) != "auto"]
+        return asked[0] if asked else "auto"
 
     def _method(self, name: str) -> WeightMethod:
         method = self.attachments[name].method

@@ -474,9 +474,17 @@ def _shape(w0: Tensor) -> tuple[int, int]:
     return rows, columns
 
 
+#: The devices that have an autocast; asked at import, because torch 2.7 cannot trace the question.
+_AUTOCAST = {
+    name
+    for name in ("cpu", "cuda", "mps", "xpu", "hpu", "xla", torch._C._get_privateuse1_backend_name())
+    if torch.amp.is_autocast_available(name)
+}
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Where autocast is on, a context without it."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    if device.type in _AUTOCAST and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

@@ -126,7 +126,11 @@ def _choose(s: Shape, plan: str) -> Form:
     usable = [form for form in allowed[plan] if products(form, s) is not None]
     if not usable:
         usable = ["beside"] if plan == "materialised" else [f for f in allowed["auto"] if products(f, s) is not None]
-    return min(usable, key=lambda form: cost(form, s))
+    best = usable[0]
+    for form in usable[1:]:  # min() with a key cannot be traced by torch 2.7
+        if cost(form, s) < cost(best, s):
+            best = form
+    return best
 
 
 #: A model asks the same in every step; with texts of many lengths, for a few hundred shapes.
