@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -168,6 +169,7 @@ def test_only_the_first_speaks_and_writes(reviews: Path, steady: Path, tmp_path:
     options = ["--model", str(steady), "--method", "linear", "--epochs", "1", "--out", str(out), "--json"]
     on_two(_command, ["train", str(reviews), *options], tmp_path)
     said = [(tmp_path / f"{number}-{rank}.txt").read_text() for rank in (0, 1) for number in (1, 2)]
+    said = [re.sub(r"^\[Gloo\].*\n", "", text, flags=re.MULTILINE) for text in said]  # torch's own, up to 2.9
     assert json.loads(said[0])["method"] == "linear"
     assert "epoch   1" in said[1]
     assert said[2] == ""

@@ -22,7 +22,9 @@ def lengthened(
         new: the tokens, the same for the whole batch.
         at: where in the list of tokens they start.
     """
-    values = dict(zip(names, args, strict=False)) | kwargs
+    # cut to one length by hand: torch 2.9 cannot trace zip() over two lengths
+    named = list(zip(names[: len(args)], args[: len(names)], strict=True))
+    values = dict(named) | kwargs
     x = values[names[0]]
     shown = new.to(x.dtype).expand(x.shape[0], -1, -1)
     changed = {names[0]: torch.cat([x[:, :at], shown, x[:, at:]], dim=1)}
@@ -31,7 +33,7 @@ def lengthened(
         for name in MASKS
         if isinstance(values.get(name), Tensor)
     }
-    positional = tuple(changed.get(name, value) for name, value in zip(names, args, strict=False))
+    positional = tuple(changed.get(name, value) for name, value in named)
     return (*positional, *args[len(names) :]), {name: changed.get(name, value) for name, value in kwargs.items()}
 
 

@@ -474,7 +474,7 @@ def _shape(w0: Tensor) -> tuple[int, int]:
     return rows, columns
 
 
-#: The devices that have an autocast; asked at import, because torch 2.7 cannot trace the question.
+#: The devices that have an autocast; asked at import, because torch up to 2.9 cannot trace the question.
 _AUTOCAST = {
     name
     for name in ("cpu", "cuda", "mps", "xpu", "hpu", "xla", torch._C._get_privateuse1_backend_name())
