@@ -127,7 +127,7 @@ def _choose(s: Shape, plan: str) -> Form:
     if not usable:
         usable = ["beside"] if plan == "materialised" else [f for f in allowed["auto"] if products(f, s) is not None]
     best = usable[0]
-    for form in usable[1:]:  # min() with a key cannot be traced by torch 2.7
+    for form in usable[1:]:  # min() with a key cannot be traced by torch up to 2.9
         if cost(form, s) < cost(best, s):
             best = form
     return best
