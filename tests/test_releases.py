@@ -22,20 +22,22 @@ def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed() -> Non
 
 IMPORT = """
 import sys, time
-import peft
-before = set(sys.modules)
 began = time.process_time()
+import peft
+before, of_peft = set(sys.modules), time.process_time()
 import genft
-print(time.process_time() - began)
+print(of_peft - began, time.process_time() - of_peft)
 assert not any(name.startswith(("genft.training", "genft.data", "genft.cli")) for name in sys.modules)
 assert not {"datasets", "sklearn", "pandas", "timm", "matplotlib", "optuna"} & (sys.modules.keys() - before)
 """
 
 
 def test_importing_genft_is_quick() -> None:
-    """Less than 0.2 s beyond peft's own; the best of five, for other tests run beside this one."""
+    """Less than 0.2 s beyond peft's own, or a twentieth of it on a slow machine; best of five."""
     for _ in range(5):
-        done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
-        if (seconds := float(done.stdout)) < 0.2:
+        done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        of_peft, of_genft = map(float, done.stdout.split())
+        if of_genft < max(0.2, 0.05 * of_peft):
             return
-    raise AssertionError(f"{seconds:.2f} s")
+    raise AssertionError(f"{of_genft:.2f} s, and {of_peft:.2f} s for peft")

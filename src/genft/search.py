@@ -146,6 +146,7 @@ class Search:
         with store.claim(plan.key):  # whoever shares the search may conclude it at the same time
             result = store.get(plan.key) or run(plan, store, watch)
         path = store.out / "search" / f"{self.study.study_name}.toml"
+        path.parent.mkdir(exist_ok=True)
         write_atomically(path, _preset(self.study.study_name, plan.spec, best, result).encode())
         return result, path
 

@@ -127,6 +127,12 @@ def test_nan_and_wrong_shapes(folder: Path, good: Path) -> None:
             artifact.load(folder)
 
 
+def test_weights_without_a_tensor(folder: Path) -> None:
+    save_file({}, folder / WEIGHTS)
+    with pytest.raises(AdapterFileError, match="it is incomplete"):
+        artifact.load(folder)
+
+
 def test_a_task_file_with_everything_wrong(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(

@@ -223,8 +223,10 @@ class WeightLayer(MergingLayer):
 
     def _wanted(self, names: list[str]) -> str:
         """The plan that an active adapter asks for."""
-        asked = [plan for name in names if (plan := self._method(name).plan) != "auto"]
-        return asked[0] if asked else "auto"
+        for name in names:
+            if (asked := self._method(name).plan) != "auto":
+                return asked
+        return "auto"
 
     def _method(self, name: str) -> WeightMethod:
         method = self.attachments[name].method

@@ -159,6 +159,10 @@ class Store:
 
     def fail(self, failure: Failure) -> None:
         """Remember why a run has no result; a result of the same key makes it forgotten."""
+        try:
+            self.failures.mkdir(exist_ok=True)
+        except OSError as e:
+            raise ConfigError(f"{self.failures}: the folder cannot be made ({e.strerror})") from None
         write_atomically(self.failures / f"{failure.key}.json", failure.model_dump_json(indent=1).encode())
 
     def failed(self) -> list[Failure]:
@@ -207,7 +211,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that other processes see whole or not at all, even if the machine stops in between."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # two machines may have the same process ids
     try:
-        path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()

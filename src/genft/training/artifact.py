@@ -31,8 +31,11 @@ from genft.training.attach import trained_state
 
 TASK_FILE = "genft_task.json"
 BASELINE_FILE = "model.safetensors"
-#: Settings of peft's own methods that are a size of what they allocate.
-SIZES = {"r", "rank", "init_r", "target_r", "num_virtual_tokens", "encoder_hidden_size", "n_frequency", "num_vectors"}
+#: Settings of peft's own methods that are a size of what loading allocates.
+SIZES = {
+    *("r", "rank", "init_r", "target_r", "n_frequency", "num_vectors", "vector_length"),
+    *("num_virtual_tokens", "token_dim", "num_layers", "num_transformer_submodules"),
+}
 
 
 class SavedTask(Record):
@@ -199,7 +202,8 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
             loaded.model.load_state_dict(state, strict=False)
             model: nn.Module = loaded.model
         else:
-            state = load_file(weights)
+            if not (state := load_file(weights)):
+                raise AdapterFileError(f"{weights}: holds no tensor; it is incomplete")
             _check_sizes(folder / CONFIG_NAME, state)
             model = PeftModel.from_pretrained(loaded.model, str(folder))
             if missing := sorted(get_peft_model_state_dict(model, save_embedding_layers=False).keys() - state.keys()):
@@ -218,7 +222,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
 
 def _check_sizes(file: Path, state: dict[str, torch.Tensor]) -> None:
     """Raises AdapterFileError for a rank that no saved weight has; our own tuners know it, peft's would allocate it."""
-    most = max(LARGEST, *(size for tensor in state.values() for size in tensor.shape))
+    most = max([LARGEST, *(size for tensor in state.values() for size in tensor.shape)])
     for name, value in json.loads(file.read_text(encoding="utf-8")).items():
         for size in value.values() if isinstance(value, dict) and name.endswith("_pattern") else [value]:
             if name.removesuffix("_pattern") in SIZES and isinstance(size, int | float) and size > most:

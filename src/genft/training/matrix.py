@@ -136,7 +136,7 @@ class Schedule:
         self.source = find_model(matrix.model)  # once: its fingerprint reads all weights
         self.waiting: list[Plan] = []
         self.outcomes: dict[str, Outcome] = {}
-        self._roles: dict[str, Roles] = {}  # of every task, for all of its runs
+        self._roles: dict[tuple[Any, ...], Roles] = {}  # once for all runs that share them
         self._labels: dict[str, str] = {}
         #: (label, run) of the runs that are compared, as far as they are known and finished
         self.compared: list[tuple[str, Plan]] = []
@@ -262,8 +262,9 @@ class Schedule:
 
     def _plan(self, task: Task, entry: Entry, seed: int, rate: float | None) -> Plan:
         spec = self.matrix.spec(task, entry, seed, rate)
-        plan = prepare(spec, self.data[task.name], self.source, self._roles.get(task.name))
-        self._roles[task.name] = plan.roles
+        of_roles = task.name, spec.protocol, spec.limit_train, spec.limit_eval, spec.limit_select
+        plan = prepare(spec, self.data[task.name], self.source, self._roles.get(of_roles))
+        self._roles[of_roles] = plan.roles
         self._labels[plan.key] = entry.label
         return plan
 
