@@ -40,17 +40,20 @@ def transcription(w0: Tensor, c: GenFTConfig, f: dict[str, Tensor]) -> Tensor:
             return w0.new_zeros(d, 0)
         return f[letter] if c.factors == "tied" else f[f"{letter}_{end}"]
 
+    # what starts with columns of norm gain is used divided by it: P1, Q1 and P2, but not the last factor, Q2
+    gain = 1.0 if c.init_weights == "paper" else c.init_gain
     features = c.w0_ratio * w0
     if c.row_stage:
         u1 = torch.cat([shared("u", "in", i), pair("a", "row", i)], dim=1)
         u2 = torch.cat([shared("u", "out", i), pair("b", "row", i)], dim=1)
+        u1, u2 = u1 / gain, u2 / (gain if c.col_stage else 1)
         features = ACTS[c.act_row](features @ (u2 @ u1.T).T)  # F.linear(ratio * W0, U), Algorithm 1 line 20
     if not c.col_stage:
         return c.scaling * features
     v1 = torch.cat([shared("v", "in", o), pair("a", "col", o)], dim=1)
     v2 = torch.cat([shared("v", "out", o), pair("b", "col", o)], dim=1)
     column = ACTS[c.act_col](features.T @ (v2 @ v1.T).T)  # (i, o), line 26
-    return c.scaling * (column.T if c.transpose_delta else column)
+    return c.scaling / gain * (column.T if c.transpose_delta else column)
 
 
 def drawn(method: GenFT, site: Site) -> dict[str, Tensor]:
@@ -95,6 +98,7 @@ def test_every_form_equals_the_equations(form: dict[str, Any], dims: tuple[int, 
         act_col="tanh",
         w0_ratio=0.7,
         scaling=1.3,
+        init_gain=1.7,
         **form,
     )
     method, site = GenFT(config), Site("layer.query", *shape)
@@ -129,7 +133,7 @@ def test_low_rank_form_is_the_same_update(
     torch.manual_seed(seed)
     config = GenFTConfig(
         shared_dim=a, specific_dim=b, act_row=act_row, act_col=act_col, init_weights=False,
-        row_stage=stages[0], col_stage=stages[1],
+        row_stage=stages[0], col_stage=stages[1], init_gain=1.5,
     )  # fmt: skip
     method, site = GenFT(config), Site("m", o, i)
     w0, f = torch.randn(o, i, dtype=torch.float64), drawn(method, site)
@@ -163,6 +167,24 @@ def two_layers(d: int = 16) -> nn.Module:
 
     torch.manual_seed(0)
     return nn.Sequential(Attention(), Attention(), Attention())
+
+
+def test_the_gain_changes_how_factors_start_and_not_what_they_generate() -> None:
+    """Except that with a last factor that is not zero the update grows with it."""
+    started = {}
+    for gain in (1.0, 4.0):
+        torch.manual_seed(0)
+        model = get_peft_model(two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, init_gain=gain))
+        started[gain] = dict(model.named_parameters())
+    small, large = started[1.0], started[4.0]
+    for name in small:
+        if small[name].requires_grad:
+            torch.testing.assert_close(large[name], 4 * small[name])
+    w0, site = torch.randn(6, 5, dtype=torch.float64), Site("m", 6, 5)
+    one, four = (GenFT(GenFTConfig(shared_dim=3, init_gain=gain, act_row="tanh")) for gain in (1.0, 4.0))
+    f = drawn(one, site)
+    scaled = {name: t if name in ("v_out", "b_col") else 4 * t for name, t in f.items()}
+    torch.testing.assert_close(four.delta_weight(w0, scaled), one.delta_weight(w0, f))
 
 
 @pytest.mark.parametrize("scope", ["module", "layer"])
@@ -210,6 +232,7 @@ def test_identity_start_learns_with_every_factor(acts: tuple[str, str], dims: tu
         ({"act_col": "relu"}, "act_col: 'relu' has no gradient at 0"),
         ({"act_row": "relu", "col_stage": False}, "act_row: 'relu' has no gradient at 0"),
         ({"factors": "tied"}, "factors: 'tied' cannot start"),
+        ({"init_gain": 0}, "init_gain: received 0; allowed: a number above 0"),
         ({"row_stage": False, "col_stage": False}, "both are off"),
         ({"transpose_delta": False, "col_stage": False}, "transpose_delta: False needs the column stage"),
         ({"init_weights": "papr"}, "init_weights: 'papr' is not known.*nearest: 'paper'"),

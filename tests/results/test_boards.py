@@ -107,6 +107,14 @@ def test_only_what_a_bench_compares_is_shown_unless_all_is_asked_for(tmp_path: P
     assert len(boards(again)) == 2  # two comparisons are never mixed
 
 
+def test_benches_share_a_board_where_that_is_asked_for_and_the_later_one_counts(tmp_path: Path) -> None:
+    fake_store.put(tmp_path, {"rte": {"lora": 0.8, "full": 0.5}}, bench="b")
+    store = fake_store.put(tmp_path, {"rte": {"full": 0.7}}, seeds=(0,), bench="c", epochs=9)
+    (board,) = boards(store, together=True)
+    assert board.labels == ("lora", "full")
+    assert [run.score > 0.6 for run in board.runs["rte", "full"]] == [True, False, False]
+
+
 def test_methods_can_be_chosen_and_are_checked(tmp_path: Path) -> None:
     store = fake_store.put(tmp_path, GLUE)
     assert only(store, methods=["lora", "genft"]).labels == ("genft", "lora")

@@ -77,7 +77,7 @@ class AdapterConfig(PeftConfig):
     @property
     def default_scope(self) -> str:
         """Which weights are adapted where the user names none: a member of ``bridge.targets.SCOPES``."""
-        return "query and value"
+        return "qv"
 
     def problems(self) -> list[str]:
         """One sentence for every setting that cannot be used. Methods extend this list."""

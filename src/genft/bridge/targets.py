@@ -62,8 +62,9 @@ INTERLEAVED = {
 }
 
 
-#: Which weights of a transformer block a method adapts by default.
-SCOPES = ("query and value", "attention", "block")
+#: Which weights of a transformer block a method adapts where the user names none: query and value, all of attention
+#: (its output too), or every linear weight.
+SCOPES = ("qv", "attention", "block")
 
 
 class NoTargetError(TargetError, NoMatchingPeftModuleError):
@@ -163,7 +164,7 @@ def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str
     Raises:
         TargetError: nothing is known, or found, for this model.
     """
-    if scope != "query and value":
+    if scope != "qv":
         inside = sorted({name for name in _names_in_layers(model) if scope == "block" or "att" in name.lower()})
         slices = {weight: ["q", "k", "v"] for weight in DEFAULT_SLICES.get(family, {})}
         if not inside:

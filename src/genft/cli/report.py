@@ -33,12 +33,20 @@ def report(
     all_: Annotated[
         bool, typer.Option("--all", help="Also results that no bench compares: a grid's candidates, single runs.")
     ] = False,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="One table for benches whose training differs (their epochs, the rates to choose from); "
+            "where two have the same run, the later one's counts.",
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write to this file. \\[default: stdout]")] = None,
 ) -> None:
     """Compare the results in a folder: scores, ranks, costs, published numbers, and which differences are real.
 
-    Results stand in one table only if model, suite, protocol and limits are equal. Means are over the tasks that every
-    method has.
+    Results stand in one table only if model, suite, protocol and limits are equal, and what a bench set of training.
+    Means are over the tasks that every method has.
 
         genft report runs
 
@@ -55,7 +63,7 @@ def report(
         format, out = Format.html, out or folder / "report.html"
     kind = format or _ending(out)
     store = Store(folder)
-    found = boards(store, methods=split_outside_brackets(methods or ""), everything=all_)
+    found = boards(store, methods=split_outside_brackets(methods or ""), everything=all_, together=together)
     if against and not any(against in board.labels for board in found):
         found[0].differences(against)  # which says what there is
     with screen(True).status("Comparing example by example"):

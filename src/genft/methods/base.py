@@ -250,14 +250,14 @@ class BlockMethod(Method):
 BLOCK_HOOKS = ("beside_mlp", "after_attention", "after_mlp", "norm_offset", "prefix", "prompts")
 
 
-def orthonormal_(t: Tensor) -> Tensor:
-    """Columns of norm about 1 whatever the width: orthonormal where they can be, else normal(0, 1/√rows)."""
+def orthonormal_(t: Tensor, *, gain: float = 1.0) -> Tensor:
+    """Columns of norm about ``gain`` whatever the width: orthogonal where they can be, else normal(0, gain/√rows)."""
     rows, columns = t.shape
     if t.is_meta:
         return t
     if columns <= rows:
         # torch's QR needs at least float32
         with torch.no_grad():
-            t.copy_(torch.nn.init.orthogonal_(torch.empty(rows, columns, dtype=torch.float32)))
+            t.copy_(torch.nn.init.orthogonal_(torch.empty(rows, columns, dtype=torch.float32), gain))
         return t
-    return torch.nn.init.normal_(t, std=rows**-0.5)
+    return torch.nn.init.normal_(t, std=gain * rows**-0.5)

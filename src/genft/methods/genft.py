@@ -48,6 +48,12 @@ class GenFTConfig(AdapterConfig):
 
     method = "genft"
 
+    scope: str = setting(
+        "qv",
+        "Weights adapted where target_modules is not given. 'qv': query and value of every attention layer; "
+        "'attention': key and output too; 'block': all in every layer, the MLP's too.",
+        choices=("qv", "attention", "block"),
+    )
     shared_dim: int = setting(32, "a: columns of the factors that all adapted weights share; 0 for none.")
     specific_dim: int = setting(2, "b: columns of the factors of each weight (or layer) alone; 0 for none.")
     act_row: str = setting("identity", "Activation σ1 of the row stage.", choices=ACTIVATIONS)
@@ -74,6 +80,11 @@ class GenFTConfig(AdapterConfig):
         "which do not; False: every factor non-zero (for tests).",
         choices=(True, False, "paper"),  # type: ignore[arg-type]
     )
+    init_gain: float = setting(
+        1.0,
+        "Norm of the columns of every factor that does not start at zero, unless init_weights='paper'; ΔW is divided "
+        "by what that adds. The larger, the less these factors turn in a step of Adam, and the calmer training is.",
+    )
     init_a: str = setting(
         "kaiming_uniform", "Initialisation of A where init_weights='paper'.", choices=tuple(PAPER_INITS)
     )
@@ -90,6 +101,10 @@ class GenFTConfig(AdapterConfig):
         choices=PLANS,
     )
 
+    @property
+    def default_scope(self) -> str:
+        return self.scope
+
     def problems(self) -> list[str]:
         found = super().problems()
         for name in ("shared_dim", "specific_dim"):
@@ -99,6 +114,7 @@ class GenFTConfig(AdapterConfig):
         found += in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
         for name in ("w0_ratio", "scaling"):
             found += in_range(name, getattr(self, name), lambda v: v != 0, "any number but 0")
+        found += in_range("init_gain", self.init_gain, lambda g: g > 0, "a number above 0")
         if not (self.row_stage or self.col_stage):
             found.append("row_stage, col_stage: both are off, so there is no update; switch one on")
         if not self.transpose_delta and not self.col_stage:
@@ -168,8 +184,8 @@ class GenFT(WeightMethod):
             self._stage("v", f) if c.col_stage else None,
             act_row=c.act_row,
             act_col=c.act_col,
-            ratio=c.w0_ratio,
-            scaling=c.scaling,
+            ratio=self._ratio,
+            scaling=self._scaling,
             dropout=c.dropout,
             seed=dropout_seed,
         )
@@ -185,10 +201,25 @@ class GenFT(WeightMethod):
             w0,
             self._stage("u", f) if c.row_stage else None,
             self._stage("v", f) if c.col_stage else None,
-            ratio=c.w0_ratio,
-            scaling=c.scaling,
+            ratio=self._ratio,
+            scaling=self._scaling,
         )
         return (left, right) if c.transpose_delta else (right, left)
+
+    @property
+    def _ratio(self) -> float:
+        """w0_ratio, less the gain of P1, and of Q1 where that is not the last factor, which starts at zero."""
+        c = self.config
+        return c.w0_ratio / self._gain ** (c.row_stage * (1 + c.col_stage))
+
+    @property
+    def _scaling(self) -> float:
+        """scaling, less the gain of P2."""
+        return self.config.scaling / self._gain**self.config.col_stage
+
+    @property
+    def _gain(self) -> float:
+        return 1.0 if self.config.init_weights == "paper" else self.config.init_gain
 
     @property
     def entry_dropout(self) -> float:
@@ -253,4 +284,6 @@ class GenFT(WeightMethod):
             if which == "shared":
                 return lambda t: nn.init.trunc_normal_(t, std=0.02)
             return PAPER_INITS[c.init_a if which == "a" else c.init_b]
-        return nn.init.zeros_ if zero and c.init_weights is True else orthonormal_
+        if zero and c.init_weights is True:
+            return nn.init.zeros_
+        return lambda t: orthonormal_(t, gain=self._gain)

@@ -271,12 +271,16 @@ def _corrected(found: Mapping[Any, Difference]) -> dict[Any, Tested]:
     return {key: Tested(difference, p[key]) for key, difference in found.items()}
 
 
-def boards(store: Store, *, methods: Collection[str] = (), everything: bool = False) -> list[Board]:
+def boards(
+    store: Store, *, methods: Collection[str] = (), everything: bool = False, together: bool = False
+) -> list[Board]:
     """The boards of a store, each in the order of its bench, or of method names.
 
     Args:
         methods: only these columns, by label or name of the method; empty: all.
         everything: also results that no bench compares: candidates of a grid, single runs.
+        together: benches with different training (grids of rates, epochs) share boards; of two runs with the same task,
+            column and seed, the later bench's counts.
 
     Raises:
         ConfigError: a method that has no result.
@@ -286,8 +290,17 @@ def boards(store: Store, *, methods: Collection[str] = (), everything: bool = Fa
     for matrix, label, result in _labelled(store, everything):
         task = result.spec.get("task", {})
         limits = _limits(result)
-        of = matrix, result.model, result.model_fingerprint, task.get("suite", ""), result.protocol, limits
+        of = (
+            "" if together else matrix,
+            result.model,
+            result.model_fingerprint,
+            task.get("suite", ""),
+            result.protocol,
+            limits,
+        )
         tables[of].append((label, result))
+    if together:
+        tables = {of: _latest(rows) for of, rows in tables.items()}
     if not tables:
         raise DataError(f"{store.out}: holds no results; `genft train` and `genft bench` write them with --out")
     known = {name for rows in tables.values() for label, run in rows for name in (label, run.method)}
@@ -314,6 +327,12 @@ def _board(
     labels = tuple(dict.fromkeys(label for label, _ in rows))
     ordered = {key: tuple(sorted(found, key=lambda run: run.seed)) for key, found in runs.items()}
     return Board(model, suite, protocol, limits, labels, ordered)
+
+
+def _latest(rows: Sequence[tuple[str, Result]]) -> list[tuple[str, Result]]:
+    """The last of the runs that would stand in one place."""
+    places = {(label, run.task, run.data_fingerprint, run.seed): (label, run) for label, run in rows}
+    return list(places.values())
 
 
 def _labelled(store: Store, everything: bool) -> Iterable[tuple[str, str, Result]]:
