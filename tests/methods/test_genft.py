@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def transcription(w0: Tensor, c: GenFTConfig, f: dict[str, Tensor]) -> Tensor:
 
     # what starts with columns of norm gain is used divided by it: P1, Q1 and P2, but not the last factor, Q2
     gain = 1.0 if c.init_weights == "paper" else c.init_gain
-    features = c.w0_ratio * w0
+    features = (c.w0_ratio or 1.0) * w0
     if c.row_stage:
         u1 = torch.cat([shared("u", "in", i), pair("a", "row", i)], dim=1)
         u2 = torch.cat([shared("u", "out", i), pair("b", "row", i)], dim=1)
@@ -185,6 +186,22 @@ def test_the_gain_changes_how_factors_start_and_not_what_they_generate() -> None
     f = drawn(one, site)
     scaled = {name: t if name in ("v_out", "b_col") else 4 * t for name, t in f.items()}
     torch.testing.assert_close(four.delta_weight(w0, scaled), one.delta_weight(w0, f))
+
+
+def test_the_ratio_makes_every_base_as_large(tmp_path: Path) -> None:
+    for size in (0.01, 1.0, 30.0):
+        base = two_layers()
+        with torch.no_grad():
+            for p in base.parameters():
+                p.mul_(size)
+        weights = torch.stack([p for n, p in base.named_parameters() if n.endswith("query.weight")]).detach()
+        model = get_peft_model(base, GenFTConfig(target_modules=["query"], shared_dim=4))
+        ratio = model.peft_config["default"].w0_ratio
+        assert ratio * weights.square().mean().sqrt() == pytest.approx(1, rel=1e-2)
+        model.save_pretrained(tmp_path)
+        assert GenFTConfig.from_pretrained(tmp_path).w0_ratio == ratio  # written down, not derived again
+    given = get_peft_model(two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, w0_ratio=0.3))
+    assert given.peft_config["default"].w0_ratio == 0.3
 
 
 @pytest.mark.parametrize("scope", ["module", "layer"])

@@ -15,7 +15,7 @@ With P = [shared_in | A] and Q = [shared_out | B], U = Q1 P1ᵀ and V = Q2 P2ᵀ
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,11 @@ class GenFTConfig(AdapterConfig):
     specific_dim: int = setting(2, "b: columns of the factors of each weight (or layer) alone; 0 for none.")
     act_row: str = setting("identity", "Activation σ1 of the row stage.", choices=ACTIVATIONS)
     act_col: str = setting("identity", "Activation σ2 of the column stage.", choices=ACTIVATIONS)
-    w0_ratio: float = setting(1.0, "How much of W0 enters the generator (ratio in Eq. 5).")
+    w0_ratio: float | None = setting(
+        None,
+        "How much of W0 enters the generator (ratio in Eq. 5). By default what gives the entries of the adapted weights "
+        "a root mean square of 1, so that training is as fast on every base; written when the adapter is made.",
+    )
     scaling: float = setting(1.0, "Factor of the generated update (Eq. 7).")
     dropout: float = setting(0.0, "Probability with which an entry of a generated matrix is dropped in training.")
     factors: str = setting(
@@ -113,7 +117,8 @@ class GenFTConfig(AdapterConfig):
             found.append("shared_dim, specific_dim: both are 0, so nothing would be trained; make one positive")
         found += in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
         for name in ("w0_ratio", "scaling"):
-            found += in_range(name, getattr(self, name), lambda v: v != 0, "any number but 0")
+            if getattr(self, name) is not None:
+                found += in_range(name, getattr(self, name), lambda v: v != 0, "any number but 0")
         found += in_range("init_gain", self.init_gain, lambda g: g > 0, "a number above 0")
         if not (self.row_stage or self.col_stage):
             found.append("row_stage, col_stage: both are off, so there is no update; switch one on")
@@ -176,6 +181,13 @@ class GenFT(WeightMethod):
                     found.setdefault(symbol, Factor((d, c.specific_dim), init, shared_as=owner))
         return found
 
+    def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
+        if self.config.w0_ratio is None:
+            square = sum(float(read().float().square().sum()) for read in weights.values())
+            entries = sum(site.out_features * site.in_features for site in weights)
+            # three digits: what another device or shard computes is the same number
+            self.config.w0_ratio = float(f"{(entries / square) ** 0.5:.3g}") if square else 1.0
+
     def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
         c = self.config
         delta = generator.generate(
@@ -210,7 +222,8 @@ class GenFT(WeightMethod):
     def _ratio(self) -> float:
         """w0_ratio, less the gain of P1, and of Q1 where that is not the last factor, which starts at zero."""
         c = self.config
-        return c.w0_ratio / self._gain ** (c.row_stage * (1 + c.col_stage))
+        ratio = 1.0 if c.w0_ratio is None else c.w0_ratio
+        return ratio / self._gain ** (c.row_stage * (1 + c.col_stage))
 
     @property
     def _scaling(self) -> float:
