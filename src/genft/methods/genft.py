@@ -60,8 +60,8 @@ class GenFTConfig(AdapterConfig):
     act_col: str = setting("identity", "Activation σ2 of the column stage.", choices=ACTIVATIONS)
     w0_ratio: float | None = setting(
         None,
-        "How much of W0 enters the generator (ratio in Eq. 5). By default what gives the entries of the adapted weights "
-        "a root mean square of 1, so that training is as fast on every base; written when the adapter is made.",
+        "How much of W0 enters the generator (ratio in Eq. 5). By default as much as gives the entries of the adapted "
+        "weights a root mean square of 1, so that training is as fast on every base; written when the adapter is made.",
     )
     scaling: float = setting(1.0, "Factor of the generated update (Eq. 7).")
     dropout: float = setting(0.0, "Probability with which an entry of a generated matrix is dropped in training.")
