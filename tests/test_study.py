@@ -39,7 +39,7 @@ def test_ablation_takes_away_one_part_at_a_time() -> None:
     assert entries("ablation", settings={"dropout": 0.1}) == {
         "genft[dropout=0.1]": {"dropout": 0.1},
         "genft[dropout=0.1,shared_dim=0,specific_dim=2]": {"dropout": 0.1, "shared_dim": 0, "specific_dim": 2},
-        "genft[dropout=0.1,specific_dim=0,shared_dim=32]": {"dropout": 0.1, "specific_dim": 0, "shared_dim": 32},
+        "genft[dropout=0.1,specific_dim=0,shared_dim=24]": {"dropout": 0.1, "specific_dim": 0, "shared_dim": 24},
         "genft[dropout=0.1,row_stage=false]": {"dropout": 0.1, "row_stage": False},
         "genft[dropout=0.1,col_stage=false]": {"dropout": 0.1, "col_stage": False},
     }
@@ -76,7 +76,7 @@ def test_grids() -> None:
 def test_equal_ranks_and_equal_scale() -> None:
     assert entries("rank", grid={"rank": (2.0, 16.0)}) == {
         "lora[r=2,lora_alpha=2]": {"r": 2, "lora_alpha": 2},  # b = 2 leaves nothing to share at rank 2
-        "genft[shared_dim=14,specific_dim=2]": {"shared_dim": 14, "specific_dim": 2},
+        "genft[scope=qv,shared_dim=14,specific_dim=2]": {"scope": "qv", "shared_dim": 14, "specific_dim": 2},
         "lora[r=16,lora_alpha=16]": {"r": 16, "lora_alpha": 16},
     }
 

@@ -263,7 +263,9 @@ def rank_curves() -> list[RankCurve]:
     b = FIGURE_SPECIFIC_DIM
     curves: dict[str, Callable[[int], PeftConfig]] = {
         "LoRA": lambda rank: LoraConfig(r=rank, target_modules=DEFAULT_TARGETS["vit"]),
-        f"GenFT, b = {b}": lambda rank: GenFTConfig(shared_dim=rank - b, specific_dim=b, specific_scope="layer"),
+        f"GenFT, b = {b}": lambda rank: GenFTConfig(
+            scope="qv", shared_dim=rank - b, specific_dim=b, specific_scope="layer"
+        ),
     }
     return [
         RankCurve(label, RANKS, tuple(count(vit_base_unfused, 0, config(r)).adapter for r in RANKS))

@@ -40,21 +40,21 @@ PAPER_INITS: dict[str, Init] = {
 
 @dataclass
 class GenFTConfig(AdapterConfig):
-    """Configuration of GenFT; every field can be left at its default.
+    """Configuration of GenFT; every field can be left at its default, which docs/defaults.md measures.
 
-    The default starts exactly at the pretrained function and trains 4·d·a + 4·L·d·b numbers for the q and v of L
-    layers of width d.
+    The default starts exactly at the pretrained function and trains 4·d·a + 8·L·d·b numbers for q, k, v and output of
+    the attention of L layers of width d: 96·d + 16·L·d, where LoRA of rank 8 on q and v trains 32·L·d.
     """
 
     method = "genft"
 
     scope: str = setting(
-        "qv",
+        "attention",
         "Weights adapted where target_modules is not given. 'qv': query and value of every attention layer; "
         "'attention': key and output too; 'block': all in every layer, the MLP's too.",
         choices=("qv", "attention", "block"),
     )
-    shared_dim: int = setting(32, "a: columns of the factors that all adapted weights share; 0 for none.")
+    shared_dim: int = setting(24, "a: columns of the factors that all adapted weights share; 0 for none.")
     specific_dim: int = setting(2, "b: columns of the factors of each weight (or layer) alone; 0 for none.")
     act_row: str = setting("identity", "Activation σ1 of the row stage.", choices=ACTIVATIONS)
     act_col: str = setting("identity", "Activation σ2 of the column stage.", choices=ACTIVATIONS)
@@ -63,7 +63,7 @@ class GenFTConfig(AdapterConfig):
         "How much of W0 enters the generator (ratio in Eq. 5). By default as much as gives the entries of the adapted "
         "weights a root mean square of 1, so that training is as fast on every base; written when the adapter is made.",
     )
-    scaling: float = setting(1.0, "Factor of the generated update (Eq. 7).")
+    scaling: float = setting(0.05, "Factor of the generated update (Eq. 7).")
     dropout: float = setting(0.0, "Probability with which an entry of a generated matrix is dropped in training.")
     factors: str = setting(
         "independent",
@@ -85,7 +85,7 @@ class GenFTConfig(AdapterConfig):
         choices=(True, False, "paper"),  # type: ignore[arg-type]
     )
     init_gain: float = setting(
-        1.0,
+        4.0,
         "Norm of the columns of every factor that does not start at zero, unless init_weights='paper'; ΔW is divided "
         "by what that adds. The larger, the less these factors turn in a step of Adam, and the calmer training is.",
     )

@@ -139,14 +139,15 @@ def _every_point(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> li
 
 
 def _ranks(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Variant]:
-    """GenFT with a + b = LoRA's r; LoRA keeps its scale alpha / r."""
+    """GenFT with a + b = LoRA's r, on the same weights, query and value; LoRA keeps its scale alpha / r."""
     b, lora = settings("genft")["specific_dim"], settings("lora")
     found = []
     for rank in map(int, grid["rank"]):
         alpha = lora["lora_alpha"] * rank / lora["r"]
         whole_alpha = int(alpha) if alpha == int(alpha) else alpha
         if rank > b:
-            found.append(_variant("GenFT", "genft", {"rank": rank}, {"shared_dim": rank - b, "specific_dim": b}))
+            dims = {"scope": "qv", "shared_dim": rank - b, "specific_dim": b}
+            found.append(_variant("GenFT", "genft", {"rank": rank}, dims))
         found.append(_variant("LoRA", "lora", {"rank": rank}, {"r": rank, "lora_alpha": whole_alpha}))
     return found
 
