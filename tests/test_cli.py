@@ -153,6 +153,8 @@ def test_explain_names_the_origin_of_every_value(reviews: Path, bert: Path) -> N
     assert run["classes"] == {"value": ["bad", "good"], "from": "inferred from the training data"}
     assert inferred["adapted modules"]["value"] == ["query ×2", "key ×2", "value ×2", "dense ×2"]
     assert inferred["head parameters"]["value"] == 34
+    assert settings["w0_ratio"]["value"] is None
+    assert inferred["w0_ratio"] == {"value": pytest.approx(4, rel=0.1), "from": "the model and the steps"}
     shown = ok(*words)
     assert "command line" in shown
     assert "inferred from the training data" in shown

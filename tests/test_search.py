@@ -62,7 +62,7 @@ class Runs:
 
 
 def _inferred(shared_dim: int) -> Inferred:
-    return Inferred({}, ("classifier",), 100 * shared_dim, 34, 10_000, None, "cpu", ())  # type: ignore[arg-type]
+    return Inferred({}, {}, ("classifier",), 100 * shared_dim, 34, 10_000, None, "cpu", ())  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def _sections(request: Request, plan: Plan, found: Inferred) -> dict[str, dict[s
     }
     inferred: dict[str, tuple[Any, str]] = {
         "adapted modules": ([f"{name} ×{n}" for name, n in found.targets.items()], "found in the model"),
+        **{name: (value, "the model and the steps") for name, value in found.settings.items()},
         "trained in full": (list(found.head), "head, and what the checkpoint lacks"),
         "adapter parameters": (found.adapter_parameters, "counted"),
         "head parameters": (found.head_parameters, "counted"),

@@ -114,7 +114,8 @@ def _inferred_lines(found: Inferred) -> list[tuple[str, str]]:
             f"({', '.join(found.head)}): {share:.2g} % of the model",
         )
     )
-    return [*lines, *(("", note) for note in found.notes), ("device", found.device)]
+    notes = [*found.notes, *(f"{k} = {v}, from the model and the steps" for k, v in found.settings.items())]
+    return [*lines, *(("", note) for note in notes), ("device", found.device)]
 
 
 def _line(console: Console, name: str, text: str) -> None:

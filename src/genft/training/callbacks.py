@@ -38,12 +38,14 @@ class Inferred:
 
     Attributes:
         targets: the adapted modules by the end of their names, with how many there are: ``{"query": 6}``.
+        settings: of the method, what model and steps decided.
         head: modules that are trained and saved in full.
         adapter_parameters, head_parameters, total_parameters: counted.
         notes: sentences about what is unusual.
     """
 
     targets: dict[str, int]
+    settings: dict[str, Any]
     head: tuple[str, ...]
     adapter_parameters: int
     head_parameters: int
