@@ -21,11 +21,11 @@ TARGETS = ["q_proj", "v_proj"]
 CASES: dict[str, tuple[Any, int | None]] = {
     "base": (None, None),
     "LoRA r=8": (lambda: LoraConfig(r=8, target_modules=TARGETS), None),
-    "GenFT default": (lambda: GenFTConfig(target_modules=TARGETS), None),
-    "GenFT default, thin factors kept": (lambda: GenFTConfig(target_modules=TARGETS, plan="factored"), None),
-    "GenFT default, nothing kept": (lambda: GenFTConfig(target_modules=TARGETS), 0),
-    "GenFT nonlinear": (lambda: GenFTConfig(target_modules=TARGETS, **NONLINEAR), None),
-    "GenFT nonlinear, nothing kept": (lambda: GenFTConfig(target_modules=TARGETS, **NONLINEAR), 0),
+    "GenFT": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32), None),
+    "GenFT, thin factors kept": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32, plan="factored"), None),
+    "GenFT, nothing kept": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32), 0),
+    "GenFT nonlinear": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32, **NONLINEAR), None),
+    "GenFT nonlinear, nothing kept": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32, **NONLINEAR), 0),
     "VectorFit": (lambda: VectorFitConfig(avf=False), None),
     "VectorFit, nothing kept": (lambda: VectorFitConfig(avf=False), 0),
 }

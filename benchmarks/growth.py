@@ -28,8 +28,10 @@ USUAL = {"d": 512, "layers": 2, "tokens": 256}
 CASES: dict[str, Any] = {
     "frozen base": None,
     "LoRA r=8": lambda: LoraConfig(r=8, target_modules=["q", "v"]),
-    "GenFT default": lambda: GenFTConfig(target_modules=["q", "v"]),
-    "GenFT nonlinear": lambda: GenFTConfig(target_modules=["q", "v"], act_row="leaky_relu", act_col="leaky_relu"),
+    "GenFT q, v": lambda: GenFTConfig(target_modules=["q", "v"], shared_dim=32),
+    "GenFT nonlinear": lambda: GenFTConfig(
+        target_modules=["q", "v"], shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"
+    ),
 }
 
 

@@ -25,7 +25,8 @@ from step import base_model
 CASES: dict[str, Callable[[], Any]] = {
     "LoRA r=8": lambda: LoraConfig(r=8, target_modules=["query", "value"]),
     "GenFT default": lambda: GenFTConfig(),
-    "GenFT nonlinear": lambda: GenFTConfig(act_row="leaky_relu", act_col="leaky_relu"),
+    "GenFT q, v": lambda: GenFTConfig(scope="qv", shared_dim=32),
+    "GenFT nonlinear": lambda: GenFTConfig(scope="qv", shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"),
     "VectorFit": lambda: VectorFitConfig(scope="attention"),
 }
 

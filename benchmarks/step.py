@@ -40,22 +40,25 @@ ADAPTERS: dict[str, Callable[[list[str], list[str]], Any]] = {
     "LoRA r=8": lambda qv, block: LoraConfig(r=8, target_modules=qv),
     "LoRA r=5": lambda qv, block: LoraConfig(r=5, target_modules=qv),
     "DoRA r=8": lambda qv, block: LoraConfig(r=8, use_dora=True, target_modules=qv),
-    "GenFT default": lambda qv, block: GenFTConfig(target_modules=qv),
+    "GenFT default": lambda qv, block: GenFTConfig(),
+    "GenFT q, v": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=32),
     "GenFT a=36 b=5": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=36, specific_dim=5),
-    "GenFT nonlinear": lambda qv, block: GenFTConfig(target_modules=qv, **NONLINEAR),
-    "GenFT nonlinear, dropout": lambda qv, block: GenFTConfig(target_modules=qv, dropout=0.1, **NONLINEAR),
+    "GenFT nonlinear": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=32, **NONLINEAR),
+    "GenFT nonlinear, dropout": lambda qv, block: GenFTConfig(
+        target_modules=qv, shared_dim=32, dropout=0.1, **NONLINEAR
+    ),
     "GenFT CoLA preset": lambda qv, block: GenFTConfig(target_modules=qv, **COLA),
     "GenFT CIFAR-100 preset": lambda qv, block: GenFTConfig(target_modules=qv, **CIFAR100),
     "VectorFit": lambda qv, block: VectorFitConfig(target_modules=block, avf=False),
     "BitFit": lambda qv, block: BitFitConfig(),
 }
-CASES = ["frozen base", "LoRA r=8", "LoRA r=5", "DoRA r=8", "GenFT default", "GenFT a=36 b=5", "GenFT nonlinear",
-         "GenFT nonlinear, dropout", "GenFT CoLA preset", "GenFT CIFAR-100 preset", "Algorithm 1", "VectorFit",
-         "VectorFit as published", "BitFit", "full"]  # fmt: skip
+CASES = ["frozen base", "LoRA r=8", "LoRA r=5", "DoRA r=8", "GenFT default", "GenFT q, v", "GenFT a=36 b=5",
+         "GenFT nonlinear", "GenFT nonlinear, dropout", "GenFT CoLA preset", "GenFT CIFAR-100 preset", "Algorithm 1",
+         "VectorFit", "VectorFit as published", "BitFit", "full"]  # fmt: skip
 
 
 class AsPublished(nn.Module):
-    """A linear layer with Algorithm 1 in its forward pass: leaky_relu and dropout, r as in GenFT's default."""
+    """A linear layer with Algorithm 1 in its forward pass: leaky_relu and dropout, r = 34."""
 
     def __init__(self, linear: nn.Linear, shared: nn.ParameterList) -> None:
         super().__init__()
