@@ -21,6 +21,11 @@ FORMS = {
 }
 TEXTS = ["Half precision keeps eight bits of a number.", "The market fell on Tuesday.", "A goal in the last minute!"]
 
+#: an update that is not small beside W0
+LARGE = {
+    "init_weights": False, "w0_ratio": 1.0, "scaling": 1.0, "init_gain": 1.0, "scope": "qv", "shared_dim": 32
+}  # fmt: skip
+
 
 def main() -> None:
     folder = find_model("minilm-l6").folder
@@ -33,7 +38,7 @@ def main() -> None:
             with torch.no_grad():
                 alone = base(**batch).last_hidden_state.float()
                 torch.manual_seed(0)
-                config = GenFTConfig(task_type="FEATURE_EXTRACTION", init_weights=False, scaling=1.0, **settings)
+                config = GenFTConfig(task_type="FEATURE_EXTRACTION", **{**LARGE, **settings})
                 model = get_peft_model(base, config).eval()
                 outputs[dtype] = alone, model(**batch).last_hidden_state.float()
         alone, adapted = outputs.pop(torch.float32)
