@@ -87,12 +87,13 @@ def test_generation_with_a_cache_is_generation_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_default_targets_are_query_and_value(family: str) -> None:
+def test_default_targets_are_those_of_attention(family: str) -> None:
     f = FAMILIES[family]
-    model = get_peft_model(f.build(), GenFTConfig(task_type=f.task_type, shared_dim=4))
     layers = 6 if family == "t5" else 2  # encoder, decoder and cross-attention
-    _, sites = model.base_model._sites["default"]
-    assert sum(len(group) for group in sites.values()) == 2 * layers
+    for scope, weights in (("attention", 4), ("qv", 2)):
+        config = GenFTConfig(task_type=f.task_type, shared_dim=4, **({} if scope == "attention" else {"scope": scope}))
+        _, sites = get_peft_model(f.build(), config).base_model._sites["default"]
+        assert sum(len(group) for group in sites.values()) == weights * layers
 
 
 def test_every_family_that_peft_knows_has_a_default() -> None:
@@ -141,8 +142,12 @@ def test_settings_of_the_wrong_type_are_refused() -> None:
 
 
 def test_unknown_family_without_targets_is_refused() -> None:
-    with pytest.raises(TargetError, match="no default is known for model family"):
-        get_peft_model(nn.Sequential(nn.Linear(3, 3)), GenFTConfig())
+    for scope, sentence in (
+        ("attention", "no linear weight of Sequential is inside a list of layers"),
+        ("qv", "no default is known for model family"),
+    ):
+        with pytest.raises(TargetError, match=sentence):
+            get_peft_model(nn.Sequential(nn.Linear(3, 3)), GenFTConfig(scope=scope))
 
 
 def test_mixed_models_are_refused_in_a_sentence() -> None:

@@ -88,7 +88,7 @@ def test_fused_weights_by_their_slices(family: str) -> None:
     f = FAMILIES[family]
     leaf = "qkv" if family == "timm" else "c_attn"
     whole = get_peft_model(f.build(), LoraConfig(r=2, target_modules=[leaf], init_lora_weights=False))
-    sliced = get_peft_model(f.build(), GenFTConfig(init_weights=False))
+    sliced = get_peft_model(f.build(), GenFTConfig(scope="qv", init_weights=False))
     places = [name_places(u.site for u in weight_updates(m)) for m in (whole, sliced)]
     assert [{p.target for p in found.values()} for found in places] == [{"q", "k", "v"}, {"q", "v"}]
     for u in weight_updates(whole):
@@ -215,7 +215,7 @@ def test_the_command_prints_numbers_and_where_figures_are(adapters: dict[str, Pa
     [
         (("genft", "--only", "spektra"), "only: 'spektra' is not known; allowed: weights,"),
         (("genft", "--only", "sigma"), "only: sigma: genft has nothing to show there"),
-        (("genft", "--targets", "key"), "targets: 'key' is not adapted; allowed: query, value"),
+        (("genft", "--targets", "kye"), "targets: 'kye' is not adapted; allowed: "),
         (("genft", "--layers", "7"), "layers: 7 is not adapted; allowed: 0, 1"),
         (("genft", "--layers", "last"), "layers: received 'last'; allowed: numbers of layers"),
         (("genft", "--format", "gif"), "format: 'gif' is not known; allowed: png, svg, pdf"),
