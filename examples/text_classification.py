@@ -19,12 +19,12 @@ def main(out: str = "sentiment-adapter", steps: int = 60) -> float:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     names = {"num_labels": 2, "id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}}
     base = AutoModelForSequenceClassification.from_pretrained(BASE, **names)
-    config = genft.GenFTConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
+    config = genft.GenFTConfig(task_type="SEQ_CLS")
     model = get_peft_model(base, config)
     model.print_trainable_parameters()
 
     rows = [{**tokenizer(text), "labels": label} for text, label in TEXTS]
-    arguments = TrainingArguments("trainer", max_steps=steps, learning_rate=3e-3, report_to="none", save_strategy="no")
+    arguments = TrainingArguments("trainer", max_steps=steps, learning_rate=5e-3, report_to="none", save_strategy="no")
     Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer).train()
     model.save_pretrained(out)
 

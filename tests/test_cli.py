@@ -59,7 +59,7 @@ def test_train_tells_what_it_does(reviews: Path, bert: Path, tmp_path: Path) -> 
         "classes from the column 'label': bad, good",
         "test: a fifth of the training rows, held out with a fixed seed",
         "validation selects the epoch, test reports",
-        "2 epochs of 6 steps, batch 8, learning rate 0.003",
+        "2 epochs of 6 steps, batch 8, learning rate 0.005",
         "query ×2, key ×2, value ×2, dense ×2",
         "34 of the head (classifier)",
         "epoch   1   accuracy",

@@ -95,7 +95,7 @@ def test_every_value_knows_its_origin() -> None:
     assert request.training["schedule"] == ("linear", "default")
     assert request.settings["shared_dim"] == (8, "preset p, for genft")
     assert request.settings["dropout"] == (0.2, "command line")
-    assert request.settings["scaling"] == (1.0, "default")
+    assert request.settings["scaling"] == (0.05, "default")
     assert request.run["seed"] == (3, "command line")
     assert request.run["protocol"] == ("holdout", "task t")
     assert request.spec.settings == {"shared_dim": 8, "dropout": 0.2}
