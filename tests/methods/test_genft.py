@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from pathlib import Path
@@ -51,10 +52,10 @@ def transcription(w0: Tensor, c: GenFTConfig, f: dict[str, Tensor]) -> Tensor:
         features = ACTS[c.act_row](features @ (u2 @ u1.T).T)  # F.linear(ratio * W0, U), Algorithm 1 line 20
     if not c.col_stage:
         return c.scaling * features
-    v1 = torch.cat([shared("v", "in", o), pair("a", "col", o)], dim=1)
+    v1 = torch.cat([shared("v", "in", o), pair("a", "col", o)], dim=1) / gain
     v2 = torch.cat([shared("v", "out", o), pair("b", "col", o)], dim=1)
     column = ACTS[c.act_col](features.T @ (v2 @ v1.T).T)  # (i, o), line 26
-    return c.scaling / gain * (column.T if c.transpose_delta else column)
+    return c.scaling * (column.T if c.transpose_delta else column)
 
 
 def drawn(method: GenFT, site: Site) -> dict[str, Tensor]:
@@ -182,10 +183,13 @@ def test_the_gain_changes_how_factors_start_and_not_what_they_generate() -> None
         if small[name].requires_grad:
             torch.testing.assert_close(large[name], 4 * small[name])
     w0, site = torch.randn(6, 5, dtype=torch.float64), Site("m", 6, 5)
-    one, four = (GenFT(GenFTConfig(shared_dim=3, init_gain=gain, act_row="tanh")) for gain in (1.0, 4.0))
-    f = drawn(one, site)
-    scaled = {name: t if name in ("v_out", "b_col") else 4 * t for name, t in f.items()}
-    torch.testing.assert_close(four.delta_weight(w0, scaled), one.delta_weight(w0, f))
+    for row, col in ((True, True), (True, False), (False, True)):
+        last = ("v_out", "b_col") if col else ("u_out", "b_row")
+        settings = {"shared_dim": 3, "row_stage": row, "col_stage": col, "act_row": "tanh", "act_col": "gelu"}
+        one, four = (GenFT(GenFTConfig(init_gain=gain, **settings)) for gain in (1.0, 4.0))
+        f = drawn(one, site)
+        scaled = {name: t if name in last else 4 * t for name, t in f.items()}
+        torch.testing.assert_close(four.delta_weight(w0, scaled), one.delta_weight(w0, f))
 
 
 def test_the_ratio_makes_every_base_as_large(tmp_path: Path) -> None:
@@ -200,8 +204,38 @@ def test_the_ratio_makes_every_base_as_large(tmp_path: Path) -> None:
         assert ratio * weights.square().mean().sqrt() == pytest.approx(1, rel=1e-2)
         model.save_pretrained(tmp_path)
         assert GenFTConfig.from_pretrained(tmp_path).w0_ratio == ratio  # written down, not derived again
+    with torch.no_grad():
+        for p in (empty := two_layers()).parameters():
+            p.zero_()
+    with pytest.raises(ConfigError, match=r"w0_ratio: cannot follow the adapted weights, whose sum of squares is 0"):
+        get_peft_model(empty, GenFTConfig(target_modules=["query"]))
     given = get_peft_model(two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, w0_ratio=0.3))
     assert given.peft_config["default"].w0_ratio == 0.3
+
+
+def test_one_configuration_follows_every_model_that_it_serves(tmp_path: Path) -> None:
+    config = GenFTConfig(target_modules=["query"], shared_dim=4)
+    small, large = two_layers(), two_layers()
+    with torch.no_grad():
+        for p in large.parameters():
+            p.mul_(8)
+    ratios = []
+    first, second = get_peft_model(small, config), get_peft_model(large, config)
+    for model in (first, second):
+        model.save_pretrained(tmp_path)
+        ratios.append(GenFTConfig.from_pretrained(tmp_path).w0_ratio)
+    assert ratios[0] == pytest.approx(8 * ratios[1], rel=1e-2)
+
+
+def test_the_ratio_of_a_base_that_is_loaded_later() -> None:
+    base, config = two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, init_weights=False)
+    wanted = get_peft_model(copy.deepcopy(base), copy.deepcopy(config))
+    with torch.device("meta"):
+        late = get_peft_model(two_layers(), config)
+    late.load_state_dict(wanted.state_dict(), assign=True)
+    x = torch.randn(7, 16)
+    torch.testing.assert_close(late(x), wanted(x))
+    assert late.peft_config["default"].w0_ratio == wanted.peft_config["default"].w0_ratio
 
 
 @pytest.mark.parametrize("scope", ["module", "layer"])

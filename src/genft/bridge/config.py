@@ -38,7 +38,7 @@ class AdapterConfig(PeftConfig):
     target_modules: list[str] | str | None = setting(
         None,
         "Names (suffixes) of the modules to adapt, a regular expression, or 'all-linear'; "
-        "by default query and value of every attention layer, unless the method says otherwise.",
+        "by default what the method's scope says, or query and value of every attention layer.",
     )
     exclude_modules: list[str] | str | None = setting(
         None, "Names (suffixes) or a regular expression of modules to leave alone."

@@ -315,6 +315,8 @@ class BridgeTuner(BaseTuner):
         recorded = getattr(getattr(model, "base_model", model), "_fingerprints", {})
         if adapter_name in recorded:  # one configuration object may have served several models
             config.base_fingerprint = recorded[adapter_name] | _of_trained_bases(model, recorded[adapter_name])
+        for name, value in derived_settings(model, adapter_name).items():
+            setattr(config, name, value)
         return found | file_entries(update_sketches(model, adapter_name, found), cls.prefix)
 
     # ---------------------------------------------------------------- what peft does per layer, for shared factors
@@ -438,6 +440,13 @@ class BlockTuner(BridgeTuner):
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         raise MergeError(CANNOT_MERGE)
+
+
+def derived_settings(model: nn.Module, adapter_name: str) -> dict[str, Any]:
+    """Settings of an adapter that the base decided; none for methods of peft."""
+    sites = getattr(getattr(model, "base_model", model), "_sites", {})
+    method = sites[adapter_name][0] if adapter_name in sites else None
+    return method.derived_settings() if isinstance(method, WeightMethod) else {}
 
 
 def _of_trained_bases(model: nn.Module, recorded: dict[str, Any]) -> dict[str, Any]:

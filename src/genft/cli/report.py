@@ -37,8 +37,8 @@ def report(
         bool,
         typer.Option(
             "--together",
-            help="One table for benches whose training differs (their epochs, the rates to choose from); "
-            "where two have the same run, the later one's counts.",
+            help="One table for benches whose training differs (preset, epochs, rates to choose from); "
+            "where two have the same method and task, the later one's runs count.",
         ),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write to this file. \\[default: stdout]")] = None,

@@ -141,6 +141,10 @@ class WeightMethod(Method):
         """Called with all the adapter's frozen weights before :meth:`constants` is asked site by site: here work on
         several weights can be done at once. Each weight is read (and dequantised) by calling its function."""
 
+    def derived_settings(self) -> dict[str, Any]:
+        """Settings that the user left open and the adapted weights decided; saved with the adapter's configuration."""
+        return {}
+
     def constants(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
         """Frozen tensors derived from W0 once (an SVD, say); they are kept beside the weight."""
         return {}

@@ -14,14 +14,17 @@ With P = [shared_in | A] and Q = [shared_out | B], U = Q1 P1ᵀ and V = Q2 P2ᵀ
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genft.bridge.config import AdapterConfig, in_range, setting
+from genft.errors import ConfigError
 from genft.methods.base import Factor, Factors, Init, Site, WeightMethod, orthonormal_
 from genft.methods.registry import register
 from genft.ops import generator
@@ -68,12 +71,14 @@ class GenFTConfig(AdapterConfig):
     factors: str = setting(
         "independent",
         "'independent': input and output factors differ, one generator for all weights (the authors' code); "
-        "'tied': they are one tensor, one generator per role such as q and v (the paper's Eq. 4 and 6).",
+        "'tied': they are one tensor, one generator per last part of the weights' names, such as query and value (the "
+        "paper's Eq. 4 and 6).",
         choices=("independent", "tied"),
     )
     specific_scope: str = setting(
         "module",
-        "'module': a pair A, B for every adapted weight; 'layer': one pair per layer, used by its q and v alike.",
+        "'module': a pair A, B for every adapted weight; 'layer': one pair per parent module and width, used by its q "
+        "and v alike.",
         choices=("module", "layer"),
     )
     row_stage: bool = setting(True, "Whether the row transformation (Eq. 5) is there.")
@@ -105,6 +110,11 @@ class GenFTConfig(AdapterConfig):
         choices=PLANS,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        #: Whether the base decides the ratio. A configuration that has served one model may serve another.
+        self.ratio_is_open = self.w0_ratio is None
+
     @property
     def default_scope(self) -> str:
         return self.scope
@@ -117,9 +127,9 @@ class GenFTConfig(AdapterConfig):
             found.append("shared_dim, specific_dim: both are 0, so nothing would be trained; make one positive")
         found += in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
         for name in ("w0_ratio", "scaling"):
-            if getattr(self, name) is not None:
-                found += in_range(name, getattr(self, name), lambda v: v != 0, "any number but 0")
-        found += in_range("init_gain", self.init_gain, lambda g: g > 0, "a number above 0")
+            if name != "w0_ratio" or self.w0_ratio is not None:
+                found += in_range(name, getattr(self, name), lambda v: v != 0 and math.isfinite(v), "any number but 0")
+        found += in_range("init_gain", self.init_gain, lambda g: 0 < g < math.inf, "a number above 0")
         if not (self.row_stage or self.col_stage):
             found.append("row_stage, col_stage: both are off, so there is no update; switch one on")
         if not self.transpose_delta and not self.col_stage:
@@ -159,6 +169,11 @@ class GenFT(WeightMethod):
     )
     config: GenFTConfig
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        #: 1 / root mean square of the adapted weights' entries; None where the configuration says the ratio.
+        self._inverse_rms: float | None = None
+
     def factors(self, site: Site) -> dict[str, Factor]:
         """Shared factors are keyed by dimension (and by role where tied), specific ones by weight or layer."""
         c = self.config
@@ -182,11 +197,20 @@ class GenFT(WeightMethod):
         return found
 
     def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
-        if self.config.w0_ratio is None:
-            square = sum(float(read().float().square().sum()) for read in weights.values())
-            entries = sum(site.out_features * site.in_features for site in weights)
-            # three digits: what another device or shard computes is the same number
-            self.config.w0_ratio = float(f"{(entries / square) ** 0.5:.3g}") if square else 1.0
+        if not self.config.ratio_is_open:
+            return
+        square = sum(float(torch.linalg.vector_norm(read(), dtype=torch.float32)) ** 2 for read in weights.values())
+        if not 0 < square < math.inf:
+            raise ConfigError(
+                f"w0_ratio: cannot follow the adapted weights, whose sum of squares is {square:g}; "
+                "give a number, such as w0_ratio=1.0"
+            )
+        entries = sum(site.out_features * site.in_features for site in weights)
+        # three digits, so that another device hardly ever rounds to another number
+        self._inverse_rms = self.config.w0_ratio = float(f"{(entries / square) ** 0.5:.3g}")
+
+    def derived_settings(self) -> dict[str, Any]:
+        return {} if self._inverse_rms is None else {"w0_ratio": self._inverse_rms}
 
     def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
         c = self.config
@@ -222,13 +246,18 @@ class GenFT(WeightMethod):
     def _ratio(self) -> float:
         """w0_ratio, less the gain of P1, and of Q1 where that is not the last factor, which starts at zero."""
         c = self.config
-        ratio = 1.0 if c.w0_ratio is None else c.w0_ratio
+        # on the meta device the base's numbers are not there yet, and the ratio does not matter
+        ratio = self._inverse_rms or c.w0_ratio or 1.0
         return ratio / self._gain ** (c.row_stage * (1 + c.col_stage))
 
     @property
     def _scaling(self) -> float:
-        """scaling, less the gain of P2."""
-        return self.config.scaling / self._gain**self.config.col_stage
+        """scaling, less the gain of P2 where act_col lets it through."""
+        return self.config.scaling / (self._gain if self._gain_of_p2_is_outside else 1)
+
+    @property
+    def _gain_of_p2_is_outside(self) -> bool:
+        return self.config.col_stage and self.config.act_col not in ("gelu", "tanh")
 
     @property
     def _gain(self) -> float:
@@ -265,9 +294,10 @@ class GenFT(WeightMethod):
         stage = "row" if letter == "u" else "col"
         shared_in, shared_out = f.get(f"{letter}_in", f.get(letter)), f.get(f"{letter}_out", f.get(letter))
         a, b = f.get("a", f.get(f"a_{stage}")), f.get("b", f.get(f"b_{stage}"))
-        p = [t for t in (shared_in, a) if t is not None]
-        q = [t for t in (shared_out, b) if t is not None]
-        return (p[0], q[0]) if len(p) == 1 else (torch.cat(p, dim=1), torch.cat(q, dim=1))
+        ps = [t for t in (shared_in, a) if t is not None]
+        qs = [t for t in (shared_out, b) if t is not None]
+        p, q = (ps[0], qs[0]) if len(ps) == 1 else (torch.cat(ps, dim=1), torch.cat(qs, dim=1))
+        return (p, q) if letter == "u" or self._gain_of_p2_is_outside else (p / self._gain, q)
 
     @property
     def _stages_have_own_pairs(self) -> bool:

@@ -279,28 +279,17 @@ def boards(
     Args:
         methods: only these columns, by label or name of the method; empty: all.
         everything: also results that no bench compares: candidates of a grid, single runs.
-        together: benches with different training (grids of rates, epochs) share boards; of two runs with the same task,
-            column and seed, the later bench's counts.
+        together: benches with different training share boards; where two have the same column and task, the later
+            one's runs count.
 
     Raises:
         ConfigError: a method that has no result.
         DataError: no results at all.
     """
+    rows = _labelled(store, everything)
     tables: dict[tuple[Any, ...], list[tuple[str, Result]]] = defaultdict(list)
-    for matrix, label, result in _labelled(store, everything):
-        task = result.spec.get("task", {})
-        limits = _limits(result)
-        of = (
-            "" if together else matrix,
-            result.model,
-            result.model_fingerprint,
-            task.get("suite", ""),
-            result.protocol,
-            limits,
-        )
-        tables[of].append((label, result))
-    if together:
-        tables = {of: _latest(rows) for of, rows in tables.items()}
+    for matrix, label, result in _latest(rows) if together else rows:
+        tables[(matrix, *_comparable(result))].append((label, result))
     if not tables:
         raise DataError(f"{store.out}: holds no results; `genft train` and `genft bench` write them with --out")
     known = {name for rows in tables.values() for label, run in rows for name in (label, run.method)}
@@ -329,10 +318,19 @@ def _board(
     return Board(model, suite, protocol, limits, labels, ordered)
 
 
-def _latest(rows: Sequence[tuple[str, Result]]) -> list[tuple[str, Result]]:
-    """The last of the runs that would stand in one place."""
-    places = {(label, run.task, run.data_fingerprint, run.seed): (label, run) for label, run in rows}
-    return list(places.values())
+def _comparable(run: Result) -> tuple[Any, ...]:
+    """What must be equal for two runs to stand in one table."""
+    suite = run.spec.get("task", {}).get("suite", "")
+    return run.model, run.model_fingerprint, suite, run.protocol, _limits(run)
+
+
+def _latest(rows: Iterable[tuple[str, str, Result]]) -> Iterable[tuple[str, str, Result]]:
+    """Of what several comparisons have at one place of a board, the runs of the last one; all as one comparison."""
+    rows = list(rows)
+    last = {(_comparable(run), label, run.task, run.data_fingerprint): matrix for matrix, label, run in rows}
+    for matrix, label, run in rows:
+        if last[_comparable(run), label, run.task, run.data_fingerprint] == matrix:
+            yield "", label, run
 
 
 def _labelled(store: Store, everything: bool) -> Iterable[tuple[str, str, Result]]:

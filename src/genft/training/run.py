@@ -8,7 +8,7 @@ import gc
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, set_seed
 
+from genft.bridge.tuner import derived_settings
 from genft.data import Split, TaskData, read
 from genft.data.encode import Encoded, encode
 from genft.errors import ConfigError
@@ -33,7 +34,7 @@ from genft.training.loop import Fitted, decide, fit
 from genft.training.memory import PeakMemory
 from genft.training.metrics import check_metric, interval, scores
 from genft.training.protocols import Roles, assign_roles, get_protocol
-from genft.training.spec import RunSpec, full_settings
+from genft.training.spec import RunSpec
 from genft.training.trackers import tracker_callbacks
 
 
@@ -111,7 +112,7 @@ def build(plan: Plan, train: Split | None = None) -> tuple[LoadedModel, nn.Modul
     count = count_parameters(model, loaded.trained_in_full)
     inferred = Inferred(
         targets=dict(Counter(name.rpartition(".")[2] for name in targeted(model))),
-        settings=follows | _numbers_filled_in(model, full_settings(info, said)),
+        settings=follows | derived_settings(model, "default"),
         head=loaded.trained_in_full,
         adapter_parameters=count.adapter,
         head_parameters=count.head,
@@ -121,13 +122,6 @@ def build(plan: Plan, train: Split | None = None) -> tuple[LoadedModel, nn.Modul
         notes=loaded.notes,
     )
     return loaded, model, inferred
-
-
-def _numbers_filled_in(model: nn.Module, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings left open that the adapter's configuration has as numbers, now that it is attached."""
-    config = getattr(model, "peft_config", {}).get("default")
-    now = {name: getattr(config, name, None) for name, value in asked.items() if value is None}
-    return {name: value for name, value in now.items() if isinstance(value, int | float)}
 
 
 def run_once(
