@@ -286,9 +286,9 @@ def boards(
         ConfigError: a method that has no result.
         DataError: no results at all.
     """
-    rows = _labelled(store, everything)
+    found = _labelled(store, everything)
     tables: dict[tuple[Any, ...], list[tuple[str, Result]]] = defaultdict(list)
-    for matrix, label, result in _latest(rows) if together else rows:
+    for matrix, label, result in _latest(found) if together else found:
         tables[(matrix, *_comparable(result))].append((label, result))
     if not tables:
         raise DataError(f"{store.out}: holds no results; `genft train` and `genft bench` write them with --out")
