@@ -143,7 +143,7 @@ def test_settings_of_the_wrong_type_are_refused() -> None:
 
 def test_unknown_family_without_targets_is_refused() -> None:
     for scope, sentence in (
-        ("attention", "no linear weight of Sequential is inside a list of layers"),
+        ("attention", "no weight of attention is inside a list of layers of Sequential"),
         ("qv", "no default is known for model family"),
     ):
         with pytest.raises(TargetError, match=sentence):

@@ -124,7 +124,7 @@ def test_default_targets(family: str, scope: str) -> None:
 
 def test_models_without_layers_need_targets() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    with pytest.raises(TargetError, match=r"no linear weight of Sequential is inside a list of layers.*all-linear"):
+    with pytest.raises(TargetError, match=r"no linear weight is inside a list of layers of Sequential.*all-linear"):
         get_peft_model(model, VectorFitConfig())
     assert counts(get_peft_model(model, VectorFitConfig(target_modules=["0", "1"]))) == {SIGMA: 6, BIAS: 6}
 

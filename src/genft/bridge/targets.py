@@ -164,12 +164,15 @@ def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str
     Raises:
         TargetError: nothing is known, or found, for this model.
     """
+    inside = sorted({name for name in _names_in_layers(model) if scope == "block" or "att" in name.lower()})
+    if scope == "attention" and not inside and family in DEFAULT_TARGETS:
+        scope = "qv"  # a family whose attention has another name (Nemotron-H's mixers)
     if scope != "qv":
-        inside = sorted({name for name in _names_in_layers(model) if scope == "block" or "att" in name.lower()})
         slices = {weight: ["q", "k", "v"] for weight in DEFAULT_SLICES.get(family, {})}
         if not inside:
+            kind = "weight of attention" if scope == "attention" else "linear weight"
             raise TargetError(
-                f"target_modules: no linear weight of {_name(model)} is inside a list of layers; "
+                f"target_modules: no {kind} is inside a list of layers of {_name(model)}; "
                 "name the weights to adapt, for example target_modules='all-linear'"
             )
         return inside, {k: v for k, v in slices.items() if any(_ends_with(name, k) for name in inside)} or None
