@@ -35,7 +35,7 @@ def test_travels_with_the_adapter_and_not_in_its_tensors(tmp_path: Path) -> None
     model = saved(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     weights = config["base_fingerprint"]
-    assert len(weights) == 4
+    assert len(weights) == 8  # four of attention in two layers
     assert all(len(fingerprint.decode(w["sketch"])) == 64 and w["dtype"] == "float32" for w in weights.values())
     stored = load_file(tmp_path / "adapter_model.safetensors")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

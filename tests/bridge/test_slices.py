@@ -103,9 +103,10 @@ def test_rows_of_q_and_v_follow_the_head_counts(family: str, rows: list[tuple[in
 @pytest.mark.parametrize("family", ["phi3", "gpt2", "timm"])
 def test_slices_are_the_default_of_fused_families(family: str) -> None:
     f = FAMILIES[family]
-    model = get_peft_model(f.build(), GenFTConfig(task_type=f.task_type, shared_dim=4))
-    config = model.peft_config["default"]
-    assert list(config.target_slices.values()) == [["q", "v"]]
+    for scope, slices in (("qv", ["q", "v"]), ("attention", ["q", "k", "v"])):
+        config = GenFTConfig(task_type=f.task_type, shared_dim=4, scope=scope)
+        model = get_peft_model(f.build(), config)
+        assert list(model.peft_config["default"].target_slices.values()) == [slices]
 
 
 def attention(**kwargs: Any) -> nn.Module:
