@@ -11,7 +11,8 @@ FORMS = {
     "identity": {},
     "nonlinear": {"act_row": "leaky_relu", "act_col": "leaky_relu"},
     "dropout": {"act_row": "gelu", "act_col": "leaky_relu", "dropout": 0.1},
-    "paper, tied": {"factors": "tied", "init_weights": "paper", "init_b": "normal"},
+    # peft moves tensors from init_weights=False to this start, which has no gain
+    "paper, tied": {"factors": "tied", "init_weights": "paper", "init_b": "normal", "init_gain": 1.0},
     "layer scope": {"specific_scope": "layer"},
     "no shared": {"shared_dim": 0, "specific_dim": 4},
     "no specific": {"specific_dim": 0},
