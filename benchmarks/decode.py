@@ -17,15 +17,16 @@ from genft import GenFTConfig, VectorFitConfig
 
 NONLINEAR = {"act_row": "leaky_relu", "act_col": "leaky_relu"}
 TARGETS = ["q_proj", "v_proj"]
+QV = {"target_modules": TARGETS, "shared_dim": 32}
 #: a configuration, and the limit of what is kept (None: the default)
 CASES: dict[str, tuple[Any, int | None]] = {
     "base": (None, None),
     "LoRA r=8": (lambda: LoraConfig(r=8, target_modules=TARGETS), None),
-    "GenFT": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32), None),
-    "GenFT, thin factors kept": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32, plan="factored"), None),
-    "GenFT, nothing kept": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32), 0),
-    "GenFT nonlinear": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32, **NONLINEAR), None),
-    "GenFT nonlinear, nothing kept": (lambda: GenFTConfig(target_modules=TARGETS, shared_dim=32, **NONLINEAR), 0),
+    "GenFT": (lambda: GenFTConfig(**QV), None),
+    "GenFT, thin factors kept": (lambda: GenFTConfig(**QV, plan="factored"), None),
+    "GenFT, nothing kept": (lambda: GenFTConfig(**QV), 0),
+    "GenFT nonlinear": (lambda: GenFTConfig(**QV, **NONLINEAR), None),
+    "GenFT nonlinear, nothing kept": (lambda: GenFTConfig(**QV, **NONLINEAR), 0),
     "VectorFit": (lambda: VectorFitConfig(avf=False), None),
     "VectorFit, nothing kept": (lambda: VectorFitConfig(avf=False), 0),
 }

@@ -14,11 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from genft.results.store import Result, Store
-
-
-def selected(run: Result) -> float:
-    """The score of the epoch that was selected, on the split that selected it."""
-    return max(epoch[run.metric] for epoch in run.epochs)
+from genft.training.matrix import selecting_score
 
 
 def tried(run: Result) -> tuple[str, float]:
@@ -42,13 +38,13 @@ def main() -> None:
                 rows[tried(run)][run.task] = run
 
     def mean(row: dict[str, Result]) -> float:
-        return fmean(map(selected, row.values())) if len(row) == len(tasks) else -1.0
+        return fmean(map(selecting_score, row.values())) if len(row) == len(tasks) else -1.0
 
     print(f"| tried | rate | trained | {' | '.join(tasks)} | mean |")
     print(f"|---|---:|---:|{'---:|' * len(tasks)}---:|")
     for (name, rate), row in sorted(rows.items(), key=lambda item: (-mean(item[1]), item[0])):
         trained = " / ".join(f"{n:,}" for n in dict.fromkeys(run.adapter_parameters for run in row.values()))
-        scores = [f"{100 * selected(row[task]):.1f}" if task in row else "" for task in tasks]
+        scores = [f"{100 * selecting_score(row[task]):.1f}" if task in row else "" for task in tasks]
         whole = f"{100 * mean(row):.1f}" if len(row) == len(tasks) else ""
         print(f"| {name} | {rate:g} | {trained} | {' | '.join(scores)} | {whole} |")
 

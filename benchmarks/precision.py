@@ -38,7 +38,7 @@ def main() -> None:
             with torch.no_grad():
                 alone = base(**batch).last_hidden_state.float()
                 torch.manual_seed(0)
-                config = GenFTConfig(task_type="FEATURE_EXTRACTION", **{**LARGE, **settings})
+                config = GenFTConfig(task_type="FEATURE_EXTRACTION", **LARGE, **settings)
                 model = get_peft_model(base, config).eval()
                 outputs[dtype] = alone, model(**batch).last_hidden_state.float()
         alone, adapted = outputs.pop(torch.float32)

@@ -215,7 +215,10 @@ def test_the_command_prints_numbers_and_where_figures_are(adapters: dict[str, Pa
     [
         (("genft", "--only", "spektra"), "only: 'spektra' is not known; allowed: weights,"),
         (("genft", "--only", "sigma"), "only: sigma: genft has nothing to show there"),
-        (("genft", "--targets", "kye"), "targets: 'kye' is not adapted; allowed: "),
+        (
+            ("genft", "--targets", "kye"),
+            "targets: 'kye' is not adapted; allowed: query, key, value, output; nearest: 'key'",
+        ),
         (("genft", "--layers", "7"), "layers: 7 is not adapted; allowed: 0, 1"),
         (("genft", "--layers", "last"), "layers: received 'last'; allowed: numbers of layers"),
         (("genft", "--format", "gif"), "format: 'gif' is not known; allowed: png, svg, pdf"),

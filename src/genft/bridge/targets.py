@@ -164,7 +164,9 @@ def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str
     Raises:
         TargetError: nothing is known, or found, for this model.
     """
-    inside = sorted({name for name in _names_in_layers(model) if scope == "block" or "att" in name.lower()})
+    inside: list[str] = []
+    if scope != "qv":
+        inside = sorted({name for name in _names_in_layers(model) if scope == "block" or "att" in name.lower()})
     if scope == "attention" and not inside and family in DEFAULT_TARGETS:
         scope = "qv"  # a family whose attention has another name (Nemotron-H's mixers)
     if scope != "qv":

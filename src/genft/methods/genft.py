@@ -126,9 +126,8 @@ class GenFTConfig(AdapterConfig):
         if not found and self.shared_dim + self.specific_dim == 0:
             found.append("shared_dim, specific_dim: both are 0, so nothing would be trained; make one positive")
         found += in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
-        for name in ("w0_ratio", "scaling"):
-            if name != "w0_ratio" or self.w0_ratio is not None:
-                found += in_range(name, getattr(self, name), lambda v: v != 0 and math.isfinite(v), "any number but 0")
+        for name in ("scaling",) if self.w0_ratio is None else ("w0_ratio", "scaling"):
+            found += in_range(name, getattr(self, name), lambda v: v != 0 and math.isfinite(v), "any number but 0")
         found += in_range("init_gain", self.init_gain, lambda g: 0 < g < math.inf, "a number above 0")
         if not (self.row_stage or self.col_stage):
             found.append("row_stage, col_stage: both are off, so there is no update; switch one on")
