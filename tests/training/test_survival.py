@@ -171,7 +171,7 @@ def test_ctrl_c_twice(reviews: Path, bert: Path, tmp_path: Path) -> None:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, **streams, text=True, preexec_fn=listen)
     deadline = time.monotonic() + 200
-    while not list(out.glob("checkpoints/*/checkpoint-*")):
+    while not list(out.glob("checkpoints/*/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.2)
