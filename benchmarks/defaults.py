@@ -13,8 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
-from genft.results.store import Result, Store
-from genft.training.matrix import selecting_score
+from genft.runs.store import Result, Store
+from genft.sweeps.matrix import selecting_score
 
 
 def tried(run: Result) -> tuple[str, float]:

@@ -20,7 +20,7 @@ from torch import nn
 
 import common
 from genft import GenFTConfig
-from genft.results.figures import style
+from genft.figures.style import style
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "growth.svg"
 GRID = {"d": [256, 384, 512, 768, 1024], "layers": [1, 2, 4, 8], "tokens": [128, 256, 512, 1024]}

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from genft.results.store import Result, Store
-from genft.training import artifact
+from genft.adapters import saved as artifact
+from genft.runs.store import Result, Store
 
 METHODS = "genft,lora,linear"
 

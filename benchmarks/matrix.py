@@ -19,9 +19,9 @@ import common
 from genft.data import find_tasks, read
 from genft.errors import GenFTError
 from genft.presets import Preset
-from genft.results.store import Result, Store
-from genft.training import processes
-from genft.training.matrix import Matrix, Schedule, parse_entries
+from genft.runs.store import Result, Store
+from genft.sweeps import processes
+from genft.sweeps.matrix import Matrix, Schedule, parse_entries
 
 
 class Timed(processes.RunProcess):

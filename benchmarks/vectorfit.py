@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import common
 from genft import VectorFitConfig
-from genft.bridge.weight_layer import WeightLayer
+from genft.bridge.weight.layer import WeightLayer
 
 VECTORFIT: dict[str, dict[str, Any]] = {
     "auto": {},

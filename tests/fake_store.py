@@ -11,9 +11,9 @@ import numpy as np
 
 from genft.data import load_task
 from genft.presets import load_preset
-from genft.results.store import Cell, Result, Store, pack
+from genft.runs.spec import build_spec
+from genft.runs.store import Cell, Result, Store, pack
 from genft.training.metrics import score
-from genft.training.spec import build_spec
 
 MODEL = "models/tiny"
 _PARAMETERS = {"genft": 67_584, "vectorfit": 27_648, "lora": 147_456, "bitfit": 40_000, "linear": 0, "full": 22_565_000}

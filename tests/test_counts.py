@@ -9,8 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from genft import METHODS, ConfigError, GenFTConfig, counts, published
+from genft.api.registry import listed_counts
 from genft.cli import app
-from genft.methods.registry import listed_counts
 
 PRINTED = {
     "vtab1k": {"genft": "0.27", "genft_no_shared": "0.09", "genft_no_specific": "0.23"},

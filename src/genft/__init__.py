@@ -33,7 +33,7 @@ from genft.methods.lora_slices import LoraSlicesConfig
 from genft.methods.vectorfit import VectorFitConfig
 
 if TYPE_CHECKING:
-    from genft.training.artifact import Trained
+    from genft.adapters.saved import Trained
 
 __version__ = "0.1.0"
 
@@ -47,7 +47,7 @@ def load_adapter(folder: str | Path, base: str | None = None) -> Trained:
         folder: the saved adapter.
         base: another place of the same base model; by default the one that the adapter names.
     """
-    from genft.training import artifact  # here, because importing genft must not import the trainer
+    from genft.adapters import saved as artifact  # here, because importing genft must not import the trainer
 
     return artifact.load(folder, base)
 

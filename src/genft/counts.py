@@ -17,15 +17,15 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
 
 from genft import published
+from genft.api.registry import LISTED_FILE
 from genft.bridge.targets import DEFAULT_TARGETS
 from genft.errors import ConfigError, not_one_of
 from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
-from genft.methods.registry import LISTED_FILE
-from genft.models import head_modules
+from genft.models.load import head_modules
 from genft.presets import Table, load_preset
+from genft.runs.spec import parse_settings
 from genft.training.attach import ParameterCount, changes_base, count_parameters, make_config
-from genft.training.spec import parse_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,10 +10,10 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from genft.bridge.config import AdapterConfig
+from genft.api.config import AdapterConfig
+from genft.api.method import Factor, Factors, Site, WeightMethod
+from genft.api.registry import MethodInfo
 from genft.bridge.register import _register
-from genft.methods.base import Factor, Factors, Site, WeightMethod
-from genft.methods.registry import MethodInfo
 
 IN, HIDDEN, OUT = 12, 9, 7
 RANK, FREQUENCIES = 3, 20

@@ -9,7 +9,7 @@ from PIL import Image
 from genft import ConfigError, DataError
 from genft.data import Task
 from genft.data.encode import encode
-from genft.models import Preprocessing, find_model, load_model
+from genft.models.load import Preprocessing, find_model, load_model
 
 
 def tokenizer(folder: Path) -> object:

@@ -10,8 +10,8 @@ from genft import ConfigError, DataError
 from genft.data import READERS, Task, list_tasks, load_task, read
 from genft.data.packaged import package_folder
 from genft.data.task import Split, hold_out
+from genft.runs.protocols import get_protocol
 from genft.training.metrics import check_metric
-from genft.training.protocols import get_protocol
 
 
 @pytest.mark.parametrize("task", list_tasks(), ids=lambda task: task.name)

@@ -16,7 +16,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from genft import ConfigError, GenFTConfig, TargetError
-from genft.methods.base import Site
+from genft.api.method import Site
 from genft.methods.genft import ACTIVATIONS, GenFT
 
 ACTS = {

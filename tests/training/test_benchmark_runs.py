@@ -9,13 +9,13 @@ import transformers as hf
 
 from benchmark_data import save_fgvc, save_glue, save_vtab
 from genft import ConfigError
+from genft.adapters import saved as artifact
 from genft.data import load_task
 from genft.presets import Preset
-from genft.results.store import Result, Store, unpack
-from genft.training import artifact
+from genft.runs.spec import build_spec
+from genft.runs.store import Result, Store, unpack
 from genft.training.callbacks import Inferred, Progress
 from genft.training.run import Plan, build, prepare, run
-from genft.training.spec import build_spec
 
 QUICK = {"epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "image_size": 32}
 

@@ -19,12 +19,12 @@ from genft import ConfigError
 from genft.cli import app
 from genft.data import task_from_path
 from genft.presets import Preset
-from genft.results.store import Result, Store, unpack
+from genft.runs.spec import RunSpec, build_spec
+from genft.runs.store import Result, Store, unpack
 from genft.training import ranks
 from genft.training.attach import trained_state
 from genft.training.loop import Loop
 from genft.training.run import Plan, prepare, run_once
-from genft.training.spec import RunSpec, build_spec
 from saved_models import save_bert
 
 #: float32; sums of a batch are taken in another order

@@ -17,16 +17,16 @@ from safetensors.torch import load_file
 
 import genft
 from genft import AdapterFileError, BaseMismatchError, ConfigError, DataError, TargetError, TrainingError
+from genft.adapters import saved as artifact
 from genft.data import task_from_path
 from genft.methods import METHODS
 from genft.presets import Preset
-from genft.results.store import Result, Store, unpack
-from genft.training import artifact
+from genft.runs.spec import build_spec
+from genft.runs.store import Result, Store, unpack
+from genft.sweeps.processes import run_in_process
 from genft.training.callbacks import Inferred, Progress
 from genft.training.memory import PeakMemory
-from genft.training.processes import run_in_process
 from genft.training.run import Plan, build, prepare, run
-from genft.training.spec import build_spec
 from saved_models import save_bert, save_reviews
 
 QUICK = {"epochs": 3, "batch_size": 8, "learning_rate": 5e-3}

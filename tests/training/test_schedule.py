@@ -5,9 +5,9 @@ import torch
 from transformers import get_scheduler
 
 from genft import ConfigError
-from genft.checked import check
+from genft.records import check
+from genft.runs.spec import Training
 from genft.training.schedule import learning_rate
-from genft.training.spec import Training
 
 EPOCHS, STEPS = 10, 7
 

@@ -18,14 +18,14 @@ import torch
 from safetensors.torch import load_file
 
 from genft import ConfigError, DataError, TrainingError
+from genft.adapters import saved as artifact
 from genft.data import task_from_path
 from genft.presets import Preset
-from genft.results.store import Result, Store
-from genft.training import artifact
+from genft.runs.spec import build_spec
+from genft.runs.store import Result, Store
+from genft.sweeps.processes import RunProcess, run_in_process
 from genft.training import run as runs
-from genft.training.processes import RunProcess, run_in_process
 from genft.training.run import Plan, prepare, run, run_once
-from genft.training.spec import build_spec
 
 
 def plan(data: Path, model: Path, method: str = "genft", **training: Any) -> Plan:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from genft import ConfigError
 from genft.cli import app
-from genft.results.store import Store
+from genft.runs.store import Store
 from genft.training import trackers
 from genft.training.trackers import check_trackers
 

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from genft.methods.base import Method, Site
+from genft.api.method import Method, Site
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):

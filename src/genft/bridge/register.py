@@ -6,9 +6,9 @@ import sys
 
 from peft.utils import PeftType, register_peft_method
 
+from genft.api.method import Method, WeightMethod
+from genft.api.registry import METHODS, MethodInfo
 from genft.bridge.tuner import BlockTuner, BridgeTuner, WeightTuner
-from genft.methods.base import Method, WeightMethod
-from genft.methods.registry import METHODS, MethodInfo
 
 
 def register_all() -> None:

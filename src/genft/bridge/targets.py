@@ -14,8 +14,8 @@ from peft.utils.error import NoMatchingPeftModuleError
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from genft.api.method import Site
 from genft.errors import TargetError, nearest
-from genft.methods.base import Site
 
 # transformers renamed these between its releases 5.0 and 5.20; whichever a model has will match
 VIT = ["query", "value", "q_proj", "v_proj"]

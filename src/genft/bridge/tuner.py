@@ -16,11 +16,10 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, _maybe_include_all_linear_layers
 from torch import Tensor, nn
 
+from genft.api.config import AdapterConfig
+from genft.api.method import BlockMethod, Method, Site, WeightMethod
 from genft.bridge import fingerprint
-from genft.bridge.block_layer import CANNOT_MERGE, BlockLayer
-from genft.bridge.blocks import block_sites, find_blocks
-from genft.bridge.config import AdapterConfig
-from genft.bridge.guards import (
+from genft.bridge.base_check import (
     base_fingerprint,
     base_weight,
     check_state_dict,
@@ -29,9 +28,8 @@ from genft.bridge.guards import (
     take_sketches,
     update_sketches,
 )
+from genft.bridge.block.layer import CANNOT_MERGE, BlockLayer
 from genft.bridge.layer import AdapterLayer, entry, new_parameter, own_key
-from genft.bridge.passes import ForwardPass
-from genft.bridge.probe import silent_factors
 from genft.bridge.targets import (
     DEFAULT_TARGETS,
     default_targets,
@@ -42,10 +40,12 @@ from genft.bridge.targets import (
     unmatched,
     unwrap,
 )
-from genft.bridge.update_cache import UpdateCache
-from genft.bridge.weight_layer import WeightLayer
+from genft.bridge.weight.evaluation import UpdateCache
+from genft.bridge.weight.gradient_probe import silent_factors
+from genft.bridge.weight.layer import WeightLayer
+from genft.bridge.weight.mask_seeds import ForwardPass
 from genft.errors import BaseMismatchError, ConfigError, GenFTError, MergeError, TargetError
-from genft.methods.base import BlockMethod, Method, Site, WeightMethod
+from genft.models.blocks import block_sites, find_blocks
 
 #: A rank or a number of tokens that is never too large, however small the weight.
 LARGEST = 4096
@@ -383,7 +383,7 @@ class BridgeTuner(BaseTuner):
 
 
 class WeightTuner(BridgeTuner):
-    """Tuner of a :class:`~genft.methods.base.WeightMethod`."""
+    """Tuner of a :class:`~genft.api.method.WeightMethod`."""
 
     method_class: ClassVar[type[WeightMethod]]
 
@@ -419,7 +419,7 @@ class WeightTuner(BridgeTuner):
 
 
 class BlockTuner(BridgeTuner):
-    """Tuner of a :class:`~genft.methods.base.BlockMethod`."""
+    """Tuner of a :class:`~genft.api.method.BlockMethod`."""
 
     method_class: ClassVar[type[BlockMethod]]
 

@@ -15,7 +15,21 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from genft.cli import bench, data, demo, explain, export, listing, params, predict, report, search, show, study, train
+from genft.cli import (
+    bench,
+    data,
+    demo,
+    explain,
+    export,
+    listing,
+    params,
+    predict,
+    report,
+    search,
+    show,
+    study,
+    train,
+)
 from genft.cli.screen import errors
 from genft.errors import GenFTError, first_line
 

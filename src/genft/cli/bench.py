@@ -26,8 +26,8 @@ from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
     from genft.data import Task, TaskData
-    from genft.results.store import Result
-    from genft.training.matrix import Schedule
+    from genft.runs.store import Result
+    from genft.sweeps.matrix import Schedule
     from genft.training.run import Plan
 
 _MATRIX, _DATA, _MACHINES, _OUTPUT = "What is compared", "Data", "Machines", "Output"
@@ -112,10 +112,10 @@ def bench(
     """
     from genft.errors import ConfigError
     from genft.presets import load_preset
-    from genft.results.store import Store
-    from genft.training.cluster import Cluster
-    from genft.training.matrix import Matrix, Schedule, parse_entries
-    from genft.training.processes import be_quiet
+    from genft.runs.store import Store
+    from genft.sweeps.cluster import Cluster
+    from genft.sweeps.matrix import Matrix, Schedule, parse_entries
+    from genft.sweeps.processes import be_quiet
     from genft.training.trackers import check_trackers
 
     run_alone("bench")
@@ -200,8 +200,8 @@ def read_tasks(console: Console, words: list[str], root: Path | None) -> list[tu
 
 
 def _announce(console: Console, schedule: Schedule) -> None:
-    from genft.results.tables import count, duration, table
-    from genft.training.protocols import get_protocol
+    from genft.report.terminal import count, duration, table
+    from genft.runs.protocols import get_protocol
 
     matrix = schedule.matrix
     shown = table("task", "metric", "train", "select", "report", "protocol", right=("train", "select", "report"))
@@ -255,7 +255,7 @@ class Bars:
 
     def show(self, plan: Plan, event: Any) -> None:
         from genft.errors import GenFTError
-        from genft.results.store import Result
+        from genft.runs.store import Result
         from genft.training.callbacks import Progress as Report
 
         name = escape(self.schedule.label(plan))
@@ -276,7 +276,7 @@ class Bars:
 
     def _line(self, plan: Plan, name: str, outcome: Any) -> None:
         from genft.errors import GenFTError
-        from genft.results.tables import duration
+        from genft.report.terminal import duration
 
         rate = f"  rate {plan.spec.training.learning_rate:g}" if self.schedule.matrix.grid else ""
         if isinstance(outcome, GenFTError):
@@ -286,7 +286,7 @@ class Bars:
         self.console.print(f"{len(self.schedule.outcomes):>4}  {name}{rate}  {what}", soft_wrap=True)
 
     def _count(self) -> None:
-        from genft.results.tables import duration
+        from genft.report.terminal import duration
 
         left = self.schedule.seconds_left()
         note = "" if left is None else f"about {duration(left)} left"
@@ -295,7 +295,7 @@ class Bars:
 
 def conclude(console: Console, schedule: Schedule) -> list[Result]:
     """Show the table, and what failed; returns the results that were compared."""
-    from genft.results.store import Result
+    from genft.runs.store import Result
 
     tell_failures(console, schedule)
     results = [r for _, plan in schedule.compared if isinstance(r := schedule.outcomes[plan.key], Result)]

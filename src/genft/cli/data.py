@@ -76,7 +76,7 @@ def _step(bar: Progress, row: TaskID, done: int, total: int) -> None:
 def _show(console: Console, root: Path, found: list[Checked], missing: list[Checked], *, asked: bool) -> None:
     from rich.markup import escape
 
-    from genft.results.tables import table
+    from genft.report.terminal import table
 
     numbers = ("classes", "train", "validation", "test", "wrong", "copies")
     shown = table("", "task", *numbers, right=numbers)

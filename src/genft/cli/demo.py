@@ -31,11 +31,11 @@ def demo(
     from genft.data import load_task
     from genft.methods import METHODS as REGISTERED
     from genft.presets import load_preset
-    from genft.results.store import Store
-    from genft.results.tables import LEGEND, comparison, duration
-    from genft.training.processes import be_quiet, run_in_process
+    from genft.report.terminal import LEGEND, comparison, duration
+    from genft.runs.spec import build_spec
+    from genft.runs.store import Store
+    from genft.sweeps.processes import be_quiet, run_in_process
     from genft.training.run import prepare
-    from genft.training.spec import build_spec
 
     be_quiet()
     console = screen(json)

@@ -9,7 +9,7 @@ import typer
 
 from genft.cli.options import takes_a_run
 from genft.cli.screen import print_json, screen
-from genft.training.spec import Request, Sourced, plain
+from genft.runs.spec import Request, Sourced, plain
 
 if TYPE_CHECKING:
     from genft.training.callbacks import Inferred
@@ -22,8 +22,8 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.", rich_help_panel="Output")] = False,
 ) -> None:
     """Show every value of the run that `genft train` would do, and where each came from. Trains nothing."""
-    from genft.results.tables import table
-    from genft.training.processes import be_quiet
+    from genft.report.terminal import table
+    from genft.sweeps.processes import be_quiet
     from genft.training.run import build, prepare
 
     be_quiet()

@@ -10,9 +10,9 @@ import typer
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
-    from genft.export.compare import Batch, OutputChange
-    from genft.export.folders import Opened
-    from genft.export.lora import LoraAdapter
+    from genft.adapters.folder import Opened
+    from genft.adapters.lora import LoraAdapter
+    from genft.adapters.output_change import Batch, OutputChange
 
 Adapter = Annotated[Path, typer.Argument(help="A folder that `genft train`, or peft, has saved.")]
 Out = Annotated[Path, typer.Option(help="A new folder.")]
@@ -44,10 +44,10 @@ def merge(
     """
     import dataclasses
 
-    from genft.export import merge as merged_model
-    from genft.export.compare import output_change, outputs
-    from genft.export.folders import check_new, new_folder, open_adapter, save_merged
-    from genft.training.processes import be_quiet
+    from genft.adapters import merge as merged_model
+    from genft.adapters.folder import check_new, new_folder, open_adapter, save_merged
+    from genft.adapters.output_change import output_change, outputs
+    from genft.sweeps.processes import be_quiet
 
     be_quiet()
     check_new(out)
@@ -97,11 +97,11 @@ def to_lora(
 
     from peft import PeftModel
 
+    from genft.adapters import to_lora as as_lora
+    from genft.adapters.folder import check_new, new_folder, open_adapter, save_lora
+    from genft.adapters.output_change import output_change, outputs
     from genft.errors import ConfigError
-    from genft.export import to_lora as as_lora
-    from genft.export.compare import output_change, outputs
-    from genft.export.folders import check_new, new_folder, open_adapter, save_lora
-    from genft.training.processes import be_quiet
+    from genft.sweeps.processes import be_quiet
 
     be_quiet()
     if rank != "auto" and not rank.isdecimal():
@@ -134,8 +134,8 @@ def to_lora(
 
 def _inputs(opened: Opened, path: Path | None) -> tuple[str, list[Batch]]:
     """(what the inputs are, in words; the inputs)."""
+    from genft.adapters.output_change import given_batches, random_batches
     from genft.errors import ConfigError
-    from genft.export.compare import given_batches, random_batches
 
     if path is None:
         batches = random_batches(opened.base, opened.saved.preprocessing.image_size if opened.saved else None)
@@ -157,7 +157,7 @@ def _sentence(change: OutputChange) -> str:
 
 
 def _show(lora: LoraAdapter, change: OutputChange, out: Path) -> None:
-    from genft.results.tables import table
+    from genft.report.terminal import table
 
     console = screen(False)
     shown = table("weight", "rank", "relative error", right=("rank", "relative error"))

@@ -34,8 +34,8 @@ _ORDER = ("weight", "block", "peft", "baseline")
 def _methods(json: bool) -> None:
     from rich.padding import Padding
 
+    from genft.api.registry import listed_counts
     from genft.methods import METHODS
-    from genft.methods.registry import listed_counts
 
     infos = sorted(METHODS.values(), key=lambda info: _ORDER.index(info.family))
     counts = listed_counts()
@@ -72,8 +72,8 @@ def _settings(name: str, json: bool) -> None:
     import dataclasses
 
     from genft.methods import get_method
-    from genft.results.tables import table
-    from genft.training.spec import default_settings, plain, setting_types, type_name
+    from genft.report.terminal import table
+    from genft.runs.spec import default_settings, plain, setting_types, type_name
 
     info = get_method(name)
     defaults, types = {**default_settings(info), **info.defaults}, setting_types(info)
@@ -99,7 +99,7 @@ def _plain(text: str) -> str:
 
 def _tasks(json: bool) -> None:
     from genft.data import list_tasks
-    from genft.results.tables import table
+    from genft.report.terminal import table
 
     tasks = list_tasks()
     if json:
@@ -123,8 +123,8 @@ def _tasks(json: bool) -> None:
 
 
 def _models(json: bool) -> None:
-    from genft.models import PACKAGED
-    from genft.results.tables import table
+    from genft.models.load import PACKAGED
+    from genft.report.terminal import table
 
     if json:
         print_json(

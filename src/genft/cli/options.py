@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from genft.errors import ConfigError
-from genft.training.protocols import PROTOCOLS
-from genft.training.spec import Request, Training, build_spec, parse_settings
+from genft.runs.protocols import PROTOCOLS
+from genft.runs.spec import Request, Training, build_spec, parse_settings
 
 _DATA, _METHOD, _TRAINING = "Data", "Model and method", "Training"
 

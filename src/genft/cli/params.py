@@ -39,7 +39,7 @@ def params(
         genft params methods
     """
     from genft.counts import count_suite, rank_curves
-    from genft.training.processes import be_quiet
+    from genft.sweeps.processes import be_quiet
 
     be_quiet()
     if suite == "methods":
@@ -48,7 +48,7 @@ def params(
     counted = count_suite(suite)
     curves = rank_curves() if figure or json else []
     if figure:
-        from genft.results.figures import parameters_against_rank
+        from genft.figures.style import parameters_against_rank
 
         points = [(t.shared_dim + t.specific_dim, t.adapter["genft"]) for t in counted.tasks]
         parameters_against_rank(curves, points, suite, figure)
@@ -69,7 +69,7 @@ def _methods(json: bool, figure: Path | None) -> None:
 
     from genft.counts import ARCHITECTURES, count_methods
     from genft.errors import ConfigError
-    from genft.results.tables import table
+    from genft.report.terminal import table
 
     if figure:
         raise ConfigError("--figure: is of vtab1k, fgvc and glue")
@@ -104,7 +104,7 @@ def _methods(json: bool, figure: Path | None) -> None:
 
 
 def _show(counted: SuiteCount) -> None:
-    from genft.results.tables import table
+    from genft.report.terminal import table
 
     columns = [_TITLES[name] for name in counted.printed]
     shown = table("task", "a", "b", *columns, "head", right=("a", "b", *columns, "head"))

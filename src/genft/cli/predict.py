@@ -14,7 +14,7 @@ from rich.markup import escape
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
-    from genft.training.artifact import SavedTask
+    from genft.adapters.saved import SavedTask
 
 _SHOWN = 20
 
@@ -39,9 +39,9 @@ def predict(
 
     genft predict runs/adapters/NAME --input new.csv --output predicted.csv
     """
-    from genft.results.tables import table
-    from genft.training.artifact import load, read_task
-    from genft.training.processes import be_quiet
+    from genft.adapters.saved import load, read_task
+    from genft.report.terminal import table
+    from genft.sweeps.processes import be_quiet
 
     be_quiet()
     rows, inputs = read_inputs(input, read_task(adapter), text_column, encoding)
@@ -91,7 +91,7 @@ def _answer(saved: SavedTask, outputs: list[float]) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> None:
-    from genft.results.store import write_atomically
+    from genft.runs.store import write_atomically
 
     merged = _beside(rows, answers)
     columns = list(dict.fromkeys(key for row in merged for key in row))

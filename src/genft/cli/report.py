@@ -54,10 +54,11 @@ def report(
 
         genft report --html runs
     """
-    from genft.results import page, report
-    from genft.results.boards import boards
-    from genft.results.store import Store, write_atomically
-    from genft.training.spec import split_outside_brackets
+    from genft.report import formats as report
+    from genft.report import page
+    from genft.report.boards import boards
+    from genft.runs.spec import split_outside_brackets
+    from genft.runs.store import Store, write_atomically
 
     if html:
         format, out = Format.html, out or folder / "report.html"

@@ -12,13 +12,13 @@ from rich.markup import escape
 
 from genft.cli.options import run_alone, takes_a_run
 from genft.cli.screen import RunBar, print_json, screen
-from genft.training.spec import Request
+from genft.runs.spec import Request
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from genft.results.store import Result
-    from genft.search import Search
+    from genft.runs.store import Result
+    from genft.sweeps.search import Search
 
 _SEARCH = "Search"
 
@@ -51,9 +51,9 @@ def search(
 
         genft search bbc-news -m minilm-l6 --method genft --trials 40 --time 2h
     """
-    from genft.results.store import Store
-    from genft.search import open_search
-    from genft.training.processes import be_quiet
+    from genft.runs.store import Store
+    from genft.sweeps.processes import be_quiet
+    from genft.sweeps.search import open_search
 
     run_alone("search")
     be_quiet()
@@ -86,7 +86,7 @@ def _seconds(text: str) -> float:
 
 
 def _line(console: Console, trial: FrozenTrial, metric: str) -> None:
-    from genft.results.tables import duration
+    from genft.report.terminal import duration
 
     if trial.state.name == "COMPLETE":
         what = f"{metric} {trial.value:.4f} in {duration(trial.user_attrs['seconds'])}"
@@ -118,7 +118,7 @@ def _data(found: Search, result: Result, path: Path) -> dict[str, Any]:
 
 
 def _conclude(console: Console, found: Search, result: Result, path: Path) -> None:
-    from genft.results.tables import count, duration, table
+    from genft.report.terminal import count, duration, table
 
     shown = table(
         "trial", result.metric, "adapter", "time", "values", right=("trial", result.metric, "adapter", "time")

@@ -10,7 +10,7 @@ import typer
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
-    from genft.show import Subject
+    from genft.figures import Subject
 
 NAMES = "weights, profiles, spectra, rank, norms, cosine, sigma, freezing"
 
@@ -51,8 +51,8 @@ def show(
 
         genft show runs/adapters/NAME --only spectra,norms --format svg
     """
-    from genft.show import draw, read_subjects
-    from genft.training.processes import be_quiet
+    from genft.figures import draw, read_subjects
+    from genft.sweeps.processes import be_quiet
 
     be_quiet()
     numbers = _numbers(layers)
@@ -94,8 +94,8 @@ def _data(subject: Subject) -> dict[str, Any]:
 
 
 def _tell(subjects: list[Subject], figures: dict[str, list[Path]], out: Path) -> None:
-    from genft.results.tables import table
-    from genft.show import FIGURES
+    from genft.figures import FIGURES
+    from genft.report.terminal import table
 
     console = screen(False)
     right = ("weights", "‖ΔW‖/‖W0‖", "effective rank")

@@ -22,7 +22,7 @@ from genft.cli.options import (
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
-    from genft.study import Measured, Study
+    from genft.sweeps.studies import Measured, Study
 
 _STUDY, _DATA, _OUTPUT = "What is studied", "Data", "Output"
 
@@ -81,14 +81,14 @@ def study(
         genft study ratio-scaling cola mrpc -m minilm-l6 --grid w0_ratio=0.03,0.1,1 --grid scaling=0.1,1
     """
     from genft.data import Task
+    from genft.figures.style import check_format
     from genft.methods import get_method
     from genft.presets import load_preset
-    from genft.results.figures import check_format
-    from genft.results.store import Store
-    from genft.study import get_study, measure, study_matrices
-    from genft.training.matrix import Schedule
-    from genft.training.processes import be_quiet
-    from genft.training.spec import parse_settings
+    from genft.runs.spec import parse_settings
+    from genft.runs.store import Store
+    from genft.sweeps.matrix import Schedule
+    from genft.sweeps.processes import be_quiet
+    from genft.sweeps.studies import get_study, measure, study_matrices
 
     run_alone("study")
     be_quiet()
@@ -160,7 +160,7 @@ def _announce(console: Console, chosen: Study, schedules: list[Any], model: str)
 
 
 def _draw(chosen: Study, measured: list[Measured], folder: Path, format: str) -> list[Path]:
-    from genft.results.figures import save, style
+    from genft.figures.style import save, style
 
     paths = []
     with style():
@@ -188,7 +188,7 @@ def _data(m: Measured) -> dict[str, Any]:
 def _show(console: Console, chosen: Study, measured: list[Measured]) -> None:
     import math
 
-    from genft.results.tables import count, table
+    from genft.report.terminal import count, table
 
     axes = list(chosen.axes)
     names = ["variant"] if chosen.name in ("ablation", "rank") else []

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from genft.cli.options import ReportTo, takes_a_run
 from genft.cli.screen import RunBar, print_json, screen
-from genft.training.spec import Request
+from genft.runs.spec import Request
 
 if TYPE_CHECKING:
-    from genft.results.store import Result
+    from genft.runs.store import Result
     from genft.training.callbacks import Inferred
     from genft.training.run import Plan
 
@@ -39,9 +39,9 @@ def train(
 
         genft train reviews.csv --text-column review --label-column stars --model minilm-l6
     """
-    from genft.results.store import Store
+    from genft.runs.store import Store
+    from genft.sweeps.processes import be_quiet
     from genft.training import ranks
-    from genft.training.processes import be_quiet
     from genft.training.run import prepare, run_once
     from genft.training.trackers import check_trackers
 
@@ -84,7 +84,7 @@ class _Narrator(RunBar):
 
 
 def _announce(console: Console, plan: Plan) -> None:
-    from genft.training.protocols import get_protocol
+    from genft.runs.protocols import get_protocol
 
     data, training = plan.data, plan.spec.training
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
@@ -131,7 +131,7 @@ def _line(console: Console, name: str, text: str) -> None:
 
 
 def _conclude(console: Console, result: Result, out: Path) -> None:
-    from genft.results.tables import LEGEND, comparison, size
+    from genft.report.terminal import LEGEND, comparison, size
 
     adapter = out / result.adapter
     low, high = result.interval

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from genft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from genft.models import Preprocessing
+    from genft.models.load import Preprocessing
 
 Item = dict[str, Any]
 

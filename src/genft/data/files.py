@@ -10,16 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from genft.data.task import (
-    SPLITS,
-    Split,
-    SplitName,
-    Task,
-    TaskData,
-    hold_out,
-    infer_classes,
-    number_labels,
-)
+from genft.data.task import SPLITS, Split, SplitName, Task, TaskData, hold_out, infer_classes, number_labels
 from genft.errors import ConfigError, DataError, nearest, not_one_of
 
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None}

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from genft.checked import Record, check, read_toml
 from genft.errors import ConfigError, DataError, not_one_of
+from genft.records import Record, check, read_toml
 
 #: Told one sentence per row that is wrong: :func:`refuse` raises it, ``genft data check`` collects them.
 Fault = Callable[[str], None]

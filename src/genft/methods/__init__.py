@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from genft.methods.registry import METHODS, MethodInfo, get_method
+from genft.api.registry import METHODS, MethodInfo, get_method
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

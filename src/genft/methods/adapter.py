@@ -20,10 +20,10 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.bridge.config import PaperStartConfig, in_range, setting
-from genft.methods.base import BlockMethod, BlockSite, Factor, Factors, Init, Site
+from genft.api.config import PaperStartConfig, in_range, setting
+from genft.api.method import BlockMethod, BlockSite, Factor, Factors, Init, Site
+from genft.api.registry import register
 from genft.methods.bottleneck import bottleneck, bottleneck_factors, prefixed, under
-from genft.methods.registry import register
 
 WHOLE = "a whole number above 0"
 #: The tanh form, which the original code of BERT and of the adapters uses.

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from genft.bridge.config import AdapterConfig, in_range, setting
-from genft.methods.base import BlockMethod, Factor, Factors, Site
+from genft.api.config import AdapterConfig, in_range, setting
+from genft.api.method import BlockMethod, Factor, Factors, Site
+from genft.api.registry import register
 from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, zero_unless
-from genft.methods.registry import register
 
 
 @dataclass

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from genft.bridge.config import AdapterConfig
-from genft.methods.base import Factor, Factors, Site, WeightMethod
-from genft.methods.registry import register
+from genft.api.config import AdapterConfig
+from genft.api.method import Factor, Factors, Site, WeightMethod
+from genft.api.registry import register
 
 
 @dataclass

@@ -8,7 +8,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.methods.base import Factor, Init
+from genft.api.method import Factor, Init
 
 #: nn.Linear's own initialisation of its weight: U(-1/√i, 1/√i).
 LINEAR: Init = partial(nn.init.kaiming_uniform_, a=5**0.5)

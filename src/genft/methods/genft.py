@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genft.bridge.config import AdapterConfig, in_range, setting
+from genft.api.config import AdapterConfig, in_range, setting
+from genft.api.method import Factor, Factors, Init, Site, WeightMethod, orthonormal_
+from genft.api.registry import register
 from genft.errors import ConfigError
-from genft.methods.base import Factor, Factors, Init, Site, WeightMethod, orthonormal_
-from genft.methods.registry import register
 from genft.ops import generator
 from genft.ops.plan import PLANS
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from genft.bridge.config import AdapterConfig, in_range, setting
-from genft.methods.base import Factor, Factors, Site, WeightMethod
-from genft.methods.registry import register
+from genft.api.config import AdapterConfig, in_range, setting
+from genft.api.method import Factor, Factors, Site, WeightMethod
+from genft.api.registry import register
 
 
 @dataclass

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.bridge.config import PaperStartConfig, in_range, setting
-from genft.methods.base import BlockMethod, Factor, Factors, Init, Site
+from genft.api.config import PaperStartConfig, in_range, setting
+from genft.api.method import BlockMethod, Factor, Factors, Init, Site
+from genft.api.registry import register
 from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, prefixed, under, zero_unless
-from genft.methods.registry import register
 
 
 @dataclass

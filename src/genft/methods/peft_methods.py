@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import peft
 
-from genft.methods.peft_recipes import (
-    IA3,
-    AdaLora,
-    Corda,
-    CordaLoraConfig,
-    LoraPlus,
-    LoraPlusConfig,
-    VBLora,
-)
-from genft.methods.registry import MethodInfo, add
+from genft.api.registry import MethodInfo, add
+from genft.methods.peft_recipes import IA3, AdaLora, Corda, CordaLoraConfig, LoraPlus, LoraPlusConfig, VBLora
 
 TEXT = ("text",)
 

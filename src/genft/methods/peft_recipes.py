@@ -12,9 +12,9 @@ from peft.tuners.lora.config import CordaConfig
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_FAMILIES
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from genft.api.recipe import Examples, Recipe
 from genft.bridge import targets
 from genft.errors import ConfigError
-from genft.methods.recipe import Examples, Recipe
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:

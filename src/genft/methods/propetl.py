@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.bridge.config import AdapterConfig, PaperStartConfig, in_range, setting
-from genft.methods.base import BlockMethod, Factor, Factors, Init, Site, WeightMethod
+from genft.api.config import AdapterConfig, PaperStartConfig, in_range, setting
+from genft.api.method import BlockMethod, Factor, Factors, Init, Site, WeightMethod
+from genft.api.recipe import Recipe
+from genft.api.registry import register
 from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, zero_unless
 from genft.methods.mam import prefix_factors, prefix_states
-from genft.methods.recipe import Recipe
-from genft.methods.registry import register
 
 KEEP = "Share of each mask's entries that are 1."
 SCORE_RATIO = "Learning rate of the scores as a multiple of the shared network's; it takes effect in genft's own runs."

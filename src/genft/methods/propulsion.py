@@ -13,9 +13,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from genft.bridge.config import AdapterConfig, in_range, setting
-from genft.methods.base import Base, Factor, Factors, Site, WeightMethod
-from genft.methods.registry import register
+from genft.api.config import AdapterConfig, in_range, setting
+from genft.api.method import Base, Factor, Factors, Site, WeightMethod
+from genft.api.registry import register
 from genft.ops.plan import Shape
 
 

@@ -5,7 +5,7 @@
     Σ, trained                        sigma_bias (k,): Σ = diag(sigma + sigma_bias)
     b, trained                        bias (o,): an offset of the pretrained bias
     ΔW = U diag(sigma_bias) Vᵀ        (o, i), zero at the start
-    adaptive vector freezing          bridge/avf.py
+    adaptive vector freezing          methods/vector_freezing.py
 
 W0 itself stays in place and offsets are trained, so the start is exactly the pretrained function. A weight trains
 min(o, i) + o numbers, without a bias min(o, i). The paper has no released code; the constants of adaptive vector
@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genft.bridge import svd_cache
-from genft.bridge.avf import AdaptiveVectorFreezing, save_history
-from genft.bridge.config import AdapterConfig, in_range, setting
+from genft.api.config import AdapterConfig, in_range, setting
+from genft.api.method import Base, Factor, Factors, Site, WeightMethod
+from genft.api.registry import register
 from genft.errors import ConfigError
-from genft.methods.base import Base, Factor, Factors, Site, WeightMethod
-from genft.methods.registry import register
+from genft.methods.vector_freezing import AdaptiveVectorFreezing, save_history
 from genft.ops import plan, spectral
+from genft.ops import svd as svd_cache
 
 
 @dataclass
@@ -75,7 +75,7 @@ class VectorFitConfig(AdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        #: What was frozen when, and how strong each vector was (``bridge/avf.py``); None before training.
+        #: What was frozen when, and how strong each vector was (``methods/vector_freezing.py``); None before training.
         self.avf_history: dict[str, Any] | None = None
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:

@@ -18,9 +18,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.bridge.config import PaperStartConfig, in_range, setting
-from genft.methods.base import BlockMethod, BlockSite, Factor, Factors, Init, Site
-from genft.methods.registry import register
+from genft.api.config import PaperStartConfig, in_range, setting
+from genft.api.method import BlockMethod, BlockSite, Factor, Factors, Init, Site
+from genft.api.registry import register
 
 
 @dataclass

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from genft.checked import Record, check, read_toml
 from genft.errors import ConfigError, not_one_of
+from genft.records import Record, check, read_toml
 
 
 class Space(Record):

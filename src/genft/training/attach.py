@@ -16,11 +16,11 @@ from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
 
+from genft.api.recipe import Examples
 from genft.bridge.targets import DEFAULT_TARGETS, linear_names
 from genft.errors import ConfigError, TargetError, not_one_of
 from genft.methods import MethodInfo
-from genft.methods.recipe import Examples
-from genft.models import LoadedModel, positions
+from genft.models.load import LoadedModel, positions
 
 #: Texts of a batch are padded to a multiple of so many tokens.
 PAD_TO = 8

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from genft.errors import TrainingError
-from genft.models import Preprocessing
+from genft.models.load import Preprocessing
 
 
 @dataclass(frozen=True)

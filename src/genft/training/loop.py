@@ -37,16 +37,16 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from genft.api.recipe import Recipe
 from genft.data.encode import Encoded
 from genft.errors import TrainingError, first_line
-from genft.methods.recipe import Recipe
-from genft.models import LoadedModel
+from genft.models.load import LoadedModel
+from genft.runs.spec import Training
 from genft.training import ranks
 from genft.training.attach import is_head, trained_state
 from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
 from genft.training.metrics import Array, score
 from genft.training.schedule import learning_rate
-from genft.training.spec import Training
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,22 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, set_seed
 
+from genft.adapters import saved as artifact
 from genft.bridge.tuner import derived_settings
 from genft.data import Split, TaskData, read
 from genft.data.encode import Encoded, encode
 from genft.errors import ConfigError
 from genft.methods import get_method
-from genft.models import LoadedModel, ModelSource, find_model, load_model
-from genft.results.store import Result, Store, pack
-from genft.training import artifact, ranks
+from genft.models.load import LoadedModel, ModelSource, find_model, load_model
+from genft.runs.protocols import Roles, assign_roles, get_protocol
+from genft.runs.spec import RunSpec
+from genft.runs.store import Result, Store, pack
+from genft.training import ranks
 from genft.training.attach import attach, count_parameters, targeted
 from genft.training.callbacks import Inferred, Watch, ignore
 from genft.training.loop import Fitted, decide, fit
 from genft.training.memory import PeakMemory
 from genft.training.metrics import check_metric, interval, scores
-from genft.training.protocols import Roles, assign_roles, get_protocol
-from genft.training.spec import RunSpec
 from genft.training.trackers import tracker_callbacks
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from genft.training.spec import Training
+from genft.runs.spec import Training
 
 
 def learning_rate(training: Training, highest: float, step: int, steps_per_epoch: int) -> float:

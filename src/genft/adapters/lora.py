@@ -1,0 +1,263 @@
+"""An adapter as a standard LoRA adapter.
+
+Exact, to dtype precision, where every update has low rank by construction (GenFT with identity activations).
+Elsewhere the best approximation of a rank, by peft's own conversion, with the error per layer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.lora.conversion import convert_to_lora
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils.other import ModulesToSaveWrapper
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from genft.api.method import WeightMethod
+from genft.bridge.layer import AdapterLayer
+from genft.bridge.targets import unwrap, weight_shape
+from genft.bridge.weight.layer import WeightLayer
+from genft.bridge.weight.row_slices import place_rows
+from genft.errors import ConfigError
+
+#: Share of the squared singular values that the automatic rank of an approximation keeps.
+ENERGY = 0.99
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class ConvertedLayer:
+    """One weight: the rank of its LoRA form, and ‖ΔW − B A‖ / ‖ΔW‖ (Frobenius)."""
+
+    module: str
+    rank: int
+    error: float
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """A standard LoRA adapter, ready to be saved.
+
+    Attributes:
+        config: names its targets one by one where a pattern would catch others; scale 1 everywhere.
+        tensors: lora_A (k, i) and lora_B (o, k) of every weight and the modules saved whole, by peft's names.
+        layers: what the conversion cost.
+        exact: whether the update has low rank by construction and all of it is here.
+        notes: sentences about what is unusual.
+    """
+
+    config: LoraConfig
+    tensors: dict[str, Tensor]
+    layers: tuple[ConvertedLayer, ...]
+    exact: bool
+    notes: tuple[str, ...] = ()
+
+    def save(self, folder: Path) -> None:
+        """Write adapter_config.json and adapter_model.safetensors."""
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}
+        save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
+        self.config.save_pretrained(str(folder))
+
+
+@torch.no_grad()
+def to_lora(
+    model: PeftModel, *, rank: int | None = None, energy: float | None = None, adapter_name: str = "default"
+) -> LoraAdapter:
+    """The LoRA adapter nearest to an adapter of ``model``, which is left as it is.
+
+    Args:
+        rank: highest rank of every weight; an update of lower rank by construction keeps its own.
+        energy: instead of a rank: per weight, the smallest one that keeps this share of the squared singular
+            values. With neither, the exact form where there is one, else an energy of 0.99.
+
+    Raises:
+        ConfigError: the adapter is more than a change of linear weights, or the rank cannot be had.
+    """
+    layers = _convertible(model, adapter_name)
+    _check_rank(rank, energy, layers)
+    pairs = _exact_pairs(layers, adapter_name) if energy is None else None
+    if pairs is not None and rank is not None and max(len(a) for a, _ in pairs.values()) > rank:
+        pairs = None
+    exact = pairs is not None
+    if pairs is None:
+        pairs = _nearest_pairs(model, layers, float(energy or ENERGY) if rank is None else rank, adapter_name)
+    base = model.get_base_model()
+    tensors = {}
+    for path, (a, b) in pairs.items():
+        tensors[f"base_model.model.{path}.lora_A.weight"] = a
+        tensors[f"base_model.model.{path}.lora_B.weight"] = b
+    for path, module in base.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
+            for name, tensor in module.modules_to_save[adapter_name].state_dict().items():
+                tensors[f"base_model.model.{path}.{name}"] = tensor
+    return LoraAdapter(
+        config=_lora_config(base, model.peft_config[adapter_name], {p: len(a) for p, (a, _) in pairs.items()}),
+        tensors=tensors,
+        layers=tuple(
+            ConvertedLayer(path, len(a), _error(layers[path], adapter_name, a, b)) for path, (a, b) in pairs.items()
+        ),
+        exact=exact,
+        notes=tuple(_notes(layers, adapter_name)),
+    )
+
+
+def _convertible(model: PeftModel, adapter_name: str) -> dict[str, BaseTunerLayer]:
+    """The adapted modules by path; a ConfigError says why one of them has no LoRA form."""
+    found: dict[str, BaseTunerLayer] = {}
+    for path, layer in model.get_base_model().named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        if isinstance(layer, AdapterLayer) and adapter_name not in layer.attachments:
+            continue
+        if (why := _no_lora_form(path, layer, adapter_name)) is not None:
+            raise ConfigError(f"to-lora: {why}")
+        found[path] = layer
+    if not found:
+        raise ConfigError(f"to-lora: the adapter {adapter_name!r} changes no weight")
+    return found
+
+
+def _no_lora_form(path: str, layer: BaseTunerLayer, adapter_name: str) -> str | None:
+    if isinstance(layer, WeightLayer):
+        if layer.delta_bias(adapter_name) is not None:
+            return f"it changes biases ({path}), which a LoRA adapter cannot hold; merge it instead"
+        if isinstance(layer.get_base_layer(), nn.MultiheadAttention):
+            return f"{path} is an nn.MultiheadAttention, where peft's LoRA is bypassed in evaluation; merge it instead"
+        return None
+    if isinstance(layer, AdapterLayer):
+        return f"it computes beside {path}, nonlinearly, so no LoRA adapter equals it; keep it attached"
+    if not layer.supports_lora_conversion(adapter_name):
+        return f"peft cannot convert {type(layer).__name__} ({path}) to LoRA"
+    return None
+
+
+def _check_rank(rank: int | None, energy: float | None, layers: dict[str, BaseTunerLayer]) -> None:
+    if rank is not None and energy is not None:
+        raise ConfigError("rank, energy: give one of them; the energy decides the rank of each weight")
+    if energy is not None and not 0 < energy <= 1:
+        raise ConfigError(f"energy: received {energy}; allowed: 0 < energy <= 1")
+    path, most = min(
+        ((path, min(weight_shape(unwrap(cast(nn.Module, m))))) for path, m in layers.items()),
+        key=lambda item: item[1],
+    )
+    if rank is not None and not 1 <= rank <= most:
+        raise ConfigError(f"rank: received {rank}; allowed: 1 to {most}, the smaller side of {path}")
+
+
+def _exact_pairs(layers: dict[str, BaseTunerLayer], adapter_name: str) -> dict[str, Pair] | None:
+    """(A, B) of every weight by path, or None where some update has no low-rank form by construction."""
+    pairs = {}
+    for path, layer in layers.items():
+        if not isinstance(layer, WeightLayer):
+            return None
+        method = layer.attachments[adapter_name].method
+        assert isinstance(method, WeightMethod)
+        w0, left, right = layer.frozen_weight(), [], []
+        for site in layer.attachments[adapter_name].sites:
+            pair = method.low_rank(w0[site.start : site.stop], layer.factors(adapter_name, site))
+            if pair is None:
+                return None
+            left.append(place_rows([(site, pair[0])], layer.out_features))
+            right.append(pair[1])
+        a, b = balanced(torch.cat(left, dim=1), torch.cat(right, dim=1))
+        pairs[path] = (a, _only_slices(layer, adapter_name, b))
+    return pairs
+
+
+def balanced(left: Tensor, right: Tensor) -> Pair:
+    """(A, B) with B A = L Rᵀ, equally large, and without the directions that L Rᵀ does not have.
+
+    Slices of one weight share most of R, so the rank of their sum is less than the sum of their ranks.
+
+    Args:
+        left: L (o, k).
+        right: R (i, k).
+    """
+    (q_left, r_left), (q_right, r_right) = (torch.linalg.qr(t.cpu().double()) for t in (left, right))
+    u, s, vh = torch.linalg.svd(r_left @ r_right.T)
+    kept = max(1, int((s > s[0] * torch.finfo(left.dtype).eps).sum()))
+    root = s[:kept].sqrt()
+    a, b = (root[:, None] * vh[:kept]) @ q_right.T, q_left @ (u[:, :kept] * root)
+    return a.to(left), b.to(left)
+
+
+def _nearest_pairs(
+    model: PeftModel, layers: dict[str, BaseTunerLayer], rank: float, adapter_name: str
+) -> dict[str, Pair]:
+    """(A, B) of every weight by path, from peft's conversion (a singular value decomposition of ΔW)."""
+    try:
+        _, tensors = convert_to_lora(model, rank=rank, adapter_name=adapter_name)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"to-lora: {e}") from None
+    pairs = {}
+    for path, layer in layers.items():
+        a, b = (tensors[f"base_model.model.{path}.lora_{name}.weight"] for name in "AB")
+        pairs[path] = (a, _only_slices(layer, adapter_name, b))
+    return pairs
+
+
+def _only_slices(layer: BaseTunerLayer, adapter_name: str, b: Tensor) -> Tensor:
+    """B with exact zeros in the rows that the adapter leaves alone."""
+    if not isinstance(layer, WeightLayer):
+        return b
+    return place_rows([(s, b[s.start : s.stop]) for s in layer.attachments[adapter_name].sites], len(b))
+
+
+def _error(layer: BaseTunerLayer, adapter_name: str, a: Tensor, b: Tensor) -> float:
+    delta = cast(Any, layer).get_delta_weight(adapter_name).float()
+    product = b.float() @ a.float()
+    if isinstance(layer.get_base_layer(), Conv1D):
+        product = product.T
+    size = float(delta.norm())
+    return float((delta - product).norm()) / size if size else float(product.norm())
+
+
+def _lora_config(base: nn.Module, original: PeftConfig, ranks: dict[str, int]) -> LoraConfig:
+    """The configuration under which plain peft builds exactly these layers."""
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {path: rank for path, rank in ranks.items() if rank != usual}
+    leaves = {path.rpartition(".")[2] for path in ranks}
+    same_leaf = {path for path, _ in base.named_modules() if path.rpartition(".")[2] in leaves}
+    config = LoraConfig(
+        task_type=original.task_type,
+        r=usual,
+        lora_alpha=usual,
+        rank_pattern=others,
+        alpha_pattern=dict(others),
+        target_modules=sorted(leaves if same_leaf == set(ranks) else ranks),
+        fan_in_fan_out=all(isinstance(unwrap(base.get_submodule(path)), Conv1D) for path in ranks),
+        # peft adds its own names for heads each time that it meets such a configuration
+        modules_to_save=list(dict.fromkeys(getattr(original, "modules_to_save", None) or ())) or None,
+        base_model_name_or_path=original.base_model_name_or_path,
+        revision=original.revision,
+        inference_mode=True,
+    )
+    if original.task_type is None:  # what peft's own save_pretrained records, for AutoPeftModel
+        config.auto_mapping = {
+            "base_model_class": type(base).__name__,
+            "parent_library": type(base).__module__,
+        }
+    return config
+
+
+def _notes(layers: dict[str, BaseTunerLayer], adapter_name: str) -> Iterator[str]:
+    sliced = {
+        path.rpartition(".")[2]: ", ".join(str(site.slice) for site in layer.attachments[adapter_name].sites)
+        for path, layer in layers.items()
+        if isinstance(layer, WeightLayer) and layer.attachments[adapter_name].sites[0].slice
+    }
+    for leaf, slices in sliced.items():
+        yield (
+            f"{leaf}: a LoRA adapter covers a weight as a whole; lora_B is zero in its rows outside of {slices}, "
+            "which further training of the LoRA adapter would change"
+        )

@@ -1,0 +1,81 @@
+"""How much a model's outputs change when its adapter is merged or converted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from genft.adapters.folder import Opened
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """Difference of a model's outputs before and after.
+
+    Attributes:
+        inputs: what it was measured on, in words.
+        largest: of one output (a logit), absolute.
+        relative: ‖after − before‖ / ‖before‖ over all outputs.
+    """
+
+    inputs: str
+    largest: float
+    relative: float
+
+
+def output_change(inputs: str, before: Tensor, after: Tensor) -> OutputChange:
+    difference = after - before
+    return OutputChange(
+        inputs, float(difference.abs().max()), float(difference.norm() / before.norm().clamp_min(1e-12))
+    )
+
+
+def outputs(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
+    """All outputs of ``model`` in evaluation, float32, as one vector: logits, or hidden states without a head."""
+    model.eval()
+    found = []
+    with torch.inference_mode():
+        for batch in batches:
+            result = model(**batch)
+            found.append((result.logits if "logits" in result else result[0]).float().flatten())
+    return torch.cat(found)
+
+
+def random_batches(model: nn.Module, image_size: int | None = None, n: int = 4) -> list[Batch]:
+    """``n`` inputs made of a fixed seed: noise for an image model, token ids for a text model."""
+    base = cast(Any, model)
+    generator = torch.Generator().manual_seed(0)
+    if base.main_input_name == "pixel_values":
+        # transformers' models keep their size in the configuration, timm's in the patch embedding
+        inside = next((m.img_size for m in base.modules() if getattr(m, "img_size", None)), 224)
+        size = image_size or getattr(base.config, "image_size", None) or inside
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        return [
+            {"pixel_values": torch.randn(1, 3, height, width, generator=generator, dtype=torch.float32)}
+            for _ in range(n)
+        ]
+    config = base.config.get_text_config()
+    # RoBERTa counts positions from its padding index, 1
+    length = min(32, getattr(config, "max_position_embeddings", None) or 32) - 2
+    made = []
+    for _ in range(n):
+        ids = torch.randint(config.vocab_size, (1, length), generator=generator)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        made.append(batch | ({"decoder_input_ids": ids[:, :4]} if base.config.is_encoder_decoder else {}))
+    return made
+
+
+def given_batches(opened: Opened, inputs: Sequence[tuple[str, ...]]) -> list[Batch]:
+    """One batch per input, a tuple of texts or the path of an image, read as in training."""
+    from genft.data.encode import encode
+
+    assert opened.saved is not None
+    data = encode(inputs, None, opened.saved.preprocessing, opened.tokenizer)
+    return [{k: torch.as_tensor(v)[None] for k, v in data[i].items()} for i in range(len(data))]

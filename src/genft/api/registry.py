@@ -1,0 +1,159 @@
+"""The list of methods. A method is registered by the file that defines it; nothing else keeps a list.
+
+@register("genft", config=GenFTConfig, paper="arXiv 2506.11042", trains="shared and specific factors")
+class GenFT(WeightMethod): ...
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from peft import PromptLearningConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType
+
+from genft.api.method import BlockMethod, Method, WeightMethod
+from genft.api.recipe import Recipe
+from genft.errors import ConfigError, not_one_of
+
+Family = Literal["weight", "block", "peft", "baseline"]
+M = TypeVar("M", bound=type[Method])
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One row of ``genft list methods``.
+
+    Attributes:
+        name: what ``--method`` takes.
+        family: "weight" and "block" are ours through the bridge; "peft" is peft's own tuner under our presets;
+            "baseline" needs no adapter (full fine-tuning, linear probe).
+        config: the peft configuration class; None for a baseline.
+        method: the mathematics; None where peft has it.
+        paper: where it comes from.
+        trains: what is trained, in words.
+        defaults: settings that differ from the configuration class's own defaults, with which the method is run
+            in the comparisons; each is visible in ``genft explain``.
+        mergeable: whether the result can be folded into the base weights.
+        kinds: the inputs it works on.
+        recipe: what it needs of a training run besides gradients.
+    """
+
+    name: str
+    family: Family
+    paper: str
+    trains: str
+    config: type[Any] | None = None
+    method: type[Method] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    mergeable: bool = True
+    kinds: tuple[str, ...] = ("text", "image")
+    recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def origin(self) -> str:
+        """The library whose code it is."""
+        return {"peft": "peft", "baseline": "transformers"}.get(self.family, "genft")
+
+    def check_kind(self, kind: str) -> None:
+        """Raise :class:`~genft.errors.ConfigError` where the method does not work on inputs of this kind."""
+        if kind not in self.kinds:
+            raise ConfigError(f"method: {self.name!r} works on {' and '.join(self.kinds)}, and this task has {kind}s")
+
+
+METHODS: dict[str, MethodInfo] = {}
+#: How a method of peft that is not in the list is named: "peft:RANDLORA".
+PEFT = "peft:"
+#: What every method trains on two well-known models, counted by ``genft.counts.write_listed``.
+LISTED_FILE = Path(__file__).parents[1] / "methods" / "parameters.csv"
+
+
+def register(
+    name: str,
+    *,
+    config: type[Any],
+    paper: str,
+    trains: str,
+    defaults: Mapping[str, Any] | None = None,
+    kinds: tuple[str, ...] = ("text", "image"),
+    recipe: Recipe | None = None,
+) -> Callable[[M], M]:
+    """Register one of our own methods under ``name``; its family follows from its protocol."""
+
+    def decorate(cls: M) -> M:
+        family: Family = "weight" if issubclass(cls, WeightMethod) else "block"
+        if family == "block" and not issubclass(cls, BlockMethod):
+            raise TypeError(f"{cls.__name__} is neither a WeightMethod nor a BlockMethod")
+        add(
+            MethodInfo(
+                name=name,
+                family=family,
+                paper=paper,
+                trains=trains,
+                config=config,
+                method=cls,
+                defaults=defaults or {},
+                mergeable=family == "weight",
+                kinds=kinds,
+                recipe=recipe or Recipe(),
+            )
+        )
+        return cls
+
+    return decorate
+
+
+def add(info: MethodInfo) -> None:
+    """Add a method that needs no class of its own (peft's tuners, baselines)."""
+    if info.name in METHODS:
+        raise ValueError(f"method {info.name!r} is registered twice")
+    METHODS[info.name] = info
+
+
+def get_method(name: str) -> MethodInfo:
+    """The method called ``name``, or peft's own ``peft:NAME``.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest one.
+    """
+    if name.startswith(PEFT):
+        return _of_peft(name)
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise ConfigError(not_one_of("method", name, METHODS)) from None
+
+
+def listed_counts() -> dict[str, dict[str, int | None]]:
+    """Method → model → what it trains there beside the head, with its default settings; None where it cannot."""
+    with LISTED_FILE.open(encoding="utf-8", newline="") as file:
+        return {
+            row.pop("method"): {name: int(count) if count else None for name, count in row.items()}
+            for row in csv.DictReader(file)
+        }
+
+
+def _of_peft(name: str) -> MethodInfo:
+    """A method that peft has and the list has not, with peft's own defaults."""
+    configs = {
+        f"{PEFT}{kind.value}": config
+        for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if config.__module__.startswith("peft.")
+    }
+    if name not in configs:
+        raise ConfigError(not_one_of("method", name, configs))
+    kind = PeftType(name.removeprefix(PEFT))
+    prompts = issubclass(configs[name], PromptLearningConfig)
+    return MethodInfo(
+        name=name,
+        family="peft",
+        paper=f"peft's documentation of {configs[name].__name__}",
+        trains="what peft's own tuner trains",
+        config=configs[name],
+        mergeable=hasattr(PEFT_TYPE_TO_TUNER_MAPPING[kind], "merge_and_unload") and not prompts,
+        kinds=("text",) if prompts else ("text", "image"),
+    )

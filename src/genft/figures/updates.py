@@ -1,0 +1,262 @@
+"""W0 and ΔW of every adapted weight, read from saved adapters of genft's methods and of peft's own."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from genft.adapters.folder import open_adapter
+from genft.bridge.base_check import base_weight
+from genft.bridge.layer import AdapterLayer
+from genft.bridge.targets import DEFAULT_SLICES, fused_layout, unwrap, weight_kind, weight_shape
+from genft.bridge.weight.layer import WeightLayer
+from genft.errors import AdapterFileError, ConfigError, TargetError
+from genft.methods.vector_freezing import HISTORY_FILE
+
+#: Singular values below this part of the largest one are rounding.
+NEGLIGIBLE = 1e-6
+
+
+class Place(NamedTuple):
+    """Where a weight is: what it is within its layer ("query"), and the number of the layer."""
+
+    target: str
+    layer: int
+
+
+@dataclass(frozen=True, eq=False)
+class WeightUpdate:
+    """One adapted weight, or row slice of a fused one.
+
+    Attributes:
+        site: ``"encoder.layer.0.attention.self.query"``, ``"blocks.0.attn.qkv[q]"``.
+        w0: the pretrained weight (o, i).
+        delta: ΔW (o, i).
+        sigma: VectorFit: the pretrained singular values (min(o, i),), largest first.
+        shift: VectorFit: what is added to them.
+    """
+
+    site: str
+    w0: Tensor
+    delta: Tensor
+    sigma: Tensor | None = None
+    shift: Tensor | None = None
+
+    @cached_property
+    def relative_norm(self) -> float:
+        """‖ΔW‖ / ‖W0‖ (Frobenius)."""
+        return float(self.delta.norm() / self.w0.norm())
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        """Singular values of ΔW above the rounding, largest first, float64."""
+        values = torch.linalg.svdvals(self.delta.double())
+        return values[values > NEGLIGIBLE * values[0]]
+
+    @cached_property
+    def effective_rank(self) -> float:
+        """exp of the entropy of the singular values' shares in their sum (Roy and Vetterli, 2007); 0 for ΔW = 0."""
+        share = self.spectrum / self.spectrum.sum()
+        return float(torch.special.entr(share).sum().exp()) if len(share) else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An adapter to be shown.
+
+    Attributes:
+        label: what figures call it.
+        updates: by place, in the order of the model.
+        history: what adaptive vector freezing recorded (``methods/vector_freezing.py``), if there is any.
+        places: the places of all sites that ``history`` names.
+    """
+
+    label: str
+    updates: dict[Place, WeightUpdate]
+    history: dict[str, Any] | None = None
+    places: dict[str, Place] = dataclasses.field(default_factory=dict)
+
+    def targets(self) -> list[str]:
+        return list(dict.fromkeys(place.target for place in self.updates))
+
+    def layers(self) -> list[int]:
+        return sorted({place.layer for place in self.updates})
+
+
+def read_subjects(folders: Iterable[Path], base: str | None = None, num_labels: int | None = None) -> list[Subject]:
+    """Adapters of one base model, to be shown together.
+
+    Raises:
+        ConfigError: an adapter has no ΔW, or they belong to different base models.
+    """
+    folders = list(folders)
+    read = [_read(folder, base, num_labels) for folder in folders]
+    labels = [label for label, _, _ in read]
+    if len(set(labels)) < len(labels):
+        labels = [folder.resolve().name for folder in folders]
+    _share_base(folders, [updates for _, updates, _ in read])
+    named = [vector_site(name)[0] for _, _, history in read for name in (history or {"vectors": ()})["vectors"]]
+    places = name_places([*(u.site for _, updates, _ in read for u in updates), *named])
+    return [
+        Subject(label, {places[u.site]: u for u in updates}, history, places)
+        for label, (_, updates, history) in zip(labels, read, strict=True)
+    ]
+
+
+def read_subject(folder: Path, base: str | None = None, num_labels: int | None = None) -> Subject:
+    """One adapter, as :func:`read_subjects` reads several."""
+    return read_subjects([folder], base, num_labels)[0]
+
+
+def vector_site(name: str) -> tuple[str, str]:
+    """``"<site>.<symbol>"``, as AVF names a vector → (site, symbol)."""
+    site, _, symbol = name.rpartition(".")
+    return site, symbol
+
+
+def _read(
+    folder: Path, base: str | None, num_labels: int | None
+) -> tuple[str, list[WeightUpdate], dict[str, Any] | None]:
+    opened = open_adapter(folder, base, num_labels)
+    if not isinstance(opened.model, PeftModel):
+        raise ConfigError(f"{folder}: holds a model's own weights and not an adapter, so there is no ΔW to show")
+    kind = str(opened.model.active_peft_config.peft_type.value).lower()
+    label = opened.saved.method if opened.saved else kind
+    if opened.model.active_peft_config.is_prompt_learning:
+        raise ConfigError(f"{folder}: {label} learns a prompt and changes no weight, so there is no ΔW to show")
+    updates = list(weight_updates(opened.model))
+    if not updates:
+        raise ConfigError(f"{folder}: {label} changes no linear weight here, so there is no ΔW to show")
+    return label, updates, _history(folder)
+
+
+def _history(folder: Path) -> dict[str, Any] | None:
+    path = folder / HISTORY_FILE
+    try:
+        history: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        vectors = list(history["vectors"])
+        fits = all(len(event["strength"]) == len(vectors) for event in history["events"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise AdapterFileError(f"{path}: is damaged ({type(e).__name__}: {e})") from None
+    if not fits:
+        raise AdapterFileError(f"{path}: is damaged (an event does not hold one strength per vector)")
+    return history
+
+
+@torch.no_grad()
+def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[WeightUpdate]:
+    """Every weight that the adapter changes, in the order of the model; fused ones by their q, k and v where known."""
+    base = model.get_base_model()
+    for path, layer in base.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        module = unwrap(layer)  # type: ignore[arg-type]
+        if isinstance(layer, WeightLayer):
+            yield from _of_ours(path, layer, adapter_name)
+        elif not isinstance(layer, AdapterLayer) and (kind := weight_kind(module)) is not None:
+            delta = _of_peft(layer, adapter_name)
+            if delta is not None:
+                w0 = base_weight(module)
+                delta = delta.T if kind.transposed else delta
+                for name, rows in _slices(path, module, base).items():
+                    yield WeightUpdate(f"{path}[{name}]" if name else path, w0[rows].float(), delta[rows].float())
+
+
+def _of_ours(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[WeightUpdate]:
+    if adapter_name not in layer.attachments or layer.kind is None:
+        return
+    w0 = layer.frozen_weight()
+    for site in layer.attachments[adapter_name].sites:
+        delta = layer.delta(adapter_name, site, w0)
+        if delta is not None:
+            f = layer.factors(adapter_name, site)
+            rows = w0[site.start : site.stop]
+            yield WeightUpdate(str(site), rows.float(), delta.float(), f.get("sigma"), f.get("sigma_bias"))
+
+
+def _of_peft(layer: BaseTunerLayer, adapter_name: str) -> Tensor | None:
+    """ΔW in the layout of the stored weight; None where this adapter is not on this layer.
+
+    What is more than an added matrix (DoRA, (IA)³) is merged in a copy, and compared.
+    """
+    own: Any = layer
+    if not any(adapter_name in getattr(own, name) for name in own.adapter_layer_names):
+        return None
+    if isinstance(layer, LoraLayer) and adapter_name not in layer.lora_variant:
+        delta: Tensor = own.get_delta_weight(adapter_name)
+        return delta
+    merged = copy.deepcopy(own)
+    try:
+        merged.merge(adapter_names=[adapter_name])
+    except (NotImplementedError, ValueError, AttributeError) as e:
+        raise ConfigError(f"{type(own).__name__}: its change of the weight cannot be computed: {e}") from None
+    return merged.get_base_layer().weight.detach() - own.get_base_layer().weight.detach()
+
+
+def _slices(path: str, module: nn.Module, model: nn.Module) -> dict[str | None, slice]:
+    """Rows by the name of the slice: q, k and v of a fused weight, else all of them."""
+    family = getattr(getattr(model, "config", None), "model_type", "")
+    if path.rpartition(".")[2] in DEFAULT_SLICES.get(family, {}):
+        try:
+            layout = fused_layout(path, module, model, *weight_shape(module))
+            return {name: slice(start, stop) for name, (start, stop) in layout.items()}
+        except TargetError:
+            pass
+    return {None: slice(None)}
+
+
+def _share_base(folders: list[Path], read: list[list[WeightUpdate]]) -> None:
+    """Refuse adapters of different base models."""
+    known = {u.site: u.w0 for u in read[0]}
+    for folder, updates in zip(folders[1:], read[1:], strict=True):
+        for u in updates:
+            w0 = known.get(u.site)
+            if w0 is not None and not (w0.shape == u.w0.shape and torch.equal(w0, u.w0)):
+                raise ConfigError(
+                    f"{folder}: {u.site} of its base model is another weight than that of {folders[0]}; "
+                    "adapters can be shown together where they have the same base"
+                )
+
+
+def name_places(sites: Iterable[str]) -> dict[str, Place]:
+    """A short name for each site within its layer, and the layer's number, the first one in its path.
+
+    ``"bert.encoder.layer.3.attention.self.query"`` → ``("query", 3)``. A name keeps as many parts of the path as it
+    takes to tell it from the others; models with several lists of layers keep the list's name, too.
+    """
+    split: dict[str, tuple[str, int, str]] = {}
+    for site in dict.fromkeys(sites):
+        path, _, piece = site.removesuffix("]").partition("[")
+        found = re.fullmatch(r"(.*?)\.(\d+)\.(.+)", path)
+        stack, number, rest = (found[1], int(found[2]), found[3]) if found else ("", 0, path)
+        rest = rest.removesuffix(".dense")  # says nothing, and BERT's kin have three in a layer
+        split[site] = (stack, number, f"{rest}.{piece}" if piece else rest)
+    several = len({stack for stack, _, _ in split.values()}) > 1
+    full = {site: f"{stack}.{rest}" if several and stack else rest for site, (stack, _, rest) in split.items()}
+    short = {name: _shortest(name, set(full.values())) for name in set(full.values())}
+    return {site: Place(short[name], split[site][1]) for site, name in full.items()}
+
+
+def _shortest(name: str, names: set[str]) -> str:
+    """The last parts of a dotted name, as few as no other name ends with."""
+    parts = name.split(".")
+    for n in range(1, len(parts)):
+        ending = ".".join(parts[-n:])
+        if sum(other == ending or other.endswith(f".{ending}") for other in names) == 1:
+            return ending
+    return name

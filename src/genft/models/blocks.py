@@ -1,0 +1,202 @@
+"""Transformer blocks: how they are recognised, and where in them a method can read and add."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from genft.api.method import BlockSite, Site
+from genft.bridge.targets import unwrap
+from genft.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The ends of a block's MLP, as paths inside the block; every block has them.
+
+    Attributes:
+        stream: the module whose input is the residual stream between attention and MLP.
+        mlp_end: the module whose output is added to that stream; a method changes this output.
+    """
+
+    stream: str
+    mlp_end: str
+
+
+#: Tried in order; the first of which a block has both modules describes it. Post-norm blocks (BERT) normalise after
+#: the sum, so a change is made before it, and after dropout; where a block scales the MLP's output, after the scale.
+ANATOMIES = (
+    Anatomy("norm2", "ls2"),  # timm
+    Anatomy("norm2", "layer_scale2"),  # DINOv2
+    Anatomy("norm2", "mlp"),
+    Anatomy("layernorm_after", "mlp"),  # ViT, BEiT
+    Anatomy("layernorm_after", "output.dense"),  # ViT before transformers 5.10
+    Anatomy("post_attention_layernorm", "mlp"),  # Llama and its kin
+    Anatomy("layer_norm2", "mlp"),  # CLIP, SigLIP
+    Anatomy("ln_2", "mlp"),  # GPT-2
+    Anatomy("intermediate", "output.dropout"),  # BERT, RoBERTa, DeBERTa
+    Anatomy("ffn", "ffn"),  # DistilBERT
+    Anatomy("layer_norm", "DenseReluDense"),  # T5
+)
+
+#: Modules whose output is what attention adds to the residual stream; the first that a block has.
+ATTENTION_ENDS = (
+    "ls1",  # timm
+    "layer_scale1",  # DINOv2
+    "attention.output.dropout",  # BERT, RoBERTa, DeBERTa
+    "attention.o_proj",  # ViT
+    "attention.output.dense",  # BEiT; ViT before transformers 5.10
+    "attention.out_lin",  # DistilBERT
+    "self_attn.o_proj",  # Llama and its kin
+    "self_attn.out_proj",  # CLIP, SigLIP
+    "attn.resid_dropout",  # GPT-2
+    "attn.proj_drop",  # other blocks of timm
+)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A self-attention over a list of tokens, as paths inside the block.
+
+    Attributes:
+        path: the attention.
+        keys_values: the two modules that make keys and values, or the one that makes queries, keys and values.
+    """
+
+    path: str
+    keys_values: tuple[str, ...]
+
+
+ATTENTIONS = (
+    Attention("attention.self", ("key", "value")),  # BERT, RoBERTa
+    Attention("attention.attention", ("key", "value")),  # ViT before transformers 5.10
+    Attention("attention", ("k_proj", "v_proj")),  # ViT, DINOv2
+    Attention("self_attn", ("k_proj", "v_proj")),  # CLIP, SigLIP
+    Attention("attn", ("qkv",)),  # timm
+)
+#: Arguments and parameters by which an attention knows positions; tokens cannot be added to it.
+POSITIONS = re.compile("pos|rope|rel_|relative")
+
+
+def anatomy_of(module: nn.Module) -> Anatomy | None:
+    """The anatomy of a transformer block, or None for any other module."""
+    return next((a for a in ANATOMIES if _has(module, a.stream) and _has(module, a.mlp_end)), None)
+
+
+def attention_end_of(block: nn.Module) -> str | None:
+    """Path of the module whose output is what attention adds to the residual stream."""
+    return next((path for path in ATTENTION_ENDS if _has(block, path)), None)
+
+
+def attention_of(block: nn.Module) -> Attention | None:
+    """The block's attention if tokens can be added to it: no decoder's, and none that knows positions."""
+    for attention in ATTENTIONS:
+        if all(_has(block, f"{attention.path}.{name}") for name in attention.keys_values):
+            module = unwrap(block.get_submodule(attention.path))
+            names = [*argument_names(module), *argument_names(block), *(name for name, _ in module.named_parameters())]
+            plain = not any(POSITIONS.search(name) for name in names) and not getattr(module, "is_decoder", False)
+            return attention if plain else None
+    return None
+
+
+def argument_names(module: nn.Module) -> tuple[str, ...]:
+    return tuple(inspect.signature(type(module).forward).parameters)[1:]
+
+
+def norms_of(block: nn.Module) -> tuple[str, ...]:
+    """Paths of the layer normalisations over the block's residual stream."""
+    width = stream_width(block)
+    return tuple(
+        name
+        for name, module in block.named_modules()
+        if isinstance(module, nn.LayerNorm) and module.elementwise_affine and module.normalized_shape == (width,)
+    )
+
+
+def find_blocks(model: nn.Module) -> list[str]:
+    """Paths of the outermost transformer blocks of ``model``."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if name.startswith(tuple(f"{block}." for block in found)):
+            continue
+        if name and anatomy_of(unwrap(module)) is not None:
+            found.append(name)
+    return found
+
+
+def block_sites(model: nn.Module, matched: Iterable[str], hooks: Collection[str]) -> dict[str, list[Site]]:
+    """One site per matched block, with the width of its residual stream.
+
+    Args:
+        model: the base model.
+        matched: paths of blocks in it.
+        hooks: the names of those hooks of :class:`~genft.api.method.BlockMethod` that the blocks must have.
+
+    Raises:
+        TargetError: a matched module is not a transformer block, or not one that has these hooks.
+    """
+    paths = list(matched)
+    sites: dict[str, list[Site]] = {}
+    problems = []
+    for index, path in enumerate(paths):
+        block = unwrap(model.get_submodule(path))
+        if (problem := _refusal(model, path, block, hooks)) is not None:
+            problems.append(problem)
+            continue
+        width = stream_width(block)
+        first, last = index == 0, index == len(paths) - 1
+        sites[path] = [BlockSite(path, width, width, index=index, norms=norms_of(block), first=first, last=last)]
+    if problems:
+        raise TargetError(problems[:4] + ([f"… and {len(problems) - 4} more"] if len(problems) > 4 else []))
+    return sites
+
+
+def _refusal(model: nn.Module, path: str, block: nn.Module, hooks: Collection[str]) -> str | None:
+    """Why a method with these hooks cannot work in ``block``, or None."""
+    where = f"target_modules: {path} ({type(block).__name__} of {type(model).__name__})"
+    if anatomy_of(block) is None:
+        return f"target_modules: {path} is a {type(block).__name__}, not a transformer block"
+    if "after_attention" in hooks and attention_end_of(block) is None:
+        return f"{where} has no attention whose output could be adapted"
+    if "norm_offset" in hooks and not norms_of(block):
+        return f"{where} has no LayerNorm with weight and bias to train; set layer_norms='none'"
+    if "prompts" in hooks and not takes_images(model):
+        return f"{where}: prompts of this method are for images; for text, use prompt_tuning or prefix_tuning"
+    if "prompts" in hooks and attention_of(block) is None:
+        return (
+            f"{where} cannot take prompts, because its attention knows positions; possible with vision transformers "
+            "that add positions before the first block (ViT, DINOv2, timm's VisionTransformer)"
+        )
+    if "prefix" in hooks and attention_of(block) is None:
+        return (
+            f"{where} cannot take a prefix, because it is a decoder's or its attention knows positions; possible with "
+            "BERT, RoBERTa, ViT, DINOv2 and timm's VisionTransformer"
+        )
+    return None
+
+
+def takes_images(model: nn.Module) -> bool:
+    """Whether the model's input is an image (transformers says so; timm's models have a patch embedding)."""
+    return getattr(model, "main_input_name", None) == "pixel_values" or hasattr(model, "patch_embed")
+
+
+def stream_width(block: nn.Module) -> int:
+    """Width of the residual stream: the size of a normalisation over it."""
+    for module in block.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() == 1 and "norm" in type(module).__name__.lower():
+            return weight.numel()
+    raise TargetError(f"target_modules: the width of {type(block).__name__} cannot be told; it has no normalisation")
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    for part in path.split("."):
+        child = unwrap(module)._modules.get(part)
+        if child is None:
+            return False
+        module = child
+    return True

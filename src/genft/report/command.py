@@ -1,0 +1,86 @@
+"""The command that repeats a run: what its spec says beyond the defaults."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from typing import Any
+
+from pydantic import ValidationError
+
+from genft.data import Task, list_tasks
+from genft.errors import ConfigError
+from genft.methods import get_method
+from genft.presets import Preset, load_preset
+from genft.runs.spec import LIMITS, RunSpec, build_spec, full_settings
+from genft.runs.store import Result
+
+
+def command(run: Result) -> str | None:
+    """``genft train …`` with every option that differs from its default.
+
+    None where no command line says it: a task of a suite of your own, or a spec of another version of genft.
+    """
+    try:
+        spec = RunSpec.model_validate(run.spec)
+        info = get_method(spec.method)
+        task = _task_words(spec.task)
+        if task is None:
+            return None
+        usual = build_spec(spec.task, spec.model, _default(), method=spec.method).spec
+    except (ValidationError, ConfigError):
+        return None
+    words = [*task, "--model", spec.model, "--method", spec.method]
+    settings, usual_settings = (full_settings(info, s.settings) for s in (spec, usual))
+    for name, value in settings.items():
+        if value != usual_settings[name]:
+            words += ["--set", f"{name}={_text(value)}"]
+    for name, value in spec.training:
+        if value != getattr(usual.training, name):
+            words += [f"--{name.replace('_', '-')}", f"{value}"]
+            if value is None:  # which no option can say
+                return None
+    for name in ("protocol", *LIMITS, "seed"):
+        if (value := getattr(spec, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", f"{value}"]
+    return shlex.join(["genft", "train", *words])
+
+
+def _task_words(task: Task) -> list[str] | None:
+    """The task as `genft train` takes it, with the options that describe it."""
+    shipped = _shipped().get(task.name)
+    if shipped is not None and shipped.reader == task.reader:
+        words = [task.name, *(["--data", str(task.root)] if task.root else [])]
+        usual = shipped
+    elif task.reader in ("files", "image-folder") and not task.suite:
+        usual = Task(name="", kind=task.kind, reader="", metric="pearson" if task.regression else "accuracy")
+        words = [str(task.files["train"]), *(["--regression"] if task.regression else [])]
+        for name in ("validation", "test"):
+            words += [f"--{name}", str(task.files[name])] if name in task.files else []
+        if task.text_columns != usual.text_columns:
+            words += [word for column in task.text_columns for word in ("--text-column", column)]
+        for name in ("label_column", "encoding"):
+            if (value := getattr(task, name)) != getattr(usual, name):
+                words += [f"--{name.replace('_', '-')}", value]
+    else:
+        return None
+    for name in ("metric", "max_length"):
+        if (value := getattr(task, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", f"{value}"]
+    return words
+
+
+@functools.cache
+def _shipped() -> dict[str, Task]:
+    return {task.name: task for task in list_tasks()}
+
+
+@functools.cache
+def _default() -> Preset:
+    return load_preset("default")
+
+
+def _text(value: Any) -> str:
+    """A setting as --set takes it."""
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,53 @@
+"""The report as one page: everything in it, nothing from the network. What it draws is in templates/."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from genft import __version__
+from genft.report.formats import Made, as_dict
+from genft.runs.store import Store
+
+_MIME = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+def render(store: Store, made: Sequence[Made], notes: Sequence[str]) -> str:
+    """The page for ``made``, with the pictures in the store's folder ``figures``."""
+    runs = sum(len(found) for board, _ in made for found in board.runs.values())
+    tasks = {task for board, _ in made for task in board.tasks}
+    labels = {label for board, _ in made for label in board.labels}
+    data = json.dumps({"boards": [as_dict(*one) for one in made]}, ensure_ascii=False)
+    return (
+        Environment(autoescape=True)
+        .from_string(_template("report.html"))
+        .render(
+            title=f"genft: {store.out.resolve().name}",
+            summary=", ".join([_number(len(labels), "method"), _number(len(tasks), "task"), _number(runs, "run")]),
+            version=__version__,
+            css=Markup(_template("report.css")),
+            js=Markup(_template("report.js")),
+            data=Markup(data.replace("<", "\\u003c")),  # a text in it cannot end the script
+            figures=[_figure(path) for path in sorted((store.out / "figures").glob("*")) if path.suffix in _MIME],
+            notes=notes,
+        )
+    )
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("s" if n != 1 else "")
+
+
+def _template(name: str) -> str:
+    return (resources.files("genft.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _figure(path: Path) -> dict[str, str]:
+    content = base64.b64encode(path.read_bytes()).decode()
+    return {"name": path.stem.replace("_", " ").replace("-", " "), "uri": f"data:{_MIME[path.suffix]};base64,{content}"}

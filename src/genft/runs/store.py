@@ -1,0 +1,234 @@
+"""Where results live: one JSON file per run, named by the key of its spec, written whole or not at all.
+
+    <out>/results/<key>.json      what was measured, with the predictions
+    <out>/adapters/<name>/        what was trained
+    <out>/checkpoints/<key>/      of a run that is not finished
+    <out>/failures/<key>.json     why a run has no result
+    <out>/bench.json              which of the runs are compared (the others chose learning rates, say)
+
+Several processes may write into one store: a file appears by one atomic rename, and equal keys mean equal runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from genft.records import Record
+from genft.errors import ConfigError, DataError
+from genft.runs.spec import LIMITS
+
+R = TypeVar("R", bound=Record)
+
+
+class Result(Record):
+    """What one run measured. ``score`` is ``metrics[metric]``; all metrics are of the protocol's reporting split."""
+
+    key: str
+    label: str
+    spec: dict[str, Any]
+    task: str
+    model: str
+    method: str
+    seed: int
+    protocol: str
+    metric: str
+    score: float
+    metrics: dict[str, float]
+    interval: tuple[float, float]
+    examples: dict[str, int]
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    steps: int
+    resumed_at: int
+    adapter_parameters: int
+    head_parameters: int
+    total_parameters: int
+    seconds_per_step: float
+    seconds: float
+    peak_memory_bytes: int
+    peak_memory_of: str
+    adapter: str
+    adapter_bytes: int
+    predictions: str
+    targets: str
+    model_fingerprint: str
+    data_fingerprint: str
+    device: str
+    versions: dict[str, str]
+    started: str
+
+    @property
+    def limited(self) -> bool:
+        """Whether only a part of the data was used: to be said wherever the number appears."""
+        return any(self.spec.get(limit) is not None for limit in LIMITS)
+
+
+class Failure(Record):
+    """A run that ended with an error."""
+
+    key: str
+    task: str
+    method: str
+    seed: int
+    error: str
+    spec: dict[str, Any]
+
+
+class Cell(Record):
+    """One run of a comparison: where it stands in the table, and its key.
+
+    Attributes:
+        matrix: which comparison it belongs to: equal for equal model, preset and settings of training.
+        label: the column: the method, with its settings where they are not its own.
+    """
+
+    matrix: str
+    task: str
+    label: str
+    seed: int
+    key: str
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        return self.matrix, self.task, self.label, self.seed
+
+
+class _Cells(Record):
+    cells: tuple[Cell, ...]
+
+
+class Store:
+    """The results in one output folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.results = out / "results"
+        self.failures = out / "failures"
+
+    def open(self) -> Store:
+        """Make the folders; a folder that cannot be written is a :class:`ConfigError` before any work is done."""
+        try:
+            self.results.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.results):
+                pass
+        except OSError as e:
+            raise ConfigError(f"--out {self.out}: cannot be written ({e.strerror})") from None
+        return self
+
+    def path(self, key: str) -> Path:
+        return self.results / f"{key}.json"
+
+    def checkpoints(self, key: str) -> Path:
+        return self.out / "checkpoints" / key
+
+    def drop_checkpoints(self, key: str) -> None:
+        """Remove what a finished run no longer needs; the folder around it stays: another run may be writing there."""
+        shutil.rmtree(self.checkpoints(key), ignore_errors=True)
+
+    def claim(self, key: str, *, wait: bool = True) -> FileLock:
+        """A lock that one process holds while it does this run; one that dies lets go.
+
+        Raises:
+            filelock.Timeout: on entering it, where another process holds it and ``wait`` is false.
+        """
+        return FileLock(self.results / f".{key}.lock", timeout=-1 if wait else 0)
+
+    def claimed(self, key: str) -> bool:
+        """Whether a process is at this run now."""
+        try:
+            with self.claim(key, wait=False):
+                return False
+        except Timeout:
+            return True
+
+    def fail(self, failure: Failure) -> None:
+        """Remember why a run has no result; a result of the same key makes it forgotten."""
+        try:
+            self.failures.mkdir(exist_ok=True)
+        except OSError as e:
+            raise ConfigError(f"{self.failures}: the folder cannot be made ({e.strerror})") from None
+        write_atomically(self.failures / f"{failure.key}.json", failure.model_dump_json(indent=1).encode())
+
+    def failed(self) -> list[Failure]:
+        """The runs that ended with an error and have not been finished since."""
+        paths = sorted(self.failures.glob("*.json"))
+        return [_read(path, Failure) for path in paths if not self.path(path.stem).is_file()]
+
+    def add_cells(self, cells: Iterable[Cell]) -> None:
+        """Note which runs a bench compares; a cell that was there already gets its new key."""
+        with FileLock(self.results / ".bench.lock"):
+            known = {cell.place: cell for cell in (*self.cells(), *cells)}
+            table = [cell.model_dump() for cell in known.values()]
+            write_atomically(self.out / "bench.json", json.dumps({"cells": table}, indent=1).encode())
+
+    def cells(self) -> list[Cell]:
+        """Which runs the benches in this folder compare, in order; the others chose learning rates, say."""
+        path = self.out / "bench.json"
+        return list(_read(path, _Cells).cells) if path.is_file() else []
+
+    def adapter(self, name: str) -> Path:
+        return self.out / "adapters" / name
+
+    def get(self, key: str) -> Result | None:
+        """The finished result, or None where there is none yet."""
+        path = self.path(key)
+        return _read(path, Result) if path.is_file() else None
+
+    def put(self, result: Result) -> None:
+        write_atomically(self.path(result.key), result.model_dump_json(indent=1).encode())
+        (self.failures / f"{result.key}.json").unlink(missing_ok=True)
+
+    def __iter__(self) -> Iterator[Result]:
+        for path in sorted(self.results.glob("*.json")):
+            yield _read(path, Result)
+
+
+def _read(path: Path, record: type[R]) -> R:
+    try:
+        return record.model_validate(json.loads(path.read_bytes()))
+    except (ValidationError, ValueError) as e:
+        what = record.__name__.strip("_").lower()
+        raise DataError(f"{path}: is not a {what} of this version ({str(e).splitlines()[0]}); delete it") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that other processes see whole or not at all, even if the machine stops in between."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # two machines may have the same process ids
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ConfigError(f"{path}: cannot be written ({e.strerror})") from None
+
+
+def pack(array: NDArray[Any]) -> str:
+    """An array as text: compressed .npy in base64."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return base64.b64encode(zlib.compress(buffer.getvalue(), 9)).decode()
+
+
+def unpack(text: str) -> NDArray[Any]:
+    """The array that :func:`pack` was given."""
+    return np.load(io.BytesIO(zlib.decompress(base64.b64decode(text))), allow_pickle=False)

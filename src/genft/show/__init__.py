@@ -1,6 +1,0 @@
-"""What training did to the weights, from saved adapters: figures, and the numbers behind them."""
-
-from genft.show.figures import FIGURES, draw
-from genft.show.updates import Subject, WeightUpdate, read_subject, read_subjects
-
-__all__ = ["FIGURES", "Subject", "WeightUpdate", "draw", "read_subject", "read_subjects"]

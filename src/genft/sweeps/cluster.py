@@ -1,0 +1,167 @@
+"""Runs sent to a Ray cluster: each is a task with a request of CPUs and GPUs, whose messages stream back.
+
+On its machine a run is a process of its own, as it is without Ray. Model, data and output have to be found there under
+the paths that they have here: a folder that all machines share. A run whose worker is lost is sent again; it goes on
+from its last checkpoint, and the claim on its key in the store keeps two workers from doing it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genft.errors import ConfigError, GenFTError, TrainingError, first_line
+from genft.runs.spec import RunSpec
+from genft.runs.store import Result
+from genft.sweeps.processes import Message, RunProcess, be_quiet
+from genft.training.run import Plan
+
+#: Times a run is started before it counts as failed because its workers were lost.
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where runs go, and what each asks for.
+
+    Attributes:
+        address: "local" for a cluster on this machine alone, "auto" for the one that it belongs to, or HOST:PORT where
+            it belongs to several.
+        cpus: CPUs of a run, and the threads that it computes with.
+        gpus: GPUs of a run; below 1 they share one. 0: the run sees none.
+    """
+
+    address: str = "local"
+    cpus: int = 1
+    gpus: float = 0
+
+    def run(
+        self, next_plan: Callable[[], Plan | None], out: Path, report_to: Sequence[str] = ()
+    ) -> Iterator[tuple[Plan, Message]]:
+        """As :func:`genft.sweeps.processes.run_side_by_side`, on the cluster; it is left when this ends.
+
+        Raises:
+            ConfigError: no Ray, no cluster at the address, or a request that none of its machines can grant.
+        """
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ConfigError(f"--ray-gpus: {self.gpus:g} is neither a whole number nor a part of one GPU")
+        ray = self._join()
+        try:
+            self._check_room(ray)
+            yield from self._stream(ray, next_plan, out.resolve(), report_to)
+        finally:
+            ray.shutdown()  # which ends the runs that are left
+
+    def _join(self) -> Any:
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError("--ray: needs Ray: pip install 'genft[ray]'") from None
+        where: dict[str, Any] = {"address": self.address}
+        if self.address == "local":
+            where |= {"include_dashboard": False}
+        try:
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as e:
+            raise ConfigError(
+                f"--ray: no cluster at {self.address!r} that this machine belongs to (local, auto, or HOST:PORT): "
+                f"{first_line(e)}"
+            ) from None
+        return ray
+
+    def _check_room(self, ray: Any) -> None:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(has.get("CPU", 0) >= self.cpus and has.get("GPU", 0) >= self.gpus for has in machines):
+            return
+        found = ", ".join(f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}" for has in machines)
+        raise ConfigError(
+            f"--ray: a run asks for {self.cpus} CPUs and {self.gpus:g} GPUs, and no machine of the cluster has them "
+            f"({found or 'there is none'}); lower --ray-cpus or --ray-gpus"
+        )
+
+    def _places(self, ray: Any) -> int:
+        """How many runs the cluster can do at once as it is now, at least one."""
+        has = ray.cluster_resources()
+        places = has.get("CPU", 0) / self.cpus
+        if self.gpus:
+            places = min(places, has.get("GPU", 0) / self.gpus)
+        return max(1, int(places))
+
+    def _stream(
+        self, ray: Any, next_plan: Callable[[], Plan | None], out: Path, report_to: Sequence[str]
+    ) -> Iterator[tuple[Plan, Message]]:
+        # Ray's own retry would repeat the stream from its beginning, so a lost run is sent again below
+        task = ray.remote(_messages).options(
+            num_returns="streaming", num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0
+        )
+        running: dict[Any, tuple[Plan, int]] = {}
+        lost: list[tuple[Plan, int]] = []
+        changed = True
+        while True:
+            for _ in range(len(running), self._places(ray) if changed else 0):
+                plan, attempt = lost.pop() if lost else (next_plan(), 1)
+                if plan is None:
+                    break
+                stream = task.remote(plan.spec, Path.cwd(), out, self.cpus, self.gpus > 0, tuple(report_to))
+                running[stream] = plan, attempt
+            if not running:
+                return
+            ready = ray.wait(list(running), timeout=10)[0]
+            changed = not ready  # after a while the cluster may have grown
+            for stream in ready:
+                plan, attempt = running[stream]
+                message = _next(ray, stream)
+                if isinstance(message, _Lost) and attempt < ATTEMPTS:
+                    lost.append((plan, attempt + 1))
+                elif isinstance(message, _Lost):
+                    message = TrainingError(f"its Ray worker was lost {ATTEMPTS} times, the last time by {message.why}")
+                elif isinstance(message, Result) and message.key != plan.key:
+                    message = TrainingError("its Ray worker found another model or other data under the same path")
+                if isinstance(message, (Result, GenFTError, _Lost)):
+                    del running[stream]
+                    changed = True
+                if not isinstance(message, _Lost):
+                    yield plan, message
+
+
+@dataclass
+class _Lost:
+    """The end of a run whose worker is gone."""
+
+    why: str
+
+
+def _next(ray: Any, stream: Any) -> Message | _Lost:
+    """The next message of a run."""
+    try:
+        message: Message = ray.get(next(stream))
+        return message
+    except StopIteration:
+        return _Lost("an end without a result")
+    except ray.exceptions.RayTaskError as e:  # of Python, on a worker without genft for example
+        return TrainingError(f"Ray worker: {str(e).splitlines()[-1].strip()}")
+    except ray.exceptions.RayError as e:
+        return _Lost(f"{type(e).__name__}: {first_line(e)}")
+
+
+def _messages(
+    spec: RunSpec, folder: Path, out: Path, threads: int, gpus: bool, report_to: Sequence[str]
+) -> Iterator[Message]:
+    """What a run says, on the machine that does it; relative paths begin at ``folder``."""
+    os.chdir(folder)
+    be_quiet()
+    # Ray names the GPUs of a task that asked for some, and leaves all visible to one that did not
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else ""
+    run = RunProcess(spec, out, threads=threads, report_to=report_to, gpus=visible)
+    try:
+        while True:
+            message = run.receive()
+            yield message
+            if isinstance(message, (Result, GenFTError)):
+                return
+    finally:
+        run.end()

@@ -1,0 +1,187 @@
+"""Runs in processes of their own: the peak memory of each is its own, and a crash takes nothing else along."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from genft.errors import GenFTError, TrainingError, first_line
+from genft.runs.spec import RunSpec
+from genft.runs.store import Result, Store
+from genft.training.callbacks import Inferred, Progress, Watch, ignore
+from genft.training.run import Plan, prepare, run_once
+
+Message = Progress | Inferred | Result | GenFTError
+
+
+class RunProcess:
+    """A run that has been started in a new process; :meth:`receive` waits for its next message."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        out: Path,
+        *,
+        threads: int | None = None,
+        again: bool = False,
+        report_to: Sequence[str] = (),
+        gpus: str | None = None,
+    ) -> None:
+        """
+        Args:
+            spec: what to run.
+            out: the folder of the store.
+            threads: that torch may use; None leaves it to torch.
+            again: run even if the result exists.
+            report_to: trackers that are told how it goes.
+            gpus: CUDA_VISIBLE_DEVICES of the process; None leaves it as it is.
+        """
+        self.spec = spec
+        context = _context()
+        self.receiver, sender = context.Pipe(duplex=False)
+        # a daemon: if a second Ctrl-C interrupts end(), Python's own exit still ends it
+        work = (spec, out, threads, again, report_to, gpus, sender)
+        self.process = context.Process(target=_work, args=work, daemon=True)
+        self.process.start()
+        sender.close()  # now the child's end is the only one, so its death ends recv() below
+
+    def receive(self) -> Message:
+        """Progress, or the last message: the result, or the error that ended the run."""
+        try:
+            return self.receiver.recv()
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            hint = "; the machine may be out of memory" if code == -9 else ""
+            return TrainingError(f"the process of the run with {self.spec.method} {how}{hint}")
+
+    def stop(self) -> None:
+        """Tell the process to end, if it still runs; its checkpoints stay."""
+        if self.process.is_alive():
+            self.process.terminate()
+
+    def end(self) -> None:
+        """Stop the process, and wait until it has ended."""
+        self.stop()
+        self.process.join()
+        self.receiver.close()
+
+
+def run_in_process(spec: RunSpec, out: Path, watch: Watch = ignore, *, again: bool = False) -> Result:
+    """As :func:`genft.training.run.run`, in a new process; ``watch`` is called in this one.
+
+    Raises:
+        GenFTError: what the run raised, or that its process was ended from outside.
+    """
+    process = RunProcess(spec, out, again=again)
+    try:
+        while True:
+            match process.receive():
+                case Result() as result:
+                    return result
+                case GenFTError() as error:
+                    raise error
+                case event:
+                    watch(event)
+    finally:
+        process.end()
+
+
+def run_side_by_side(
+    next_plan: Callable[[], Plan | None], out: Path, jobs: int, report_to: Sequence[str] = ()
+) -> Iterator[tuple[Plan, Message]]:
+    """Keep ``jobs`` processes busy with what ``next_plan`` gives, and pass their messages on as they come.
+
+    The cores are divided between the processes, so that their threads do not fight. ``next_plan`` is asked whenever a
+    place is free; None means that there is nothing to start at the moment. Ends when nothing runs and nothing is left.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    running: dict[Any, tuple[Plan, RunProcess]] = {}
+    try:
+        while True:
+            while len(running) < jobs and (plan := next_plan()) is not None:
+                process = RunProcess(plan.spec, out, threads=threads, report_to=report_to)
+                running[process.receiver] = plan, process
+            if not running:
+                return
+            for ready in wait(list(running)):
+                plan, process = running[ready]
+                message = process.receive()
+                if isinstance(message, (Result, GenFTError)):
+                    del running[ready]
+                    process.end()
+                yield plan, message
+    finally:
+        for _, process in running.values():  # all first, for a second Ctrl-C may cut the waiting short
+            process.stop()
+        for _, process in running.values():
+            process.end()
+
+
+def _context() -> Any:
+    """Where there are fork servers, one imports the libraries and every run is a fork of it: no start takes seconds."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # genft.cli, for a child imports the script that was started once more
+    used = ["genft.cli", "genft.data.encode", "sklearn.model_selection", "scipy.stats"]
+    context.set_forkserver_preload([__name__, *used])
+    return context
+
+
+def _work(
+    spec: RunSpec,
+    out: Path,
+    threads: int | None,
+    again: bool,
+    report_to: Sequence[str],
+    gpus: str | None,
+    sender: Connection,
+) -> None:
+    gc.freeze()  # what the fork server imported: looking at it would copy its memory, most of the time of a tiny run
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    be_quiet()
+    if gpus is not None:  # the fork server, begun for another run, may have had others
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def send(event: Progress | Inferred) -> None:
+        try:
+            sender.send(event)
+        except BrokenPipeError:  # the parent was killed; the run can go on from its last epoch
+            raise SystemExit(1) from None
+
+    try:
+        store = Store(out).open()
+        sender.send(run_once(prepare(spec), store, send, report_to, again=again))
+    except GenFTError as e:
+        sender.send(e)
+    except Exception as e:  # out of memory, say: the other runs of a matrix go on
+        if os.environ.get("GENFT_TRACEBACK"):
+            raise
+        sender.send(TrainingError(f"{type(e).__name__}: {first_line(e)} (GENFT_TRACEBACK=1 shows where)"))
+
+
+def be_quiet() -> None:
+    """No bars, load reports and advice from libraries amid our own output; warnings as one plain line each."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.formatwarning = _plain_warning
+
+
+def _plain_warning(message: Any, *_: Any, **__: Any) -> str:
+    return f"warning: {message}\n"

@@ -1,0 +1,229 @@
+"""What each study compares, and what came out.
+
+ablation        Table 4     GenFT without its shared, its specific part, its row, its column stage
+ratio-scaling   Figure 3    w0_ratio × scaling
+shared-dim      Figure 4    columns of the shared factors
+rank            Figure 2    parameters, and here the score too, of GenFT and LoRA at equal rank
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from genft import published
+from genft.counts import ABLATIONS
+from genft.data import Task
+from genft.errors import ConfigError, not_one_of
+from genft.figures import studies as figures
+from genft.methods import get_method
+from genft.runs.spec import build_spec, full_settings
+from genft.runs.store import Result
+from genft.sweeps.matrix import Entry, Matrix, Schedule
+
+Grid = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing that a study measures.
+
+    Attributes:
+        name: for people: "without row stage", "LoRA".
+        entry: what the bench runs.
+        place: where it stands on the study's axes.
+        published: what genft's published numbers call it; None where nothing is published.
+    """
+
+    name: str
+    entry: Entry
+    place: Mapping[str, float] = field(default_factory=dict)
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A variant on a task, over seeds."""
+
+    suite: str
+    task: str
+    metric: str
+    variant: Variant
+    results: tuple[Result, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(r.score for r in self.results) if self.results else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over seeds; nan with fewer than two."""
+        return stdev(r.score for r in self.results) if len(self.results) > 1 else math.nan
+
+    @property
+    def parameters(self) -> int | None:
+        """Of the adapter; None where every run failed."""
+        return self.results[0].adapter_parameters if self.results else None
+
+    @property
+    def printed(self) -> float | None:
+        """What the paper prints for this variant on this task, as a fraction."""
+        found = published.find(self.suite, self.task, self.variant.published) if self.variant.published else ()
+        return found[0].value / 100 if found else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """One kind of study.
+
+    Attributes:
+        text: what it shows, and where the paper does.
+        axes: what is varied, and over which values unless the user names others.
+        variants: (grid, settings of a method by its name) → what is measured.
+        draw: (everything measured) → figures by the ending of their file's name.
+    """
+
+    name: str
+    text: str
+    axes: Grid
+    variants: Callable[[Grid, Callable[[str], Mapping[str, Any]]], list[Variant]]
+    draw: Callable[[Sequence[Measured]], Iterator[tuple[str, Any]]]
+
+    def grid(self, said: Grid) -> Grid:
+        """The study's axes with the values that the user said.
+
+        Raises:
+            ConfigError: an axis that this study does not have.
+        """
+        if unknown := [axis for axis in said if axis not in self.axes]:
+            if not self.axes:
+                raise ConfigError(f"grid: the study {self.name!r} has no axes")
+            raise ConfigError(not_one_of("grid", unknown[0], self.axes, what=f"is no axis of {self.name!r}"))
+        for axis, values in said.items():
+            if all(isinstance(n, int) for n in self.axes[axis]) and any(n != int(n) for n in values):
+                raise ConfigError(f"grid: {axis} takes whole numbers")
+        return {**self.axes, **said}
+
+
+def _variant(
+    name: str, method: str, place: Mapping[str, float], changed: Mapping[str, Any], published: str | None = None
+) -> Variant:
+    """A variant with ``changed`` settings, labelled as `genft bench` takes them."""
+    text = ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in changed.items())
+    return Variant(name, Entry(f"{method}[{text}]" if text else method, method, changed), place, published)
+
+
+def _ablation(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Variant]:
+    own = settings("genft")
+    no_shared, no_specific = (ABLATIONS[name](own) for name in ("genft_no_shared", "genft_no_specific"))
+    return [
+        _variant("GenFT", "genft", {}, {}, "genft"),
+        _variant("w/o shared", "genft", {}, no_shared, "genft_no_shared"),
+        _variant("w/o specific", "genft", {}, no_specific, "genft_no_specific"),
+        _variant("w/o row", "genft", {}, {"row_stage": False}, "genft_no_row"),
+        _variant("w/o column", "genft", {}, {"col_stage": False}, "genft_no_column"),
+    ]
+
+
+def _every_point(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Variant]:
+    whole = {axis for axis in grid if isinstance(settings("genft")[axis], int)}
+    points = (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+    return [
+        _variant("GenFT", "genft", place, {k: int(v) if k in whole else v for k, v in place.items()})
+        for place in points
+    ]
+
+
+def _ranks(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Variant]:
+    """GenFT with a + b = LoRA's r, on the same weights, query and value; LoRA keeps its scale alpha / r."""
+    b, lora = settings("genft")["specific_dim"], settings("lora")
+    found = []
+    for rank in map(int, grid["rank"]):
+        alpha = lora["lora_alpha"] * rank / lora["r"]
+        whole_alpha = int(alpha) if alpha == int(alpha) else alpha
+        if rank > b:
+            dims = {"scope": "qv", "shared_dim": rank - b, "specific_dim": b}
+            found.append(_variant("GenFT", "genft", {"rank": rank}, dims))
+        found.append(_variant("LoRA", "lora", {"rank": rank}, {"r": rank, "lora_alpha": whole_alpha}))
+    return found
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study("ablation", "what each part of GenFT is worth (Table 4)", {}, _ablation, figures.bars),
+        Study(
+            "ratio-scaling",
+            "how much of W0 enters, against the factor of the update (Figure 3)",
+            {"w0_ratio": (0.01, 0.03, 0.1, 0.3, 1.0, 1.6), "scaling": (0.001, 0.01, 0.03, 0.1, 0.4, 1.6)},
+            _every_point,
+            figures.squares,
+        ),
+        Study(
+            "shared-dim",
+            "the columns that all weights share (Figure 4)",
+            {"shared_dim": (4, 8, 16, 32, 48, 64, 82, 100)},
+            _every_point,
+            figures.lines,
+        ),
+        Study(
+            "rank",
+            "trained parameters (Figure 2) and score at equal rank, GenFT and LoRA",
+            {"rank": (4, 8, 16, 32, 64, 128)},
+            _ranks,
+            figures.against_rank,
+        ),
+    )
+}
+
+
+def get_study(name: str) -> Study:
+    if name not in STUDIES:
+        raise ConfigError(not_one_of("study", name, STUDIES))
+    return STUDIES[name]
+
+
+def study_matrices(
+    study: Study, tasks: Sequence[Task], grid: Grid, settings: Mapping[str, Any], **matrix: Any
+) -> list[tuple[Matrix, list[Variant]]]:
+    """A bench matrix per task, since a preset may have other settings for each.
+
+    Args:
+        settings: of GenFT, what the user said; what the study varies wins.
+        matrix: what all have in common: model, preset, seeds, training, said.
+    """
+    grid = study.grid(grid)
+    found = []
+    for task in tasks:
+
+        def of(method: str, task: Task = task) -> Mapping[str, Any]:
+            own = settings if method == "genft" else {}
+            spec = build_spec(task, matrix["model"], matrix["preset"], settings=own, method=method).spec
+            return full_settings(get_method(method), spec.settings)
+
+        variants = [
+            _variant(v.name, "genft", v.place, {**settings, **v.entry.settings}, v.published)
+            if v.entry.method == "genft"
+            else v
+            for v in study.variants(grid, of)
+        ]
+        found.append((Matrix(tasks=(task,), entries=tuple(v.entry for v in variants), **matrix), variants))
+    return found
+
+
+def measure(schedule: Schedule, variants: Sequence[Variant]) -> list[Measured]:
+    """What a finished schedule found, by variant; a run that failed is left out."""
+    found = []
+    (task,) = schedule.matrix.tasks
+    metric = schedule.data[task.name].task.metric
+    for variant in variants:
+        keys = dict.fromkeys(p.key for label, p in schedule.compared if label == variant.entry.label)
+        outcomes = [schedule.outcomes.get(key) for key in keys]
+        found.append(
+            Measured(task.suite, task.name, metric, variant, tuple(o for o in outcomes if isinstance(o, Result)))
+        )
+    return found

@@ -1,0 +1,168 @@
+"""Adapters from strangers, whatever their files hold: a sentence within a second, and nothing is written."""
+
+import contextlib
+import json
+import shutil
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from genft import AdapterFileError, ConfigError, GenFTError
+from genft.adapters import saved as artifact
+from genft.data import find_tasks, task_from_path
+from genft.presets import Preset
+from genft.runs.spec import build_spec
+from genft.runs.store import Store
+from genft.training.run import prepare, run
+
+WEIGHTS = "adapter_model.safetensors"
+FEW = settings(
+    max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+#: Anything that JSON can hold; sizes that a machine could just about allocate are no test of a reader.
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 40)
+    | st.sampled_from([10**13, 2**70])
+    | st.floats()
+    | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module", params=["genft", "vectorfit", "lora"])
+def good(request: pytest.FixtureRequest, reviews: Path, bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    training = {"epochs": 1, "batch_size": 16}
+    preset = Preset(name="none", source="")
+    spec = build_spec(task_from_path(reviews), str(bert), preset, training=training, method=request.param).spec
+    result = run(prepare(spec), Store(out).open())
+    return out / result.adapter
+
+
+@pytest.fixture
+def folder(good: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good, tmp_path / "adapter"))
+
+
+def loads_or_says(folder: Path) -> None:
+    """Loads, or is one of our sentences; within a second, and the folder holds what it held."""
+    before = {path.name: path.stat().st_mtime_ns for path in folder.parent.rglob("*")}
+    began = time.process_time()
+    with contextlib.suppress(GenFTError):
+        artifact.load(folder)
+    assert time.process_time() - began < 1
+    assert {path.name: path.stat().st_mtime_ns for path in folder.parent.rglob("*")} == before
+
+
+@FEW
+@given(data=st.data())
+def test_any_value_in_a_configuration(data: st.DataObject, folder: Path, good: Path) -> None:
+    name = data.draw(st.sampled_from(["adapter_config.json", artifact.TASK_FILE]))
+    content = json.loads((good / name).read_text())
+    for key in data.draw(st.lists(st.sampled_from(sorted(content)), min_size=1, max_size=3, unique=True)):
+        content[key] = data.draw(JSON)
+    content |= data.draw(st.dictionaries(st.text(max_size=9), JSON, max_size=1))
+    (folder / name).write_text(json.dumps(content))
+    try:
+        loads_or_says(folder)
+    finally:
+        shutil.copy(good / name, folder / name)
+
+
+@pytest.mark.parametrize("value", [10**5, 10**7, 10**12])
+def test_a_rank_beyond_all_use(value: int, folder: Path, good: Path) -> None:
+    """It would take memory, and seconds, before the weights were found not to fit."""
+    content = json.loads((good / "adapter_config.json").read_text())
+    if "shared_dim" not in content:
+        pytest.skip("the next test's, or without a rank")
+    (folder / "adapter_config.json").write_text(json.dumps(content | {"shared_dim": value}))
+    loads_or_says(folder)
+    with pytest.raises(ConfigError, match=f"would be 16 × {value}, and more than 4096 is of no use there"):
+        artifact.load(folder)
+
+
+@pytest.mark.parametrize("setting", [{"r": 10**6}, {"r": 1e12}, {"rank_pattern": {"query": 10**6}}])
+def test_a_rank_beyond_all_use_of_a_method_of_peft(setting: dict[str, Any], folder: Path, good: Path) -> None:
+    content = json.loads((good / "adapter_config.json").read_text())
+    if content["peft_type"] != "LORA":
+        pytest.skip("not peft's own")
+    (folder / "adapter_config.json").write_text(json.dumps(content | setting))
+    loads_or_says(folder)
+    with pytest.raises(AdapterFileError, match=f"{next(iter(setting))} holds 1.* nothing in .* is so large"):
+        artifact.load(folder)
+
+
+@FEW
+@given(cut=st.floats(0, 1), at=st.floats(0, 0.999), byte=st.integers(0, 255))
+def test_any_bytes_in_the_weights(cut: float, at: float, byte: int, folder: Path, good: Path) -> None:
+    content = bytearray((good / WEIGHTS).read_bytes())
+    content[int(at * len(content))] = byte
+    (folder / WEIGHTS).write_bytes(content[: int(cut * len(content))] if byte % 2 else content)
+    loads_or_says(folder)
+
+
+@pytest.mark.parametrize("size", [2**63, 2**40, 10**8])
+def test_a_huge_header(size: int, folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", size) + b'{"a":' + b" " * 100)
+    with pytest.raises(AdapterFileError, match="damaged or incomplete"):
+        artifact.load(folder)
+
+
+def test_nan_and_wrong_shapes(folder: Path, good: Path) -> None:
+    state = load_file(good / WEIGHTS)
+    name = next(k for k, v in state.items() if v.is_floating_point() and v.dim() and "sketch" not in k)
+    for wrong in (torch.full_like(state[name], torch.nan), torch.zeros(3, 5, 7)):
+        save_file({**state, name: wrong}, folder / WEIGHTS)
+        with pytest.raises(GenFTError):
+            artifact.load(folder)
+
+
+def test_weights_without_a_tensor(folder: Path) -> None:
+    save_file({}, folder / WEIGHTS)
+    with pytest.raises(AdapterFileError, match="it is incomplete"):
+        artifact.load(folder)
+
+
+def test_a_task_file_with_everything_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'suite = "mine"\n[[tasks]]\nname = 3\nkind = "sound"\nreader = "psychic"\nregression = "perhaps"\n'
+        'max_length = "long"\nlabel = 1\nprotocol = ["x"]\n'
+    )
+    with pytest.raises(ConfigError) as e:
+        find_tasks(str(path), None)
+    said = str(e.value)
+    for field in ("name", "kind", "regression", "max_length", "label", "protocol"):
+        assert field in said
+    assert len(e.value.problems) >= 6
+
+
+@FEW
+@given(
+    key=st.sampled_from(["name", "kind", "reader", "files", "classes", "metric", "training", "text_columns"]),
+    value=JSON,
+)
+def test_any_value_in_a_task_file(key: str, value: Any, tmp_path: Path) -> None:
+    values = {"name": '"x"', "kind": '"text"', "reader": '"files"', "files": '{ train = "x.csv" }', key: _toml(value)}
+    path = tmp_path / "mine.toml"
+    path.write_text('suite = "mine"\n[[tasks]]\n' + "".join(f"{k} = {v}\n" for k, v in values.items()))
+    with contextlib.suppress(GenFTError):
+        find_tasks(str(path), None)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)

@@ -1,0 +1,264 @@
+"""The command line, as a person and as a script use it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from genft import DataError, __version__
+from genft.cli import app, demo
+from genft.data import load_task
+from genft.methods import METHODS
+from genft.runs.spec import Training
+from saved_models import save_reviews
+
+
+def call(*words: object) -> Result:
+    result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(app, [str(w) for w in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def ok(*words: object) -> str:
+    result = call(*words)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def refused(*words: object) -> str:
+    result = call(*words)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+QUICK = ("--epochs", 2, "--batch-size", 8)
+
+
+@pytest.fixture
+def trained(reviews: Path, bert: Path, tmp_path: Path) -> Path:
+    """The adapter of a finished run."""
+    ok("train", reviews, "--model", bert, "--out", tmp_path / "runs", *QUICK)
+    (folder,) = (tmp_path / "runs" / "adapters").iterdir()
+    return folder
+
+
+def test_version() -> None:
+    assert ok("--version").strip() == __version__
+
+
+def test_train_tells_what_it_does(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    shown = ok("train", reviews, "--model", bert, "--out", tmp_path, *QUICK)
+    for expected in (
+        "reviews: 2 classes; 44 train, 4 validation, 12 test",
+        "classes from the column 'label': bad, good",
+        "test: a fifth of the training rows, held out with a fixed seed",
+        "validation selects the epoch, test reports",
+        "2 epochs of 6 steps, batch 8, learning rate 0.005",
+        "query ×2, key ×2, value ×2, dense ×2",
+        "34 of the head (classifier)",
+        "epoch   1   accuracy",
+        "95 % interval",
+        "Use it: genft predict",
+    ):
+        assert expected in shown
+
+
+def test_a_finished_run_is_shown_again_and_not_repeated(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    words = ("train", reviews, "--model", bert, "--out", tmp_path, "--method", "linear", *QUICK)
+    ok(*words)
+    (file,) = (tmp_path / "results").glob("*.json")
+    written = file.stat().st_mtime_ns
+    assert "finished already" in ok(*words)
+    assert file.stat().st_mtime_ns == written
+    assert "finished already" not in ok(*words, "--again")
+    assert file.stat().st_mtime_ns > written
+
+
+def test_train_json_is_for_scripts(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    found = json.loads(
+        ok("train", reviews, "--model", bert, "--out", tmp_path, "--method", "lora", "--set", "r=2", "--json", *QUICK)
+    )
+    assert found["adapter_parameters"] == 2 * 2 * 2 * (16 + 16)
+    assert found["spec"]["settings"] == {"r": 2}
+    assert (tmp_path / found["adapter"] / "adapter_model.safetensors").is_file()
+
+
+def test_a_task_of_ones_own(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        f'name = "mine"\nkind = "text"\nreader = "files"\nclasses = ["good", "bad"]\n'
+        f'metric = "macro_f1"\n[files]\ntrain = "{reviews.name}"\n'
+    )
+    (tmp_path / reviews.name).write_bytes(reviews.read_bytes())
+    found = json.loads(ok("train", tmp_path / "mine.toml", "--model", bert, "--out", tmp_path, "--json", *QUICK))
+    assert (found["task"], found["metric"]) == ("mine", "macro_f1")
+    assert found["spec"]["task"]["classes"] == ["good", "bad"]
+
+
+def test_limited_runs_say_so(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    shown = ok("train", reviews, "--model", bert, "--out", tmp_path, "--limit-train", 20, *QUICK)
+    assert "limited data: not comparable" in shown
+
+
+def test_predict_writes_rows_and_labels(trained: Path, tmp_path: Path) -> None:
+    new = save_reviews(tmp_path / "new.csv", rows=25, seed=7)
+    shown = ok("predict", trained, "--input", new)
+    assert "5 more rows" in shown
+    ok("predict", trained, "--input", new, "--output", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = json.loads(ok("predict", trained, "--input", new, "--json"))
+    assert [row["predicted"] for row in rows] == [row["predicted"] for row in found]
+    assert len(found) == 25
+    assert all(row["predicted"] in ("bad", "good") and 0.5 <= row["probability"] <= 1 for row in found)
+    assert [row["text"] for row in rows] == [row["text"] for row in found]
+
+
+def test_predict_with_other_column_names(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.jsonl").write_text('{"review": "good w1"}\n')
+    assert "'text' is missing; allowed: review" in refused("predict", trained, "--input", tmp_path / "new.jsonl")
+    ok("predict", trained, "--input", tmp_path / "new.jsonl", "--text-column", "review")
+
+
+def test_predict_images(images: Path, timm_vit: Path, tmp_path: Path) -> None:
+    ok("train", images, "--model", timm_vit, "--out", tmp_path, *QUICK)
+    (folder,) = (tmp_path / "adapters").iterdir()
+    found = json.loads(ok("predict", folder, "--input", images / "dark", "--json"))
+    assert len(found) == 12
+    assert {row["predicted"] for row in found} <= {"bright", "dark"}
+    assert len(json.loads(ok("predict", folder, "--input", images / "dark" / "00.png", "--json"))) == 1
+    assert "does not exist" in refused("predict", folder, "--input", tmp_path / "nothing.png")
+
+
+def test_predict_refuses_what_is_no_adapter(tmp_path: Path, reviews: Path) -> None:
+    assert "genft_task.json: is missing" in refused("predict", tmp_path, "--input", reviews)
+
+
+def test_explain_names_the_origin_of_every_value(reviews: Path, bert: Path) -> None:
+    words = ("explain", reviews, "--model", bert, "--set", "shared_dim=4", "--epochs", 3, "--seed", 2)
+    found = json.loads(ok(*words, "--json"))
+    run, settings, training, inferred = found.values()
+    assert set(training) == set(Training.model_fields)
+    assert settings["shared_dim"] == {"value": 4, "from": "command line"}
+    assert settings["specific_dim"]["from"] == "default"
+    assert training["epochs"] == {"value": 3, "from": "command line"}
+    assert training["learning_rate"]["from"] == "preset default, for genft"
+    assert run["seed"] == {"value": 2, "from": "command line"}
+    assert run["method"] == {"value": "genft", "from": "default"}
+    assert run["classes"] == {"value": ["bad", "good"], "from": "inferred from the training data"}
+    assert inferred["adapted modules"]["value"] == ["query ×2", "key ×2", "value ×2", "dense ×2"]
+    assert inferred["head parameters"]["value"] == 34
+    assert settings["w0_ratio"]["value"] is None
+    assert inferred["w0_ratio"] == {"value": pytest.approx(4, rel=0.1), "from": "the model and the steps"}
+    shown = ok(*words)
+    assert "command line" in shown
+    assert "inferred from the training data" in shown
+
+
+def test_explain_and_train_agree_on_the_key(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    words = (reviews, "--model", bert, *QUICK)
+    key = json.loads(ok("explain", *words, "--json"))["Run"]["key of the result"]["value"]
+    assert json.loads(ok("train", *words, "--out", tmp_path, "--json"))["key"] == key
+
+
+def test_lists() -> None:
+    shown = ok("list", "methods")
+    assert all(name in shown for name in METHODS)
+    assert {m["name"] for m in json.loads(ok("list", "methods", "--json"))} == set(METHODS)
+    assert "bbc-news" in ok("list", "tasks")
+    assert json.loads(ok("list", "tasks", "--json"))[0]["classes"]
+    assert "minilm-l6" in ok("list", "models")
+    assert json.loads(ok("list", "models", "--json"))[0]["hub"]
+    settings = json.loads(ok("list", "methods", "genft", "--json"))
+    assert settings["shared_dim"]["type"] == "a whole number"
+    assert settings["shared_dim"]["help"].split()[0] in ok("list", "methods", "genft")
+    assert "has no settings" in ok("list", "methods", "full")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "bbc-nws", "-m", "x"), "nearest: 'bbc-news'"),
+        (("train", "nothing.csv", "-m", "x"), "nothing.csv: does not exist"),
+        (("train", "bbc-news", "-m", "x", "--method", "loar"), "method: 'loar' is not known;"),
+        (("train", "bbc-news", "-m", "x", "--preset", "defualt"), "preset: 'defualt' is not known;"),
+        (("train", "bbc-news", "-m", "x", "--set", "shred_dim=3"), "nearest: 'shared_dim'"),
+        (("train", "bbc-news", "-m", "x", "--epochs", "0"), "training: epochs: should be greater than or equal to 1"),
+        (("train", "bbc-news", "-m", "x", "--metric", "acuracy"), "metric: 'acuracy' cannot score this task"),
+        (("train", "bbc-news", "-m", "x", "--protocol", "tset"), "protocol: 'tset' is not known"),
+        (("train", "bbc-news", "-m", "x", "--text-column", "a"), "--text-column: for files of your own"),
+        (("train", "bbc-news", "-m", "./nowhere"), "model: the folder ./nowhere does not exist"),
+        (("list", "methods", "genfft"), "method: 'genfft' is not known;"),
+        (("predict", "nowhere", "--input", "x.csv"), "nowhere/genft_task.json: is missing"),
+    ],
+)
+def test_mistakes_are_one_sentence(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    out = ("--out", tmp_path) if words[0] == "train" else ()
+    error = refused(*words, *out)
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_problems_of_a_configuration_are_all_told(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    words = ("--set", "act_row=gleu", "--set", "shared_dim=-1", "--set", "dropout=1.5")
+    error = refused("train", reviews, "--model", bert, "--out", tmp_path, *words)
+    assert error.count("error: ") == 3
+    assert "act_row: 'gleu' is not known; allowed: identity, relu, leaky_relu, gelu, tanh; nearest: 'gelu'" in error
+
+
+def test_an_output_that_cannot_be_written(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused("train", reviews, "--model", bert, "--out", tmp_path / "file" / "x")
+
+
+def test_ctrl_c_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import genft.data
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(genft.data, "load_task", interrupt)
+    result = call("train", "bbc-news", "-m", "x")
+    assert result.exit_code == 130
+    assert result.stderr.startswith("interrupted: ")
+
+
+def test_the_demo_compares_and_reuses(
+    reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo as it is, on a small model and small data instead of MiniLM-L6 and BBC News."""
+    task = load_task("bbc-news").model_copy(
+        update={"reader": "files", "files": {"train": reviews}, "classes": (), "sizes": {}}
+    )
+    monkeypatch.setattr("genft.data.load_task", lambda _: task)
+    monkeypatch.setattr(demo, "MODEL", str(bert))
+    monkeypatch.setattr(demo, "METHODS", ("genft", "not-registered", "linear"))
+    shown = ok("demo", "--out", tmp_path)
+    for expected in ("2 runs, about", "genft", "linear", "interval: 95 %", "bytes", "nearly saturated"):
+        assert expected in shown
+    assert "not-registered" not in shown
+    assert len(list((tmp_path / "adapters").iterdir())) == 2
+    again = ok("demo", "--out", tmp_path)
+    assert again.count("finished before, reused") == 2
+    assert "runs, about" not in again
+    assert len(json.loads(ok("demo", "--out", tmp_path, "--json"))) == 2
+    assert "100 training documents" in ok("demo", "--help")
+
+
+def test_python_m_genft() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "genft", "list", "tasks", "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)[0]["name"] == "bbc-news"
+
+
+def test_errors_survive_processes() -> None:
+    import pickle
+
+    assert str(pickle.loads(pickle.dumps(DataError("a.csv: is empty")))) == "a.csv: is empty"
