@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from genft.bridge import fingerprint
 from genft.bridge.adapter import Adapter
-from genft.bridge.layer import AdapterLayer, own_key
+from genft.bridge.layer import AdapterLayer, entry, layers_of, own_key
 from genft.bridge.shared import SharedFactors, container_name
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import AdapterFileError, BaseMismatchError
@@ -70,12 +70,9 @@ def record_trained_bases(adapter: Adapter[Any], model: nn.Module) -> None:
     """Take the fingerprints anew of base weights that are trained beside the adapter: it fits what they are now."""
     if adapter.fingerprint is None:
         return
-    for _, layer in model.named_modules():
-        if not isinstance(layer, WeightLayer) or adapter.name not in layer.attachments:
-            continue
-        attachment = layer.attachments[adapter.name]
-        if attachment.adapter is adapter and any(p.requires_grad for p in unwrap(layer).parameters()):
-            adapter.fingerprint[attachment.sites[0].module] = base_fingerprint(layer)
+    for layer in layers_of(adapter, model):
+        if isinstance(layer, WeightLayer) and any(p.requires_grad for p in unwrap(layer).parameters()):
+            adapter.fingerprint[layer.attachments[adapter.name].sites[0].module] = base_fingerprint(layer)
 
 
 # -------------------------------------------------------------------- sketches of updates
@@ -176,10 +173,9 @@ def own_names(adapter: Adapter[Any], model: nn.Module) -> set[str]:
     """The names in the state dict of ``model`` of everything that the adapter trains."""
     names = set()
     for path, module in model.named_modules():
-        if isinstance(module, AdapterLayer) and adapter.name in module.attachments:
-            if module.attachments[adapter.name].adapter is adapter:
-                own = module.own_factors[adapter.name]
-                names |= {_joined(path, module.factors_name, adapter.name, name) for name, _ in own.named_parameters()}
+        if isinstance(module, AdapterLayer) and module.holds(adapter):
+            own = entry(module.own_factors, adapter.name)
+            names |= {_joined(path, module.factors_name, adapter.name, name) for name in own}
         elif isinstance(module, SharedFactors) and module is adapter.container:
             names |= {_joined(path, adapter.name, name) for name in adapter.shared}
     return {name.removeprefix("_fsdp_wrapped_module.") for name in names}

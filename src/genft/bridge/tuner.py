@@ -22,7 +22,7 @@ from genft.api.method import BlockMethod, Method, Site, WeightMethod
 from genft.bridge import base_check
 from genft.bridge.adapter import Adapter
 from genft.bridge.block.layer import CANNOT_MERGE, BlockLayer
-from genft.bridge.layer import AdapterLayer, adapters_in, entry, own_key
+from genft.bridge.layer import AdapterLayer, adapters_in, entry, layers_of, own_key
 from genft.bridge.root import Root
 from genft.bridge.shared import SharedFactors, add_shared, cast_to_float32
 from genft.bridge.targets import block_sites, no_match, weight_sites
@@ -333,11 +333,9 @@ def trained_by(adapter: Adapter[Any], model: nn.Module) -> dict[str, nn.Paramete
     """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order; nothing
     once the adapter is deleted, replaced or unloaded."""
     parameters: dict[str, nn.Parameter] = {}
-    for module in model.modules():
-        attachment = module.attachments.get(adapter.name) if isinstance(module, AdapterLayer) else None
-        if attachment is None or attachment.adapter is not adapter:
-            continue
-        own = entry(module.own_factors, adapter.name)
+    for layer in layers_of(adapter, model):
+        own = entry(layer.own_factors, adapter.name)
+        attachment = layer.attachments[adapter.name]
         for site in attachment.sites:
             places = attachment.places[site.slice or ""].items()
             parameters |= {f"{site}.{symbol}": own[p.own] for symbol, p in places if p.shared_as is None}
