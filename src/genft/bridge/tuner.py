@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, _maybe_include_all_linear_layers
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from genft.api.config import AdapterConfig
 from genft.api.method import BlockMethod, Method, Site, WeightMethod
@@ -91,6 +92,8 @@ class BridgeTuner(BaseTuner):
         elif config.target_modules is None:
             targets, slices = self._default_targets(config, str(model_config.get("model_type")))
             config = replace(config, target_modules=targets, target_slices=slices)
+        elif isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
+            config = replace(config, target_modules=_all_linear(config, self.model))
         adapter = self._adapter = Adapter(self._injecting, self.prefix, self.method_class, config)
         self.peft_config[self._injecting] = adapter.config
         return adapter.config
@@ -99,8 +102,6 @@ class BridgeTuner(BaseTuner):
         """Find all sites and refuse what cannot be done, before anything in the model is changed."""
         adapter = self._being_made
         config = adapter.config
-        if config.target_modules == "all-linear":
-            _maybe_include_all_linear_layers(config, model)
         matched = self._matched(config, model)
         if not matched:
             if config.exclude_modules or config.layers_to_transform is not None:
@@ -327,6 +328,19 @@ class BlockTuner(BridgeTuner):
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         raise MergeError(CANNOT_MERGE)
+
+
+def _all_linear(config: AdapterConfig, model: nn.Module) -> list[str]:
+    """Paths of all linear layers except the model's output layer; adapted ones too, which peft knows by the names of
+    its own classes."""
+    copy: Any = config.owned(dict)
+    _maybe_include_all_linear_layers(copy, model)
+    adapted = {
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, AdapterLayer) and isinstance(unwrap(module), nn.Linear | Conv1D)
+    }
+    return sorted(adapted.union(copy.target_modules))
 
 
 def trained_by(adapter: Adapter[Any], model: nn.Module) -> dict[str, nn.Parameter]:
