@@ -1,23 +1,82 @@
 """What a release promises about the versions that it works with."""
 
+import importlib.metadata
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def requirements(file: str) -> list[Requirement]:
+    """The lines of a constraints file that hold for this Python and system."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines())
+    return [r for r in map(Requirement, filter(None, lines)) if r.marker is None or r.marker.evaluate()]
+
+
+def pins(file: str) -> dict[str, str]:
+    return {
+        canonicalize_name(r.name): spec.version
+        for r in requirements(file)
+        for spec in r.specifier
+        if spec.operator == "=="
+    }
+
+
+def needed(requirement: Requirement, seen: set[tuple[str, str]]) -> None:
+    """Add what the requirement brings along, directly and indirectly, as far as it is installed here."""
+    try:
+        declared = importlib.metadata.requires(requirement.name) or []
+    except importlib.metadata.PackageNotFoundError:
+        declared = []
+    for extra in ("", *requirement.extras):
+        if (key := (canonicalize_name(requirement.name), extra)) in seen:
+            continue
+        seen.add(key)
+        for r in map(Requirement, declared):
+            if r.marker is None or r.marker.evaluate({"extra": extra}):
+                needed(r, seen)
+
+
+def test_every_dependency_is_pinned() -> None:
+    """Direct and indirect, for all extras and for building the package. After a change: ``make lock``."""
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    direct = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], *(r for e in extras for r in e)]
+    seen: set[tuple[str, str]] = set()
+    for r in map(Requirement, direct):
+        if r.marker is None or r.marker.evaluate():
+            needed(r, seen)
+    assert {name for name, _ in seen} - {"genft"} - pins("constraints.txt").keys() == set()
+
+
+def test_pins_agree_with_what_is_allowed() -> None:
+    exact = pins("constraints.txt")
+    assert len(exact) == len(requirements("constraints.txt"))
+    for r in map(Requirement, PROJECT["project"]["dependencies"]):
+        assert canonicalize_name(r.name) not in exact or exact[canonicalize_name(r.name)] in r.specifier, r
+    assert pins("constraints.in").items() <= exact.items()
 
 
 def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed() -> None:
     allowed = dict(re.findall(r'"([\w-]+)>=([\d.]+)', (ROOT / "pyproject.toml").read_text()))
-    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "lowest.txt").read_text(), re.MULTILINE))
-    assert pins.keys() == {"torch", "torchvision", "transformers", "peft", "accelerate", "timm"}
+    lowest = pins("tests/lowest.txt")
+    assert lowest.keys() == {"torch", "torchvision", "transformers", "peft", "accelerate", "timm"}
 
     def numbers(version: str) -> list[int]:
         parts = [int(n) for n in version.split(".")]
         return parts + [0] * (3 - len(parts))
 
-    assert {name: numbers(v) for name, v in pins.items()} == {name: numbers(allowed[name]) for name in pins}
+    assert {name: numbers(v) for name, v in lowest.items()} == {name: numbers(allowed[name]) for name in lowest}
 
 
 IMPORT = """
