@@ -50,8 +50,8 @@ def needed(requirement: Requirement, seen: set[tuple[str, str]]) -> None:
 
 def test_every_dependency_is_pinned() -> None:
     """Direct and indirect, for all extras and for building the package. After a change: ``make lock``."""
-    extras = PROJECT["project"]["optional-dependencies"].values()
-    direct = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], *(r for e in extras for r in e)]
+    extras = [r for extra in PROJECT["project"]["optional-dependencies"].values() for r in extra]
+    direct = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], *extras]
     seen: set[tuple[str, str]] = set()
     for r in map(Requirement, direct):
         if r.marker is None or r.marker.evaluate():
