@@ -61,7 +61,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/test_house.py tests/test_links.py
+	$(BIN)/python -m pytest tests/test_house.py tests/test_docs.py -k "house or links"
 
 # Versions for every Python and system at once, with markers where they differ. The markers that hold for all of them
 # are left out.
