@@ -138,7 +138,7 @@ def upward_imports(graph: grimp.ImportGraph) -> list[Finding]:
     ]
 
 
-def processor_seconds(code: str, src: Path | None = None, repeats: int = 5) -> float:
+def processor_seconds(code: str, src: Path | None = None, repeats: int = 3) -> float:
     """Processor time of a new Python process that runs ``code``: the median."""
     path = os.pathsep.join(filter(None, [str(src or ""), os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, "-W", "ignore", "-c", f"{code}\nimport time; print(time.process_time())"]

@@ -100,3 +100,24 @@ def test_importing_genft_is_quick() -> None:
         if of_genft < max(0.2, 0.05 * of_peft):
             return
     raise AssertionError(f"{of_genft:.2f} s, and {of_peft:.2f} s for peft")
+
+
+HELP = """
+import contextlib, io, runpy, sys, time
+sys.argv = ["genft", "--help"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    runpy.run_module("genft", run_name="__main__", alter_sys=True)
+print(time.process_time())
+"""
+
+
+def test_help_answers_at_once() -> None:
+    """Within 0.5 s of processor time on a usual machine, where importing peft alone takes 4 s; best of three."""
+    taken = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        taken.append(float(done.stdout))
+        if taken[-1] < 1.5:
+            return
+    raise AssertionError(f"genft --help took {min(taken):.2f} s: it must not import torch, peft or transformers")
