@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,6 +27,7 @@ from genft.data.encode import Encoded, encode
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError
 from genft.models.load import LoadedModel, Preprocessing, find_model, load_model
 from genft.models.parameters import trained_state
+from genft.models.prefixes import accept_prefix
 from genft.records import Record, check
 
 TASK_FILE = "genft_task.json"
@@ -205,6 +206,8 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
             if not (state := load_file(weights)):
                 raise AdapterFileError(f"{weights}: holds no tensor; it is incomplete")
             _check_sizes(folder / CONFIG_NAME, state)
+            if PeftConfig.from_pretrained(str(folder)).peft_type == PeftType.PREFIX_TUNING:
+                accept_prefix(loaded.model)
             model = PeftModel.from_pretrained(loaded.model, str(folder))
             if missing := sorted(get_peft_model_state_dict(model, save_embedding_layers=False).keys() - state.keys()):
                 raise AdapterFileError(f"{weights}: has no values for {missing[0]}; it is incomplete")
