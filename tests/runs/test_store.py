@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from genft import ConfigError, DataError
-from genft.runs.store import Failure, Result, Store, pack, unpack, write_atomically
 from genft.report.terminal import comparison, count, duration, size
+from genft.runs.store import Failure, Result, Store, pack, unpack, write_atomically
 
 
 def result(key: str = "k", **changed: Any) -> Result:

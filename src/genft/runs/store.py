@@ -29,8 +29,8 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from genft.records import Record
 from genft.errors import ConfigError, DataError
+from genft.records import Record
 from genft.runs.spec import LIMITS
 
 R = TypeVar("R", bound=Record)
