@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from genft import ConfigError, GenFTConfig, TargetError
 from genft.api.method import Site
-from genft.methods.genft import ACTIVATIONS, GenFT
+from genft.methods.genft import GenFT
+from genft.methods.genft_config import ACTIVATIONS
 
 ACTS = {
     "identity": lambda z: z,

@@ -368,7 +368,7 @@ def test_under_genft_train_and_resumed(reviews: Path, bert: Path, tmp_path: Path
         result = run(planned, store)
         folder = store.out / result.adapter
         found.append((load_file(folder / "adapter_model.safetensors"), json.loads((folder / HISTORY_FILE).read_text())))
-        assert result.resumed_at == (6 if name == "parts" else 0)
+        assert result.history.resumed_at == (6 if name == "parts" else 0)
     (whole, events), (parts, events_of_parts) = found
     assert [e["step"] for e in events["events"]] == [2, 6, 10]
     assert events_of_parts == events

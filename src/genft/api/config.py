@@ -59,7 +59,7 @@ def setting(
     default: Any,
     help: str,
     *,
-    choices: tuple[bool | str, ...] = (),
+    choices: tuple[bool | int | str, ...] = (),
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,

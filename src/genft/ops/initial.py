@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -27,3 +30,14 @@ def linear_(t: Tensor) -> Tensor:
 def linear_bias_(t: Tensor, fan_in: int) -> Tensor:
     """nn.Linear's own for the bias of a weight with ``fan_in`` columns: U(-1/√fan_in, 1/√fan_in)."""
     return nn.init.uniform_(t, -(fan_in**-0.5), fan_in**-0.5)
+
+
+def leading_directions(weights: Iterable[Float[Tensor, "_ d"]], count: int) -> Float[Tensor, "d k"]:
+    """The ``count`` leading right singular vectors, d at most, of the weights stacked on top of each other."""
+    gram = None
+    for w in weights:
+        w = w.detach().to("cpu", torch.float64)
+        gram = w.T @ w if gram is None else gram.addmm_(w.T, w)
+    if gram is None:
+        raise ValueError("leading_directions: no weights")
+    return torch.linalg.eigh(gram).eigenvectors.flip(1)[:, :count]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from genft.bridge.weight.mask_seeds import ForwardPass
-from genft.ops.generator import no_autocast
+from genft.ops.entries import no_autocast
 
 #: Bytes that the updates of one model may take.
 LIMIT = 2**30

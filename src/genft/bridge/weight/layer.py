@@ -27,7 +27,7 @@ from genft.bridge.weight.merging import MergingLayer
 from genft.bridge.weight.row_slices import add_columns, add_rows, call_with, channel_view, place_rows
 from genft.errors import GenFTError
 from genft.ops import plan
-from genft.ops.generator import no_autocast
+from genft.ops.entries import no_autocast
 from genft.ops.lowrank import low_rank_linear
 
 
