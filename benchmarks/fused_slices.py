@@ -36,7 +36,7 @@ def trained(model: PeftModel) -> dict[str, torch.nn.Parameter]:
 
 def by_site(model: PeftModel) -> dict[tuple[int, str], torch.nn.Parameter]:
     """(number of the site in the model, symbol) → tensor, the same keys for both models."""
-    _, sites = model.base_model._sites["default"]
+    sites = model.base_model.adapters["default"].sites
     found = {}
     names = dict(model.base_model.model.named_modules())
     for path, group in sites.items():

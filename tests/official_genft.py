@@ -1,7 +1,7 @@
 """What the authors' programs compute, written down from the facts in our notes and not from their code.
 
-Weights are in the layout of their files: ``share_1_a`` and ``share_2_a`` (a, d), ``share_1_b`` and ``share_2_b`` (d, a),
-A (b, d) and B (d, b).
+Weights are in the layout of their files: (a, d) for ``share_1_a`` and ``share_2_a``, (d, a) for ``share_1_b`` and
+``share_2_b``, (b, d) for A and (d, b) for B.
 """
 
 from __future__ import annotations

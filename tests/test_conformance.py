@@ -143,7 +143,8 @@ def test_counts_what_its_factors_say(variant: str, family: str) -> None:
     """Distinct factors of all sites, counted from their declared shapes, are the trained parameters."""
     f = FAMILIES[family]
     model = adapted(variant, f)
-    method, sites = model.base_model._sites["default"]
+    adapter = model.base_model.adapters["default"]
+    method, sites = adapter.method, adapter.sites
     declared: dict[str, int] = {}
     for site in (s for group in sites.values() for s in group):
         for name, factor in method.factors(site).items():

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from families import FAMILIES
 from genft import ConfigError, GenFTConfig, GenFTError, TargetError
-from genft.bridge.targets import DEFAULT_TARGETS
+from genft.models.architectures import DEFAULT_TARGETS
 
 
 def arguments(folder: Path, **kwargs: Any) -> TrainingArguments:
@@ -92,7 +92,7 @@ def test_default_targets_are_those_of_attention(family: str) -> None:
     layers = 6 if family == "t5" else 2  # encoder, decoder and cross-attention
     for scope, weights in (("attention", 4), ("qv", 2)):
         config = GenFTConfig(task_type=f.task_type, shared_dim=4, **({} if scope == "attention" else {"scope": scope}))
-        _, sites = get_peft_model(f.build(), config).base_model._sites["default"]
+        sites = get_peft_model(f.build(), config).base_model.adapters["default"].sites
         assert sum(len(group) for group in sites.values()) == weights * layers
 
 

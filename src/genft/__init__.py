@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-register_all()
+register_all(METHODS.values())
 
 
 def load_adapter(folder: str | Path, base: str | None = None) -> Trained:

@@ -19,10 +19,10 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 
 from genft import published
 from genft.api.settings import parse_settings
-from genft.bridge.targets import DEFAULT_TARGETS
 from genft.errors import ConfigError, not_one_of
 from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
+from genft.models.architectures import DEFAULT_TARGETS
 from genft.models.load import head_modules
 from genft.presets import Table, load_preset
 from genft.training.attach import ParameterCount, changes_base, count_parameters, make_config

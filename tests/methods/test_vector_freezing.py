@@ -55,7 +55,7 @@ def vectors(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def history(model: PeftModel) -> dict[str, Any] | None:
-    freezing = model.base_model.method("default").freezing
+    freezing = model.base_model.adapters["default"].method.freezing
     return freezing.history if freezing else None
 
 

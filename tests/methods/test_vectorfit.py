@@ -85,12 +85,12 @@ def test_a_saved_adapter_of_deberta_v3_base_is_small(tmp_path: Path, monkeypatch
     trained = {name: torch.zeros(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     # values of the right sizes, and the configuration as a real base would leave it
     config = model.peft_config["default"]
-    sites = [site for group in model.base_model._sites["default"][1].values() for site in group]
+    sites = model.base_model.adapters["default"].every_site
     config.base_fingerprint = {
         site.module: {"sketch": "A" * 344, "dtype": "float32", "shape": [3072, 768], "hash": "0" * 32} for site in sites
     }
     sketches = file_entries({str(site): torch.zeros(8, 8) for site in sites}, "vectorfit_")
-    monkeypatch.setattr("genft.bridge.tuner.file_entries", lambda *_: sketches)
+    monkeypatch.setattr("genft.bridge.base_check.file_entries", lambda *_: sketches)
     model.save_pretrained(tmp_path, state_dict=trained)
     stored = load_file(tmp_path / "adapter_model.safetensors")
     assert sum(v.numel() for name, v in stored.items() if name not in sketches) == 138_240
@@ -101,7 +101,7 @@ def test_a_saved_adapter_of_deberta_v3_base_is_small(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_weight_trains_min_o_i_and_its_bias(family: str) -> None:
     model = adapted(family)
-    sites = [site for group in model.base_model._sites["default"][1].values() for site in group]
+    sites = model.base_model.adapters["default"].every_site
     assert counts(model) == {
         SIGMA: sum(min(site.out_features, site.in_features) for site in sites),
         BIAS: sum(site.out_features for site in sites if site.has_bias),
@@ -113,7 +113,7 @@ def test_a_weight_trains_min_o_i_and_its_bias(family: str) -> None:
 def test_default_targets(family: str, scope: str) -> None:
     """q, k, v and the output of every attention; in a block also the two (or three, where gated) weights of an MLP."""
     model = adapted(family, scope=scope)
-    sites = [site for group in model.base_model._sites["default"][1].values() for site in group]
+    sites = model.base_model.adapters["default"].every_site
     mlp = {"llama": 3}.get(family, 2)
     attentions, blocks = {"t5": (6, 4)}.get(family, (2, 2))
     assert len(sites) == 4 * attentions + (mlp * blocks if scope == "block" else 0)

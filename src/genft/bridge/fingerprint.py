@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -110,7 +110,7 @@ def update_distance(expected: Tensor, found: Tensor) -> float:
     return _apart(expected.cpu().float(), found.cpu().float())
 
 
-def check(expected: dict[str, Any], found: dict[str, Any]) -> None:
+def check(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Compare the fingerprints of a loaded adapter with those of the model at hand.
 
     Raises:

@@ -19,12 +19,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from genft.adapters.folder import open_adapter
-from genft.bridge.base_check import base_weight
 from genft.bridge.layer import AdapterLayer
-from genft.bridge.targets import DEFAULT_SLICES, fused_layout, unwrap, weight_kind, weight_shape
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import AdapterFileError, ConfigError, TargetError
 from genft.methods.vector_freezing import HISTORY_FILE
+from genft.models.architectures import DEFAULT_SLICES, fused_layout
+from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
 
 #: Singular values below this part of the largest one are rounding.
 NEGLIGIBLE = 1e-6
@@ -168,17 +168,17 @@ def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[
         module = unwrap(layer)  # type: ignore[arg-type]
         if isinstance(layer, WeightLayer):
             yield from _of_ours(path, layer, adapter_name)
-        elif not isinstance(layer, AdapterLayer) and (kind := weight_kind(module)) is not None:
+        elif not isinstance(layer, AdapterLayer) and has_linear_weight(module):
             delta = _of_peft(layer, adapter_name)
             if delta is not None:
-                w0 = base_weight(module)
-                delta = delta.T if kind.transposed else delta
+                frozen = FrozenWeight.of(module)
+                w0, delta = frozen.weight, frozen.in_own_layout(delta)
                 for name, rows in _slices(path, module, base).items():
                     yield WeightUpdate(f"{path}[{name}]" if name else path, w0[rows].float(), delta[rows].float())
 
 
 def _of_ours(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[WeightUpdate]:
-    if adapter_name not in layer.attachments or layer.kind is None:
+    if adapter_name not in layer.attachments or not layer.frozen.has_weight:
         return
     w0 = layer.frozen_weight()
     for site in layer.attachments[adapter_name].sites:
@@ -213,7 +213,7 @@ def _slices(path: str, module: nn.Module, model: nn.Module) -> dict[str | None, 
     family = getattr(getattr(model, "config", None), "model_type", "")
     if path.rpartition(".")[2] in DEFAULT_SLICES.get(family, {}):
         try:
-            layout = fused_layout(path, module, model, *weight_shape(module))
+            layout = fused_layout(path, module, model, *FrozenWeight.of(module).shape)
             return {name: slice(start, stop) for name, (start, stop) in layout.items()}
         except TargetError:
             pass

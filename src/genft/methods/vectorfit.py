@@ -20,6 +20,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +76,11 @@ class VectorFitConfig(AdapterConfig):
     save_bases: bool = setting(
         False, "Save U and V with the adapter, which then does not depend on how another machine computes them."
     )
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, **kwargs)
+        if history := self.derived().get("avf_history"):
+            (Path(save_directory) / HISTORY_FILE).write_text(json.dumps(history) + "\n", encoding="utf-8")
 
     @property
     def default_scope(self) -> str:
@@ -204,9 +211,9 @@ class VectorFit(WeightMethod[VectorFitConfig]):
         if self.freezing is not None:
             self.freezing.before_forward()
 
-    def saved_files(self) -> dict[str, str]:
+    def derived_settings(self) -> dict[str, Any]:
         history = self.freezing.history if self.freezing else None
-        return {} if history is None else {HISTORY_FILE: json.dumps(history) + "\n"}
+        return {} if history is None else {"avf_history": history}
 
 
 def _may_be_zero(delta: Tensor) -> bool:

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from genft.api.recipe import Examples
-from genft.bridge.targets import DEFAULT_TARGETS, linear_names
 from genft.errors import ConfigError, TargetError, not_one_of
 from genft.methods import MethodInfo
+from genft.models.architectures import DEFAULT_TARGETS, linear_names
 from genft.models.load import LoadedModel, positions
 
 #: Texts of a batch are padded to a multiple of so many tokens.

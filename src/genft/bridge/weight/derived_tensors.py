@@ -1,4 +1,4 @@
-"""Frozen tensors that a method derives from a weight, kept beside it."""
+"""Frozen tensors that a method derives from a weight, kept beside the weight."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DerivedTensors(nn.Module):
         self.tensors: dict[str, Tensor] = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DerivedTensors:
-        # what is on the meta device has no values to move; it is derived anew when W0 has some
+        # what is on the meta device has no values to move; it is derived anew once W0 has some
         self.tensors = {name: t if t.is_meta else fn(t) for name, t in self.tensors.items()}
         return self
 
