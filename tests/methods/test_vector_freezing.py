@@ -54,8 +54,9 @@ def vectors(model: nn.Module) -> dict[str, nn.Parameter]:
     return inner.base_model.own_parameters("default")
 
 
-def history(model: PeftModel) -> dict[str, Any]:
-    return model.peft_config["default"].avf_history
+def history(model: PeftModel) -> dict[str, Any] | None:
+    freezing = model.base_model.adapters["default"].method.freezing
+    return freezing.history if freezing else None
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -206,10 +207,11 @@ def test_an_earlier_state_dict_stays_as_it_was() -> None:
     model = adapted()
     optimizer = adamw(model)
     step(model, optimizer)
-    kept = optimizer.state_dict()["param_groups"][0][KEY]["default"]
+    (kept,) = optimizer.state_dict()["param_groups"][0][KEY].values()
     step(model, optimizer)
     assert kept["steps"] == 0
-    assert optimizer.param_groups[0][KEY]["default"]["steps"] == 1
+    (state,) = optimizer.param_groups[0][KEY].values()
+    assert state["steps"] == 1
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
@@ -366,7 +368,7 @@ def test_under_genft_train_and_resumed(reviews: Path, bert: Path, tmp_path: Path
         result = run(planned, store)
         folder = store.out / result.adapter
         found.append((load_file(folder / "adapter_model.safetensors"), json.loads((folder / HISTORY_FILE).read_text())))
-        assert result.resumed_at == (6 if name == "parts" else 0)
+        assert result.history.resumed_at == (6 if name == "parts" else 0)
     (whole, events), (parts, events_of_parts) = found
     assert [e["step"] for e in events["events"]] == [2, 6, 10]
     assert events_of_parts == events

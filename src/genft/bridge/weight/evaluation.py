@@ -30,7 +30,7 @@ from genft.bridge.layer import entry
 from genft.bridge.weight.forms import Update, summed
 from genft.bridge.weight.merging import MergingLayer
 from genft.models.weights import FrozenWeight
-from genft.ops.generator import no_autocast
+from genft.ops.entries import no_autocast
 
 #: Bytes that the updates of one model may take.
 LIMIT = 2**30

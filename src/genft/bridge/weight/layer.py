@@ -22,7 +22,7 @@ from genft.bridge.weight.mask_seeds import MaskSeeds
 from genft.bridge.weight.row_slices import add_columns, call_with, channel_view, place_rows
 from genft.errors import GenFTError
 from genft.models.weights import FrozenWeight
-from genft.ops.generator import no_autocast
+from genft.ops.entries import no_autocast
 
 
 class WeightLayer(EvaluatingLayer):
@@ -43,11 +43,11 @@ class WeightLayer(EvaluatingLayer):
     def derive(self, adapter_name: str) -> None:
         """Ask the adapter's method for the tensors that it derives from W0."""
         attachment = self.attachments[adapter_name]
-        derived = DerivedTensors(saved=attachment.method.saves_constants)
+        derived = DerivedTensors(saved=attachment.method.saves_derived)
         if self.frozen.has_weight:
             w0 = self.frozen_weight()
             for site in attachment.sites:
-                for name, value in attachment.method.constants(site, w0[site.start : site.stop]).items():
+                for name, value in attachment.method.derive(site, w0[site.start : site.stop]).items():
                     derived.tensors[own_key(site, name)] = value
         getattr(self, self.derived_name)[adapter_name] = derived
 
