@@ -98,7 +98,7 @@ class Board:
         return next(runs[0].method for (_, name), runs in self.runs.items() if name == label)
 
     def metric(self, task: str) -> Metric:
-        return METRICS[self.first(task).metric]
+        return METRICS[self.first(task).scores.metric]
 
     def group(self, task: str) -> str:
         """The task's group within its suite, or ``""``."""
@@ -108,13 +108,13 @@ class Board:
         """What papers print for this task, method and metric."""
         first = self.first(task)
         numbers = published.find(self.suite, first.task, self.method(label))
-        return tuple(number for number in numbers if number.metric == first.metric)
+        return tuple(number for number in numbers if number.metric == first.scores.metric)
 
     # ---------------------------------------------------------------- scores, means and ranks
 
     def score(self, task: str, label: str) -> Spread | None:
         runs = self.runs.get((task, label))
-        return spread([run.score for run in runs]) if runs else None
+        return spread([run.scores.value for run in runs]) if runs else None
 
     def has_score(self, task: str, label: str) -> bool:
         """Whether there is a score to rank and to average: a finite one, of every seed that ran."""
@@ -161,7 +161,7 @@ class Board:
 
     def mean(self, label: str, tasks: Sequence[str]) -> Spread:
         """The plain mean over ``tasks``, with the deviation of this mean over the seeds that all of them have."""
-        by_task = [{run.seed: run.score for run in self.runs[task, label]} for task in tasks]
+        by_task = [{run.seed: run.scores.value for run in self.runs[task, label]} for task in tasks]
         seeds = set.intersection(*map(set, by_task))
         means = [fmean(scores[seed] for scores in by_task) for seed in sorted(seeds)]
         return Spread(
@@ -204,12 +204,12 @@ class Board:
         runs = [run for task in tasks for run in self.runs.get((task, label), ())]
         rates = {rate for run in runs if (rate := training_of(run).get("learning_rate"))}
         return Costs(
-            fmean(run.adapter_parameters for run in runs),
-            fmean(run.head_parameters for run in runs),
-            median(run.seconds_per_step for run in runs),
-            median(run.seconds for run in runs),
-            max(run.peak_memory_bytes for run in runs),
-            tuple(sorted({int(training_of(run).get("epochs", len(run.epochs))) for run in runs})),
+            fmean(run.counts.adapter for run in runs),
+            fmean(run.counts.head for run in runs),
+            median(run.cost.seconds_per_step for run in runs),
+            median(run.cost.seconds for run in runs),
+            max(run.cost.peak_memory_bytes for run in runs),
+            tuple(sorted({int(training_of(run).get("epochs", len(run.history.epochs))) for run in runs})),
             tuple(sorted(rates)),
         )
 

@@ -122,7 +122,7 @@ def read_boards(
 
 def _labelled(store: Store, everything: bool) -> tuple[list[tuple[str, str, Result]], list[str]]:
     """(comparison, column, result) of what a bench compares; without a bench, or for everything, of every result."""
-    cells = [] if everything else store.cells()
+    cells = [] if everything else store.compared()
     keys = dict.fromkeys(cell.key for cell in cells) if cells else store.keys()
     results, notes = _readable(store, keys)
     if not cells:
@@ -136,8 +136,8 @@ def _readable(store: Store, keys: Iterable[str]) -> tuple[dict[str, Result], lis
     for key in keys:
         try:
             result = store.get(key)
-            if result is not None and result.metric not in METRICS:
-                raise DataError(not_one_of(f"{store.path(key)}: metric", result.metric, METRICS))
+            if result is not None and result.scores.metric not in METRICS:
+                raise DataError(not_one_of(f"{store.path(key)}: metric", result.scores.metric, METRICS))
         except DataError as e:
             notes.append(f"left out: {e}")
         else:
@@ -152,7 +152,7 @@ def _readable(store: Store, keys: Iterable[str]) -> tuple[dict[str, Result], lis
 def _comparable(run: Result) -> tuple[Any, ...]:
     """What must be equal for two runs to stand in one table."""
     suite = run.spec.get("task", {}).get("suite", "")
-    return run.model, run.model_fingerprint, suite, run.protocol, _limits(run)
+    return run.model, run.provenance.model_fingerprint, suite, run.protocol, _limits(run)
 
 
 def _limits(run: Result) -> tuple[int | None, ...]:
@@ -161,7 +161,7 @@ def _limits(run: Result) -> tuple[int | None, ...]:
 
 def _row(run: Result) -> tuple[str, str, str]:
     """What must be equal for two runs to stand in one row."""
-    return run.task, run.data_fingerprint, run.metric
+    return run.task, run.provenance.data_fingerprint, run.scores.metric
 
 
 def _latest(rows: Sequence[tuple[str, str, Result]]) -> list[tuple[str, str, Result]]:
@@ -193,17 +193,17 @@ def _placed(rows: Sequence[tuple[str, Result]]) -> tuple[dict[tuple[str, str], t
     """(the runs by (task, label), ordered by seed; a sentence per run that another one of the same seed replaces)."""
     data, metrics = defaultdict(set), defaultdict(set)
     for _, run in rows:
-        data[run.task].add(run.data_fingerprint)
-        metrics[run.task].add(run.metric)
+        data[run.task].add(run.provenance.data_fingerprint)
+        metrics[run.task].add(run.scores.metric)
     cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
     left_out = []
     for label, run in rows:
         # one name for other data, or scored in another way, is another row
-        other_data = [f"data {run.data_fingerprint[:4]}"] if len(data[run.task]) > 1 else []
-        notes = other_data + ([run.metric] if len(metrics[run.task]) > 1 else [])
+        other_data = [f"data {run.provenance.data_fingerprint[:4]}"] if len(data[run.task]) > 1 else []
+        notes = other_data + ([run.scores.metric] if len(metrics[run.task]) > 1 else [])
         of_seed = cells[f"{run.task} ({', '.join(notes)})" if notes else run.task, label]
         other = of_seed.get(run.seed, run)
-        older, newer = sorted((other, run), key=lambda r: r.started)
+        older, newer = sorted((other, run), key=lambda r: r.provenance.started)
         of_seed[run.seed] = newer
         if older.key != newer.key:
             left_out.append(f"left out: {older.key} is {label} on {run.task} with seed {run.seed}, as {newer.key} is")

@@ -31,7 +31,7 @@ def not_finite(board: Board) -> list[str]:
     """A sentence per cell whose score is NaN or infinite in some seed."""
     sentences = []
     for (task, label), runs in board.runs.items():
-        if seeds := [run.seed for run in runs if not math.isfinite(run.score)]:
+        if seeds := [run.seed for run in runs if not math.isfinite(run.scores.value)]:
             sentences.append(f"{label} on {task} has no finite score ({_seeds(seeds)}), so no rank and no mean")
     return sentences
 
@@ -59,8 +59,8 @@ def mixed(board: Board) -> list[str]:
                 f"{label} on {task} mixes seeds with different {', '.join(names)}: "
                 "run one genft bench with all seeds to make them equal"
             )
-        packages = sorted({name for run in runs for name in run.versions})
-        versions = {name: sorted({run.versions.get(name, "none") for run in runs}) for name in packages}
+        packages = sorted({name for run in runs for name in run.provenance.versions})
+        versions = {name: sorted({run.provenance.versions.get(name, "none") for run in runs}) for name in packages}
         if different := [f"{name} ({', '.join(found)})" for name, found in versions.items() if len(found) > 1]:
             sentences.append(f"{label} on {task} mixes seeds made by different versions of {', '.join(different)}")
     return sentences

@@ -135,7 +135,7 @@ def paired_draws(task: str, pairs: Sequence[tuple[Result, Result]]) -> tuple[flo
     if not all(np.array_equal(target, other) for other in targets):
         raise DataError(f"{task}: {first.label} and {second.label} were not evaluated on the same examples")
     ours, theirs = (np.stack([predicted for predicted, _ in side]) for side in sides)
-    observed, drawn = bootstrap(METRICS[first.metric], ours, theirs, target, seed=(0, zlib.crc32(task.encode())))
+    observed, drawn = bootstrap(METRICS[first.scores.metric], ours, theirs, target, seed=(0, zlib.crc32(task.encode())))
     if not (np.isfinite(observed) and np.isfinite(drawn).all()):
         raise DataError(f"{task}: {first.label} or {second.label} has predictions that are not finite")
     return observed, drawn

@@ -182,12 +182,12 @@ def _costs(board: Board) -> ReportTable:
     for label in board.labels:
         table.rows.append((Cell(label), *map(Cell, _cost_texts(board.costs(label)))))
     runs = [run for runs in board.runs.values() for run in runs]
-    of = ", ".join(sorted({run.peak_memory_of for run in runs}))
+    of = ", ".join(sorted({run.cost.peak_memory_of for run in runs}))
     tasks = "the tasks of the means" if board.complete == board.labels else "the tasks that a method has"
     table.notes.extend(
         [
             f"over {tasks}: parameters are means, times are medians, memory is the highest peak of the {of}",
-            f"on {'; '.join(sorted({run.device for run in runs}))}",
+            f"on {'; '.join(sorted({run.provenance.device for run in runs}))}",
         ]
     )
     return table

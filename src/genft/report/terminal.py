@@ -31,23 +31,23 @@ LEGEND = (
 
 def comparison(results: Sequence[Result]) -> Table:
     """A row per result, the best score first: score and interval, parameters, time, memory, size."""
-    numbers = (results[0].metric, "interval", "adapter", "head", "s/step", "memory", "bytes")
+    numbers = (results[0].scores.metric, "interval", "adapter", "head", "s/step", "memory", "bytes")
     made = table("method", *numbers, right=("method", *numbers))
     made.columns[0].justify = "left"
-    higher = METRICS[results[0].metric].higher_is_better
-    for r in sorted(results, key=lambda r: (math.isnan(r.score), -r.score if higher else r.score)):
+    higher = METRICS[results[0].scores.metric].higher_is_better
+    for r in sorted(results, key=lambda r: (math.isnan(r.scores.value), -r.scores.value if higher else r.scores.value)):
         constant = is_constant(r)
         if constant:
             made.caption = "constant: the same prediction for every example, so the training collapsed"
         made.add_row(
             f"{r.method} (constant)" if constant else r.method,
-            f"{r.score:.3f}",
-            f"{r.interval[0]:.3f}–{r.interval[1]:.3f}",
-            count(r.adapter_parameters),
-            count(r.head_parameters),
-            f"{r.seconds_per_step:.3f}",
-            size(r.peak_memory_bytes),
-            f"{r.adapter_bytes:,}",
+            f"{r.scores.value:.3f}",
+            f"{r.scores.interval[0]:.3f}–{r.scores.interval[1]:.3f}",
+            count(r.counts.adapter),
+            count(r.counts.head),
+            f"{r.cost.seconds_per_step:.3f}",
+            size(r.cost.peak_memory_bytes),
+            f"{r.cost.adapter_bytes:,}",
         )
     return made
 
