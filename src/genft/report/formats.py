@@ -91,7 +91,7 @@ def as_csv(report: Report) -> str:
     rows = [row for board in report.boards for row in _csv_rows(*board)]
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: printable(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
     return text.getvalue()
 
 
