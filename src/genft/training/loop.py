@@ -42,9 +42,9 @@ from genft.data.encode import Encoded
 from genft.errors import TrainingError, first_line
 from genft.families.metrics import Array, Metric
 from genft.models.load import LoadedModel
+from genft.models.parameters import is_head, trained_state
 from genft.runs.spec import Training
 from genft.training import ranks
-from genft.training.attach import is_head, trained_state
 from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
 from genft.training.schedule import learning_rate
 
