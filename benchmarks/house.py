@@ -122,13 +122,11 @@ def layers() -> list[set[str]]:
 
 
 def upward_imports(graph: grimp.ImportGraph) -> list[Finding]:
-    """Imports that point up the list of layers, or to the public face ``genft`` itself."""
+    """Imports that point up the list of layers. The public face, ``genft`` itself, stands beside the command line."""
     level = {name: n for n, names in enumerate(layers()) for name in names}
 
     def of(module: str) -> int:
-        if module == PACKAGE:
-            return -1
-        return level.get(module.split(".")[1], len(level))
+        return level.get("cli" if module == PACKAGE else module.split(".")[1], len(level))
 
     return [
         Finding(importer, detail["line_number"], f"imports {imported}")
