@@ -28,6 +28,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mam": ("mam", {"prefix_length": 4, "prefix_hidden": 16}),
     "propetl_prefix": ("propetl_prefix", {"prefix_length": 4, "prefix_hidden": 16, "keep": 0.5}),
     "genft-nonlinear": ("genft", {"act_row": "leaky_relu", "act_col": "gelu", "dropout": 0.1}),
+    "genft-official": (
+        "genft",
+        {"form": "official", "act_inner": "gelu", "act_outer": "leaky_relu", "ratio_power": 4, "factor_bias": True},
+    ),
+    "genft-bounded": ("genft", {"form": "bounded", "shared_dim": 6, "act_row": "leaky_relu"}),
     "genft-layer-mlp": ("genft", {"specific_scope": "layer", "shared_dim": 4, "mlp": True}),
 }
 # IDENTITY: the settings under which a method is not at its start, so that its update can be seen

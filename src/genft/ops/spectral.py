@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -116,3 +117,9 @@ def one_sided_delta_weight(w0: Tensor, scale: Tensor, q: Tensor) -> Tensor:
     if w0.shape[0] < w0.shape[1]:
         return q @ ((q * scale).T @ w0)
     return (w0 @ (q * scale)) @ q.T
+
+
+def root_mean_square(w: Float[Tensor, "o i"]) -> Float[Tensor, ""]:
+    """The size of the entries of W, in float32 or better."""
+    dtype = torch.promote_types(w.dtype, torch.float32) if w.is_floating_point() else torch.float32
+    return torch.linalg.vector_norm(w.detach(), dtype=dtype) / w.numel() ** 0.5

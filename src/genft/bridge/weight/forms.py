@@ -17,7 +17,7 @@ from genft.api.method import Site
 from genft.bridge.weight.row_slices import add_columns, add_rows
 from genft.models.weights import FrozenWeight
 from genft.ops import plan
-from genft.ops.generator import no_autocast
+from genft.ops.entries import no_autocast
 from genft.ops.lowrank import low_rank_linear
 
 

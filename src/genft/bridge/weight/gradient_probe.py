@@ -31,7 +31,7 @@ def silent_factors(method: WeightMethod, site: Site) -> list[str]:
                 factor.init(value)
             factors[name] = value.double().requires_grad_()
         silent = set(factors)
-        derived = method.constants(small, w0)
+        derived = method.derive(small, w0)
         for _ in range(STEPS):
             delta = method.delta_weight(w0, {**factors, **derived})
             if delta is None or not silent:

@@ -22,7 +22,7 @@ from genft.bridge.weight.mask_seeds import MaskSeeds
 from genft.bridge.weight.row_slices import add_columns, call_with, channel_view, place_rows
 from genft.errors import GenFTError
 from genft.models.weights import FrozenWeight
-from genft.ops.generator import no_autocast
+from genft.ops.entries import no_autocast
 
 
 class WeightLayer(EvaluatingLayer):
@@ -43,17 +43,33 @@ class WeightLayer(EvaluatingLayer):
     def derive(self, adapter_name: str) -> None:
         """Ask the adapter's method for the tensors that it derives from W0."""
         attachment = self.attachments[adapter_name]
-        derived = DerivedTensors(saved=attachment.method.saves_constants)
+        derived = DerivedTensors(saved=attachment.method.saves_derived)
         if self.frozen.has_weight:
             w0 = self.frozen_weight()
             for site in attachment.sites:
-                for name, value in attachment.method.constants(site, w0[site.start : site.stop]).items():
+                for name, value in attachment.method.derive(site, w0[site.start : site.stop]).items():
                     derived.tensors[own_key(site, name)] = value
+            derived.derived_from(self.frozen.stored)
         getattr(self, self.derived_name)[adapter_name] = derived
 
     def derived_tensors(self, adapter_name: str) -> dict[str, Tensor]:
-        """What the adapter's method derived from W0, by the names that it has in this module."""
-        return getattr(self, self.derived_name)[adapter_name].tensors
+        """What the adapter's method derived from W0, by the names that it has in this module; anew if W0 has changed.
+
+        They do not follow a base weight that is trained as well and changes in every step, unless deriving is cheap.
+        """
+        derived: DerivedTensors = getattr(self, self.derived_name)[adapter_name]
+        follows = self.attachments[adapter_name].method.derives_every_step or not self.frozen.trained
+        if derived.tensors and follows and not self.merged and derived.are_outdated(self.frozen.stored):
+            with torch.no_grad():
+                self.derive(adapter_name)
+            derived = getattr(self, self.derived_name)[adapter_name]
+        return derived.tensors
+
+    def _apply(self, *args: Any, **kwargs: Any) -> WeightLayer:
+        for name in self.attachments:  # a change of W0 could not be told from its move afterwards
+            self.derived_tensors(name)
+        super()._apply(*args, **kwargs)
+        return self
 
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
         """The trained tensors of one site, and those that its method derived from W0, by symbol."""
@@ -174,8 +190,8 @@ class WeightLayer(EvaluatingLayer):
         self, frozen: FrozenWeight, names: list[str], exact: bool, x: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor | None:
         """The layer in the method's own form, if it has one and its adapter is alone with all rows of the weight."""
-        if len(names) != 1 or len(self.attachments[names[0]].sites) != 1:
-            return None
+        if len(names) != 1 or len(self.attachments[names[0]].sites) != 1 or frozen.trained:
+            return None  # what is derived from W0 does not follow a base that is trained
         name = names[0]
         method, (site,) = self.attachments[name].method, self.attachments[name].sites
         if site.out_features != self.out_features or not method.overrides("linear"):
