@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from genft.api.config import AdapterConfig
 from genft.api.method import BlockMethod, Method, Site, WeightMethod
-from genft.bridge import base_check
+from genft.bridge import adapter_file, base_check
 from genft.bridge.adapter import Adapter
 from genft.bridge.block.layer import CANNOT_MERGE, BlockLayer
 from genft.bridge.layer import AdapterLayer, adapters_in, entry, layers_of, own_key
@@ -200,19 +200,15 @@ class BridgeTuner(BaseTuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: Any, unwanted_adapter_names: list[str]
     ) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = super()._get_adapter_state_dict(
-            model, config, adapter_name, state_dict, unwanted_adapter_names
-        )
         adapter = adapters_in(model, cls.prefix)[adapter_name]
-        names = base_check.own_names(adapter, model)
-        tensors |= {name: state_dict[name] for name in names if name in state_dict}
-        # peft takes every key that has another adapter's name in it for that adapter's, "encoder" or "0" for example
-        if taken := [n for n in names - state_dict.keys() if any(f".{o}." in n for o in unwanted_adapter_names)]:
-            everything = model.state_dict()
-            tensors |= {name: everything[name] for name in taken}
-        base_check.record_trained_bases(adapter, model)
+        tensors = adapter_file.adapter_state(adapter, model, state_dict, unwanted_adapter_names)
+        base_check.record_changes(adapter, model)
         sketches = base_check.update_sketches(model, adapter_name, tensors)
         return tensors | base_check.file_entries(sketches, cls.prefix)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return adapter_file.without_adapter_name(key, adapter_name, cls.prefix)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -222,10 +218,11 @@ class BridgeTuner(BaseTuner):
         adapter = adapters_in(model, cls.prefix)[adapter_name]
         values = dict(state_dict)
         adapter.expected_sketches = base_check.take_sketches(values, cls.prefix)
-        shared = base_check.shared_keys(adapter, model, values)
-        values = {shared.get(key, key): value for key, value in values.items()}
+        renamed = adapter_file.shared_keys(adapter, model, values)
+        values = {renamed.get(key, key): value for key, value in values.items()}
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, values)
-        base_check.check_state_dict(adapter, model, remapped)
+        remapped = adapter_file.own_tensors(adapter, model, remapped)
+        adapter_file.check_state_dict(adapter, model, remapped)
         base_check.compare_updates(adapter, model, remapped)
         return remapped
 

@@ -144,7 +144,7 @@ class UpdateCache:
         """Keep ``update``, which was made from these tensors; ``key`` has to tell them from others."""
         with self._lock:
             watched: list[Any] = [self._watch(t) for t in sources.trained]
-            self._entries[layer] = _Entry(key, [*watched, *map(_Frozen, sources.frozen)], update, sources)
+            self._entries[layer] = _Entry(key, [*watched, *map(WatchedWeight, sources.frozen)], update, sources)
 
     def _watch(self, tensor: Tensor) -> _Trained:
         """Layers that share a tensor share what is known of it, as long as it holds."""
@@ -181,7 +181,7 @@ class _Trained:
         return True
 
 
-class _Frozen:
+class WatchedWeight:
     """A frozen tensor: where it is, its version, and of floats the products of its rows with a vector."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -196,6 +196,11 @@ class _Frozen:
         self.next = 0
 
     def unchanged(self, cache: UpdateCache, tokens: int) -> bool:
+        return self.same(tokens)
+
+    def same(self, tokens: int) -> bool:
+        """Whether the tensor is as it was: in all rows if a pass over so many tokens pays for that, else in the next
+        part of them."""
         t = self.tensor
         if (t.data_ptr(), t._version, t.shape, t.dtype) != self.identity:
             return False
@@ -206,6 +211,12 @@ class _Frozen:
         else:
             n = self.next = self.next % PARTS + 1
         return torch.equal(self._product(self.parts[n]), self.products[n])
+
+    def equals(self, other: WatchedWeight) -> bool:
+        """Whether two weights have the same values, as far as their products tell."""
+        if not self.parts or not other.parts or self.products[0].shape != other.products[0].shape:
+            return False
+        return torch.equal(self.products[0], other.products[0].to(self.products[0].device))
 
     def _product(self, part: Tensor) -> Tensor:
         with no_autocast(part.device):

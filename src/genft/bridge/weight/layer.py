@@ -49,11 +49,27 @@ class WeightLayer(EvaluatingLayer):
             for site in attachment.sites:
                 for name, value in attachment.method.derive(site, w0[site.start : site.stop]).items():
                     derived.tensors[own_key(site, name)] = value
+            derived.derived_from(self.frozen.stored)
         getattr(self, self.derived_name)[adapter_name] = derived
 
     def derived_tensors(self, adapter_name: str) -> dict[str, Tensor]:
-        """What the adapter's method derived from W0, by the names that it has in this module."""
-        return getattr(self, self.derived_name)[adapter_name].tensors
+        """What the adapter's method derived from W0, by the names that it has in this module; anew if W0 has changed.
+
+        They do not follow a base weight that is trained as well and changes in every step, unless deriving is cheap.
+        """
+        derived: DerivedTensors = getattr(self, self.derived_name)[adapter_name]
+        follows = self.attachments[adapter_name].method.derives_every_step or not self.frozen.trained
+        if derived.tensors and follows and not self.merged and derived.are_outdated(self.frozen.stored):
+            with torch.no_grad():
+                self.derive(adapter_name)
+            derived = getattr(self, self.derived_name)[adapter_name]
+        return derived.tensors
+
+    def _apply(self, *args: Any, **kwargs: Any) -> WeightLayer:
+        for name in self.attachments:  # a change of W0 could not be told from its move afterwards
+            self.derived_tensors(name)
+        super()._apply(*args, **kwargs)
+        return self
 
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
         """The trained tensors of one site, and those that its method derived from W0, by symbol."""
@@ -174,8 +190,8 @@ class WeightLayer(EvaluatingLayer):
         self, frozen: FrozenWeight, names: list[str], exact: bool, x: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor | None:
         """The layer in the method's own form, if it has one and its adapter is alone with all rows of the weight."""
-        if len(names) != 1 or len(self.attachments[names[0]].sites) != 1:
-            return None
+        if len(names) != 1 or len(self.attachments[names[0]].sites) != 1 or frozen.trained:
+            return None  # what is derived from W0 does not follow a base that is trained
         name = names[0]
         method, (site,) = self.attachments[name].method, self.attachments[name].sites
         if site.out_features != self.out_features or not method.overrides("linear"):
