@@ -155,7 +155,7 @@ def count_suite(benchmark: str) -> SuiteCount:
                 settings["specific_dim"],
                 {name: c.adapter for name, c in counts.items()},
                 counts["genft"].head,
-                with_biases and with_biases.adapter,
+                None if with_biases is None else with_biases.adapter,
             )
         )
     note = BIASES if any(task.with_biases for task in tasks) else ""

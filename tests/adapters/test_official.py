@@ -48,14 +48,12 @@ def generator_tensors(a: int, biases: bool, r: int) -> dict[str, Tensor]:
 
 
 def theirs(tensors: dict[str, Tensor], config: dict[str, Any], ratio: float) -> Generator:
-    acts = {"leakyrelu": "leaky_relu"}
-    inner, outer = (
-        acts.get(n := str(config[f"{w}_activation"]), n.replace("None", "identity")) for w in ("inner", "outer")
+    names = {"None": "identity", "leakyrelu": "leaky_relu", "gelu": "gelu", "relu": "relu", "tanh": "tanh"}
+    inner, outer = (names[config[f"{which}_activation"]] for which in ("inner", "outer"))
+    weights, biases = (
+        {name.partition(".")[0]: t for name, t in tensors.items() if name.endswith(kind)} for kind in ("weight", "bias")
     )
-    parts = {
-        kind: {n.partition(".")[0]: t for n, t in tensors.items() if n.endswith(kind)} for kind in ("weight", "bias")
-    }
-    return Generator(parts["weight"], inner, outer, config["scaling"], ratio, parts["bias"])
+    return Generator(weights, inner, outer, config["scaling"], ratio, biases)
 
 
 def write_texts(folder: Path, **changed: Any) -> Tensor:
@@ -202,16 +200,14 @@ def test_what_cannot_be_imported_is_refused_by_name(
 
 def test_damaged_and_strange_folders_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AdapterFileError, match="holds neither adapter_config.json nor best_model.pt"):
+    with pytest.raises(AdapterFileError, match=r"holds neither adapter_config.json nor best_model.pt"):
         import_official(tmp_path / "empty", roberta(), tmp_path / "ours")
     (tmp_path / "empty" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(AdapterFileError, match="is not an adapter of the GenFT authors' code"):
         import_official(tmp_path / "empty", roberta(), tmp_path / "ours")
     write_texts(tmp_path / "theirs", target_modules=["query"])
-    config = json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())
-    (tmp_path / "theirs" / "adapter_config.json").write_text(
-        json.dumps(config | {"target_modules": ["query", "value"]})
-    )
+    file = tmp_path / "theirs" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_modules": ["query", "value"]}))
     with pytest.raises(AdapterFileError, match=r"attention.self.value: the file has no pair for it"):
         import_official(tmp_path / "theirs", roberta(), tmp_path / "ours")
     write_images(tmp_path / "images", ViT())
@@ -228,5 +224,5 @@ def test_damaged_and_strange_folders_are_refused_by_name(tmp_path: Path) -> None
         import_official(tmp_path / "images", ViT(), tmp_path / "ours")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note").write_text("mine")
-    with pytest.raises(ConfigError, match="out: .*full exists already"):
+    with pytest.raises(ConfigError, match=r"out: .*full exists already"):
         import_official(tmp_path / "theirs", roberta(), tmp_path / "full")
