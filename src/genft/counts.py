@@ -25,8 +25,9 @@ from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
 from genft.models.architectures import DEFAULT_TARGETS
 from genft.models.load import head_modules
+from genft.models.parameters import ParameterCount, count_parameters
 from genft.presets import Table, load_preset
-from genft.training.attach import ParameterCount, changes_base, count_parameters, make_config
+from genft.training.attach import changes_base, make_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

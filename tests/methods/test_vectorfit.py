@@ -85,9 +85,9 @@ def test_a_saved_adapter_of_deberta_v3_base_is_small(tmp_path: Path, monkeypatch
     model = deberta()
     trained = {name: torch.zeros(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     # values of the right sizes, and the configuration as a real base would leave it
-    config = model.peft_config["default"]
-    sites = model.base_model.adapters["default"].every_site
-    config.base_fingerprint = {
+    adapter = model.base_model.adapters["default"]
+    sites = adapter.every_site
+    adapter.fingerprint = {
         site.module: {"sketch": "A" * 344, "dtype": "float32", "shape": [3072, 768], "hash": "0" * 32} for site in sites
     }
     sketches = file_entries({str(site): torch.zeros(8, 8) for site in sites}, "vectorfit_")

@@ -1,4 +1,4 @@
-"""What is compared and checked around saving and loading: the base's fingerprint, sketches of updates, the values."""
+"""What is compared around saving and loading: the base's fingerprint, and sketches of updates."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from genft.bridge import fingerprint
 from genft.bridge.adapter import Adapter
-from genft.bridge.layer import AdapterLayer, own_key
-from genft.bridge.shared import SharedFactors, container_name
+from genft.bridge.adapter_file import PEFT_PREFIX
+from genft.bridge.layer import layers_of, own_key
 from genft.bridge.weight.layer import WeightLayer
-from genft.errors import AdapterFileError, BaseMismatchError
+from genft.errors import BaseMismatchError
 from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
 
-#: What names in an adapter file begin with.
-PEFT_PREFIX = "base_model.model."
 _HALF = ("bfloat16", "float16")
 
 # -------------------------------------------------------------------- the base's fingerprint
@@ -70,12 +68,9 @@ def record_trained_bases(adapter: Adapter[Any], model: nn.Module) -> None:
     """Take the fingerprints anew of base weights that are trained beside the adapter: it fits what they are now."""
     if adapter.fingerprint is None:
         return
-    for _, layer in model.named_modules():
-        if not isinstance(layer, WeightLayer) or adapter.name not in layer.attachments:
-            continue
-        attachment = layer.attachments[adapter.name]
-        if attachment.adapter is adapter and any(p.requires_grad for p in unwrap(layer).parameters()):
-            adapter.fingerprint[attachment.sites[0].module] = base_fingerprint(layer)
+    for layer in layers_of(adapter, model):
+        if isinstance(layer, WeightLayer) and any(p.requires_grad for p in unwrap(layer).parameters()):
+            adapter.fingerprint[layer.attachments[adapter.name].sites[0].module] = base_fingerprint(layer)
 
 
 # -------------------------------------------------------------------- sketches of updates
@@ -167,55 +162,3 @@ def _another_matrix(site: str, apart: float, trained: str | None, here: str | No
         f"load the base in {trained}{cast}, or store the vectors where it was trained (save_bases=True in its "
         "configuration, and save it again)"
     )
-
-
-# -------------------------------------------------------------------- the values
-
-
-def own_names(adapter: Adapter[Any], model: nn.Module) -> set[str]:
-    """The names in the state dict of ``model`` of everything that the adapter trains."""
-    names = set()
-    for path, module in model.named_modules():
-        if isinstance(module, AdapterLayer) and adapter.name in module.attachments:
-            if module.attachments[adapter.name].adapter is adapter:
-                own = module.own_factors[adapter.name]
-                names |= {_joined(path, module.factors_name, adapter.name, name) for name, _ in own.named_parameters()}
-        elif isinstance(module, SharedFactors) and module is adapter.container:
-            names |= {_joined(path, adapter.name, name) for name in adapter.shared}
-    return {name.removeprefix("_fsdp_wrapped_module.") for name in names}
-
-
-def _joined(*parts: str) -> str:
-    return ".".join(part for part in parts if part)
-
-
-def shared_keys(adapter: Adapter[Any], model: nn.Module, state_dict: Iterable[str]) -> dict[str, str]:
-    """Key in an adapter file → name in the state dict of ``model``, for the shared factors in the file.
-
-    Where the file keeps them does not matter: files of genft 0.1.0 name them by the tuner, later ones by the root of
-    the model, which is another one again in a model that is wrapped twice.
-    """
-    container = container_name(adapter.prefix)
-    own = {name.rpartition(".")[2]: name for name in own_names(adapter, model) if f"{container}." in name}
-    keys = {}
-    for key in state_dict:
-        head, _, factor = key.rpartition(".")
-        if factor in own and head.rpartition(".")[2] == container:
-            keys[key] = own[factor]
-    return keys
-
-
-def check_state_dict(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse an adapter file that lacks values, or has values that are not finite.
-
-    Raises:
-        AdapterFileError: naming the first tensor.
-    """
-    if missing := sorted(own_names(adapter, model) - state_dict.keys()):
-        raise AdapterFileError(
-            f"adapter file: it has no values for {missing[0]} (and {len(missing) - 1} more); "
-            "it is incomplete, or belongs to another configuration"
-        )
-    broken = next((k for k, v in state_dict.items() if v.is_floating_point() and not v.isfinite().all()), None)
-    if broken is not None:
-        raise AdapterFileError(f"adapter file: {broken} holds NaN or infinite values; the file is damaged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Generic, NamedTuple, cast
 
@@ -93,6 +94,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer, Generic[M]):
             if adapter_name in getattr(self, attribute):
                 del getattr(self, attribute)[adapter_name]
 
+    def holds(self, adapter: Adapter[Any]) -> bool:
+        """Whether the adapter is on this module (and not another one of the same name)."""
+        attachment = self.attachments.get(adapter.name)
+        return attachment is not None and attachment.adapter is adapter
+
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
         """The trained tensors of one site by symbol, wherever they are stored."""
         attachment = self.attachments[adapter_name]
@@ -161,6 +167,13 @@ def adapters_in(model: nn.Module, prefix: str | None = None) -> dict[str, Adapte
             for name, attachment in module.attachments.items():
                 adapters.setdefault(name, attachment.adapter)
     return adapters
+
+
+def layers_of(adapter: Adapter[Any], model: nn.Module) -> Iterator[AdapterLayer[Any]]:
+    """The layers of ``model`` that an adapter is on."""
+    for module in model.modules():
+        if isinstance(module, AdapterLayer) and module.holds(adapter):
+            yield module
 
 
 def derived_settings(model: nn.Module, adapter_name: str) -> dict[str, Any]:

@@ -35,9 +35,9 @@ class Root:
 
     @classmethod
     def of(cls, model: nn.Module) -> Root:
-        """The root object of ``model``, created if it has none."""
-        root = model.__dict__.get(cls.ATTRIBUTE)
-        if root is None:
+        """The root object of ``model``, or of the model that it wraps; created if there is none."""
+        root = getattr(model, cls.ATTRIBUTE, None)  # a PeftModel passes on what it does not have itself
+        if not isinstance(root, cls):
             root = model.__dict__[cls.ATTRIBUTE] = cls(model)
         return root
 

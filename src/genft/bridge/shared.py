@@ -22,11 +22,13 @@ class SharedFactors(nn.ModuleDict):
 
     @classmethod
     def on(cls, model: nn.Module, prefix: str) -> SharedFactors:
-        """The container of ``model``, created if it has none."""
+        """The container of ``model``, or of the model that it wraps; created if there is none."""
         name = container_name(prefix)
-        if name not in model._modules:
-            model.add_module(name, cls())
-        return cast(SharedFactors, model._modules[name])
+        container = getattr(model, name, None)  # a PeftModel passes on what it does not have itself
+        if not isinstance(container, cls):
+            container = cls()
+            model.add_module(name, container)
+        return container
 
     @classmethod
     def inside(cls, model: nn.Module, prefix: str) -> Iterator[tuple[str, SharedFactors]]:

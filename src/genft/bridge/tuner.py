@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, _maybe_include_all_linear_layers
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from genft.api.config import AdapterConfig
 from genft.api.method import BlockMethod, Method, Site, WeightMethod
-from genft.bridge import base_check
+from genft.bridge import adapter_file, base_check
 from genft.bridge.adapter import Adapter
 from genft.bridge.block.layer import CANNOT_MERGE, BlockLayer
-from genft.bridge.layer import AdapterLayer, adapters_in, entry, own_key
+from genft.bridge.layer import AdapterLayer, adapters_in, entry, layers_of, own_key
 from genft.bridge.root import Root
 from genft.bridge.shared import SharedFactors, add_shared, cast_to_float32
 from genft.bridge.targets import block_sites, no_match, weight_sites
@@ -91,6 +92,8 @@ class BridgeTuner(BaseTuner):
         elif config.target_modules is None:
             targets, slices = self._default_targets(config, str(model_config.get("model_type")))
             config = replace(config, target_modules=targets, target_slices=slices)
+        elif isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
+            config = replace(config, target_modules=_all_linear(config, self.model))
         adapter = self._adapter = Adapter(self._injecting, self.prefix, self.method_class, config)
         self.peft_config[self._injecting] = adapter.config
         return adapter.config
@@ -99,8 +102,6 @@ class BridgeTuner(BaseTuner):
         """Find all sites and refuse what cannot be done, before anything in the model is changed."""
         adapter = self._being_made
         config = adapter.config
-        if config.target_modules == "all-linear":
-            _maybe_include_all_linear_layers(config, model)
         matched = self._matched(config, model)
         if not matched:
             if config.exclude_modules or config.layers_to_transform is not None:
@@ -199,19 +200,15 @@ class BridgeTuner(BaseTuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: Any, unwanted_adapter_names: list[str]
     ) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = super()._get_adapter_state_dict(
-            model, config, adapter_name, state_dict, unwanted_adapter_names
-        )
         adapter = adapters_in(model, cls.prefix)[adapter_name]
-        names = base_check.own_names(adapter, model)
-        tensors |= {name: state_dict[name] for name in names if name in state_dict}
-        # peft takes every key that has another adapter's name in it for that adapter's, "encoder" or "0" for example
-        if taken := [n for n in names - state_dict.keys() if any(f".{o}." in n for o in unwanted_adapter_names)]:
-            everything = model.state_dict()
-            tensors |= {name: everything[name] for name in taken}
+        tensors = adapter_file.adapter_state(adapter, model, state_dict, unwanted_adapter_names)
         base_check.record_trained_bases(adapter, model)
         sketches = base_check.update_sketches(model, adapter_name, tensors)
         return tensors | base_check.file_entries(sketches, cls.prefix)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return adapter_file.without_adapter_name(key, adapter_name, cls.prefix)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -221,10 +218,11 @@ class BridgeTuner(BaseTuner):
         adapter = adapters_in(model, cls.prefix)[adapter_name]
         values = dict(state_dict)
         adapter.expected_sketches = base_check.take_sketches(values, cls.prefix)
-        shared = base_check.shared_keys(adapter, model, values)
-        values = {shared.get(key, key): value for key, value in values.items()}
+        renamed = adapter_file.shared_keys(adapter, model, values)
+        values = {renamed.get(key, key): value for key, value in values.items()}
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, values)
-        base_check.check_state_dict(adapter, model, remapped)
+        remapped = adapter_file.own_tensors(adapter, model, remapped)
+        adapter_file.check_state_dict(adapter, model, remapped)
         base_check.compare_updates(adapter, model, remapped)
         return remapped
 
@@ -329,15 +327,26 @@ class BlockTuner(BridgeTuner):
         raise MergeError(CANNOT_MERGE)
 
 
+def _all_linear(config: AdapterConfig, model: nn.Module) -> list[str]:
+    """Paths of all linear layers except the model's output layer; adapted ones too, which peft knows by the names of
+    its own classes."""
+    copy: Any = config.owned(dict)
+    _maybe_include_all_linear_layers(copy, model)
+    adapted = {
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, AdapterLayer) and isinstance(unwrap(module), nn.Linear | Conv1D)
+    }
+    return sorted(adapted.union(copy.target_modules))
+
+
 def trained_by(adapter: Adapter[Any], model: nn.Module) -> dict[str, nn.Parameter]:
     """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order; nothing
     once the adapter is deleted, replaced or unloaded."""
     parameters: dict[str, nn.Parameter] = {}
-    for module in model.modules():
-        attachment = module.attachments.get(adapter.name) if isinstance(module, AdapterLayer) else None
-        if attachment is None or attachment.adapter is not adapter:
-            continue
-        own = entry(module.own_factors, adapter.name)
+    for layer in layers_of(adapter, model):
+        own = entry(layer.own_factors, adapter.name)
+        attachment = layer.attachments[adapter.name]
         for site in attachment.sites:
             places = attachment.places[site.slice or ""].items()
             parameters |= {f"{site}.{symbol}": own[p.own] for symbol, p in places if p.shared_as is None}

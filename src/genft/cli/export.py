@@ -10,9 +10,9 @@ import typer
 from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
-    from genft.adapters.folder import Opened
     from genft.adapters.lora import LoraAdapter
     from genft.adapters.output_change import Batch, OutputChange
+    from genft.adapters.saved import Opened
 
 Adapter = Annotated[Path, typer.Argument(help="A folder that `genft train`, or peft, has saved.")]
 Out = Annotated[Path, typer.Option(help="A new folder.")]
@@ -45,8 +45,10 @@ def merge(
     import dataclasses
 
     from genft.adapters import merge as merged_model
-    from genft.adapters.folder import check_new, new_folder, open_adapter, save_merged
+    from genft.adapters.folder import check_new, new_folder
+    from genft.adapters.merge import save_merged
     from genft.adapters.output_change import output_change, outputs
+    from genft.adapters.saved import open_adapter
     from genft.sweeps.processes import be_quiet
 
     be_quiet()
@@ -98,8 +100,10 @@ def to_lora(
     from peft import PeftModel
 
     from genft.adapters import to_lora as as_lora
-    from genft.adapters.folder import check_new, new_folder, open_adapter, save_lora
+    from genft.adapters.folder import check_new, new_folder
+    from genft.adapters.lora import save_lora
     from genft.adapters.output_change import output_change, outputs
+    from genft.adapters.saved import open_adapter
     from genft.errors import ConfigError
     from genft.sweeps.processes import be_quiet
 
@@ -135,13 +139,14 @@ def to_lora(
 def _inputs(opened: Opened, path: Path | None) -> tuple[str, list[Batch]]:
     """(what the inputs are, in words; the inputs)."""
     from genft.adapters.output_change import given_batches, random_batches
+    from genft.adapters.saved import Trained
     from genft.errors import ConfigError
 
     if path is None:
         batches = random_batches(opened.base, opened.saved.preprocessing.image_size if opened.saved else None)
         what = "images of noise" if "pixel_values" in batches[0] else "sequences of random token ids"
         return f"{len(batches)} {what}", batches
-    if opened.saved is None:
+    if not isinstance(opened, Trained):
         raise ConfigError("input: only for an adapter that `genft train` saved, which says how inputs are read")
     from genft.cli.predict import read_inputs
 

@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from genft.adapters.folder import open_adapter
+from genft.adapters.saved import open_adapter
 from genft.bridge.layer import AdapterLayer
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import AdapterFileError, ConfigError, TargetError
