@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.library import CustomOpDef
 
@@ -76,7 +77,7 @@ def _operation(schema: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 
 
 @_operation("project(Tensor w0, Tensor p, bool transposed) -> Tensor")
-def project(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
+def project(w0: Float[Tensor, "o i"], p: Float[Tensor, "n r"], transposed: bool) -> Float[Tensor, "m r"]:
     """W0 P, or W0ᵀ P where ``transposed``; a W0 of another dtype than P is converted tile by tile."""
     if w0.dtype == p.dtype:
         return torch.mm(p.T, w0 if transposed else w0.T).T.contiguous()  # the rank first: up to twice as fast
@@ -109,7 +110,9 @@ project.register_autograd(_project_gradients, setup_context=_project_setup)
 
 
 @_operation("entries(Tensor x, Tensor y, Tensor? mask, str act, float scale) -> Tensor")
-def entries(x: Tensor, y: Tensor, mask: Tensor | None, act: str, scale: float) -> Tensor:
+def entries(
+    x: Float[Tensor, "m r"], y: Float[Tensor, "n r"], mask: UInt8[Tensor, "octets n"] | None, act: str, scale: float
+) -> Float[Tensor, "m n"]:
     """E = scale · mask(act(X Yᵀ)) (m, n) from X (m, r) and Y (n, r)."""
     e = x.new_empty(len(x), len(y))
     for t, c, bits, z in _tiles(e.shape, x, mask, 1):
@@ -168,7 +171,14 @@ entries.register_autograd(_entries_gradients, setup_context=_entries_setup)
 
 
 @_operation("contract(Tensor x, Tensor y, Tensor p, Tensor? mask, str act, float scale) -> Tensor")
-def contract(x: Tensor, y: Tensor, p: Tensor, mask: Tensor | None, act: str, scale: float) -> Tensor:
+def contract(
+    x: Float[Tensor, "m r"],
+    y: Float[Tensor, "n r"],
+    p: Float[Tensor, "m k"],
+    mask: UInt8[Tensor, "octets n"] | None,
+    act: str,
+    scale: float,
+) -> Float[Tensor, "n k"]:
     """Eᵀ P (n, k) with E = scale · mask(act(X Yᵀ)) from X (m, r), Y (n, r) and P (m, k)."""
     total = _zeros(p.shape[1], len(y), p).T
     for t, c, bits, e in _tiles((len(x), len(y)), x, mask, 1):
