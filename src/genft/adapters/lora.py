@@ -1,7 +1,7 @@
 """An adapter as a standard LoRA adapter.
 
 Exact, to dtype precision, where every update has low rank by construction (GenFT with identity activations).
-Elsewhere the best approximation of a rank, by peft's own conversion, with the error per layer.
+Elsewhere the best approximation of a rank, by peft's own conversion, with the error of each layer.
 """
 
 from __future__ import annotations
@@ -140,18 +140,18 @@ def _labels(base: PreTrainedModel) -> list[str]:
 
 def _convertible(model: PeftModel, adapter_name: str) -> dict[str, BaseTunerLayer]:
     """The adapted modules by path; a ConfigError says why one of them has no LoRA form."""
-    found: dict[str, BaseTunerLayer] = {}
+    layers: dict[str, BaseTunerLayer] = {}
     for path, layer in model.get_base_model().named_modules():
         if not isinstance(layer, BaseTunerLayer):
             continue
         if isinstance(layer, AdapterLayer) and adapter_name not in layer.attachments:
             continue
-        if (why := _no_lora_form(path, layer, adapter_name)) is not None:
-            raise ConfigError(f"to-lora: {why}")
-        found[path] = layer
-    if not found:
+        if (reason := _no_lora_form(path, layer, adapter_name)) is not None:
+            raise ConfigError(f"to-lora: {reason}")
+        layers[path] = layer
+    if not layers:
         raise ConfigError(f"to-lora: the adapter {adapter_name!r} changes no weight")
-    return found
+    return layers
 
 
 def _no_lora_form(path: str, layer: BaseTunerLayer, adapter_name: str) -> str | None:
@@ -182,13 +182,12 @@ def _check_rank(rank: int | None, energy: float | None, layers: dict[str, BaseTu
 
 
 def _exact_pairs(layers: dict[str, BaseTunerLayer], adapter_name: str) -> dict[str, Pair] | None:
-    """(A, B) of every weight by path, or None where some update has no low-rank form by construction."""
+    """(A, B) of every weight by path, or None if some update has no low-rank form by construction."""
     pairs = {}
     for path, layer in layers.items():
         if not isinstance(layer, WeightLayer):
             return None
-        method = layer.attachments[adapter_name].method
-        assert isinstance(method, WeightMethod)
+        method = cast(WeightMethod, layer.attachments[adapter_name].method)
         w0, left, right = layer.frozen_weight(), [], []
         for site in layer.attachments[adapter_name].sites:
             pair = method.low_rank(w0[site.start : site.stop], layer.factors(adapter_name, site))
