@@ -9,6 +9,7 @@ tokenizer files, README.md                        for text; the model card with 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -75,9 +76,15 @@ class Trained(Opened):
 
     saved: SavedTask
 
-    def predict(self, inputs: list[tuple[str, ...]], batch_size: int = 64) -> torch.Tensor:
-        """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``."""
-        data: Encoded = encode(inputs, None, self.saved.preprocessing, self.tokenizer)
+    def predict(self, inputs: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> torch.Tensor:
+        """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``.
+
+        Args:
+            inputs: texts, tuples of two texts where the task has pairs, or paths of images.
+            batch_size: inputs that the model sees at once.
+        """
+        rows = [(row,) if isinstance(row, str) else row for row in inputs]
+        data: Encoded = encode(rows, None, self.saved.preprocessing, self.tokenizer)
         order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
         device = next(self.model.parameters()).device
         logits = []
