@@ -24,15 +24,16 @@ LANGUAGES = {".py": "python", ".toml": "toml"}
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make the generated pages, and put the methods into the navigation."""
+    families, methods = _method_pages()
     made = {
         "index.md": (ROOT / "README.md").read_text(encoding="utf-8"),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
         "examples.md": _examples(),
-        **_method_pages(),
+        **methods,
     }
     config.extra["generated"] = made
-    methods = next(entry for entry in config.nav or [] if "Methods" in entry)
-    methods["Methods"] = [path for path in made if path.startswith("methods/")]
+    entry = next(entry for entry in config.nav or [] if "Methods" in entry)
+    entry["Methods"] = ["methods/index.md", *({family: paths} for family, paths in families.items())]
     return config
 
 
@@ -52,7 +53,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         path, anchor = match[1], match[2] or ""
         if path.startswith(("http:", "https:", "mailto:")):
             return match[0]
-        top = "" if page.file.src_uri in ("index.md", "changelog.md") else "docs"  # where the page lies in the repository
+        top = (
+            "" if page.file.src_uri in ("index.md", "changelog.md") else "docs"
+        )  # where the page lies in the repository
         path = posixpath.normpath(posixpath.join(top, here, path))
         if path.startswith("examples"):
             path, anchor = "examples.md", ""
@@ -68,17 +71,16 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def _examples() -> str:
-    parts = ["# Examples\n\nWhole files, from the folder `examples` of the repository.\n"]
-    for path in sorted((ROOT / "examples").iterdir()):
-        if language := LANGUAGES.get(path.suffix):
-            parts.append(f"## {path.name}\n\n```{language}\n{path.read_text(encoding='utf-8')}```\n")
-    return "\n".join(parts)
+    files = [path for path in sorted((ROOT / "examples").iterdir()) if path.suffix in LANGUAGES]
+    parts = [f"## {p.name}\n\n```{LANGUAGES[p.suffix]}\n{p.read_text(encoding='utf-8')}```\n" for p in files]
+    return "\n".join(["# Examples\n\nComplete files, from the folder `examples` of the repository.\n", *parts])
 
 
-def _method_pages() -> dict[str, str]:
+def _method_pages() -> tuple[dict[str, list[str]], dict[str, str]]:
+    """(Family → the paths of its pages, path → Markdown)."""
     command = [os.environ.get("GENFT_PYTHON", sys.executable), str(Path(__file__).with_name("method_pages.py"))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    pages: dict[str, str] = json.loads(done.stdout)
-    return pages
+    made = json.loads(done.stdout)
+    return made["families"], made["pages"]

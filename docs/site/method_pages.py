@@ -1,8 +1,8 @@
-"""One page per registered method, as JSON on stdout: {path in the site: Markdown}.
+"""One page per registered method, as JSON on stdout, for `hooks.py`, which runs this when the site is built.
 
 Everything comes from the registry: the formula from the docstring of the method's file, the settings from what
 `genft list methods NAME --json` prints, the rate from the presets, and the notes from docs/papers.md. Nothing about a
-single method is written here. `hooks.py` runs this script when the site is built.
+single method is written here.
 """
 
 from __future__ import annotations
@@ -39,10 +39,15 @@ ABOUT_FAMILIES = {
 }
 
 
-def pages() -> dict[str, str]:
+def site() -> dict[str, Any]:
+    """``families``: title → paths of its pages; ``pages``: path → Markdown."""
     listed = {row["name"]: row for row in _json("list", "methods", "--json")}
     made = {f"methods/{name}.md": page(METHODS[name], row) for name, row in listed.items()}
-    return {"methods/index.md": overview(listed), **made}
+    families = {
+        title: [f"methods/{name}.md" for name, row in listed.items() if row["family"] == family]
+        for family, title in FAMILIES.items()
+    }
+    return {"families": families, "pages": {"methods/index.md": overview(listed), **made}}
 
 
 def overview(listed: Mapping[str, Mapping[str, Any]]) -> str:
@@ -55,8 +60,12 @@ def overview(listed: Mapping[str, Mapping[str, Any]]) -> str:
     for family, title in FAMILIES.items():
         lines += [f"## {title}\n", f"{title} {ABOUT_FAMILIES[family]}\n"]
         rows = [
-            (f"[`{name}`]({name}.md)", row["trains"], "yes" if row["mergeable"] else "no")
-            + tuple(_count(row["parameters"].get(model)) for model in models)
+            [
+                f"[`{name}`]({name}.md)",
+                row["trains"],
+                "yes" if row["mergeable"] else "no",
+                *(_count(row["parameters"].get(model)) for model in models),
+            ]
             for name, row in listed.items()
             if row["family"] == family
         ]
@@ -91,10 +100,10 @@ def facts(info: MethodInfo, row: Mapping[str, Any]) -> str:
     if info.config is not None and info.method is not None:
         rows.insert(3, ("Starts at the pretrained function", "exactly" if info.config.starts_pretrained else "no"))
     rows += [
-        (f"Trained parameters on {model}, default settings, without head", _count(count))
+        (f"Trained parameters on {model}, with default settings, without the head", _count(count))
         for model, count in row["parameters"].items()
     ]
-    return table(("", ""), rows)
+    return "".join(f"- **{name}:** {value}\n" for name, value in rows)
 
 
 def formula(info: MethodInfo) -> str:
@@ -155,7 +164,9 @@ def settings(info: MethodInfo) -> str:
     attaching = [row for key, row in rows.items() if key in shared]
     parts = ["## Settings\n\nFields of the configuration in Python, `--set KEY=VALUE` on the command line.\n"]
     parts += [table(head, own)] if own else []
-    parts += [f"Where the method is attached, as for every method of genft:\n\n{table(head, attaching)}"] * bool(attaching)
+    parts += [f"Where the method is attached, as for every method of genft:\n\n{table(head, attaching)}"] * bool(
+        attaching
+    )
     return "\n".join(parts)
 
 
@@ -167,7 +178,8 @@ def notes(info: MethodInfo) -> str:
         if line.startswith("|") and cells[0] == f"`{info.name}`" and len(cells) > 3 and cells[-1] != "–":
             return f"## What genft adds, and deviations\n\n{cells[-1][:1].upper()}{cells[-1][1:]}.\n"
     if info.method is not None:
-        return "## Deviations from the paper\n\n[Papers](../papers.md) maps each equation to its code and lists every deviation.\n"
+        about = "[Papers](../papers.md) maps each equation to its code and lists every deviation."
+        return f"## Deviations from the paper\n\n{about}\n"
     return ""
 
 
@@ -227,4 +239,4 @@ def _json(*words: str) -> Any:
 
 
 if __name__ == "__main__":
-    json.dump(pages(), sys.stdout, ensure_ascii=False)
+    json.dump(site(), sys.stdout, ensure_ascii=False)
