@@ -124,11 +124,14 @@ def example(info: MethodInfo) -> str:
         return f"## Example\n\n{command}"
     values = {**({"task_type": "SEQ_CLS"} if text else {}), **info.defaults}
     arguments = ", ".join(f"{key}={_literal(value)}" for key, value in values.items())
-    if info.config.__name__ in genft.__all__:
-        opening, config = f"from genft import {info.config.__name__}", info.config.__name__
+    class_name, peft_names = info.config.__name__, "get_peft_model"
+    if info.config.__module__.startswith("peft."):
+        opening, config, peft_names = "", class_name, f"{class_name}, get_peft_model"
+    elif class_name in genft.__all__:
+        opening, config = f"from genft import {class_name}\n", class_name
     else:
-        opening, config = "import genft", f'genft.get_method("{info.name}").config'
-    code = f"{opening}\nfrom peft import get_peft_model\n\nconfig = {config}({arguments})\n"
+        opening, config = "import genft\n", f'genft.get_method("{info.name}").config'
+    code = f"{opening}from peft import {peft_names}\n\nconfig = {config}({arguments})\n"
     return f"## Example\n\n{command}\n```python\n{code}model = get_peft_model(model, config)\n```\n"
 
 
@@ -209,7 +212,8 @@ def _cell(text: str) -> str:
 
 def _help(text: str, choices: Iterable[Any]) -> str:
     allowed = ", ".join(f"`{_literal(c)}`" for c in choices)
-    return f"{text} Allowed: {allowed}." if allowed else text
+    plain = re.sub(r"(`[^`]*`)|\*", lambda match: match[1] or "\\*", text)  # stars of regular expressions
+    return f"{plain} Allowed: {allowed}." if allowed else plain
 
 
 def _type(name: str) -> str:
