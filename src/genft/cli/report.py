@@ -54,11 +54,12 @@ def report(
 
         genft report --html runs
     """
+    from genft.files import write_atomically
     from genft.report import formats as report
     from genft.report import page
     from genft.report.boards import boards
     from genft.runs.spec import split_outside_brackets
-    from genft.runs.store import Store, write_atomically
+    from genft.runs.store import Store
 
     if html:
         format, out = Format.html, out or folder / "report.html"
