@@ -15,7 +15,7 @@ endif
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: demo test lint peft-conformance release-check api clean
+.PHONY: demo docs test lint peft-conformance release-check api clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/genft demo
@@ -30,6 +30,14 @@ peft-conformance: $(VENV)/dev.done
 # wheel and sdist, each installed into an empty environment and used there
 release-check:
 	PYTHON=$(PYTHON) benchmarks/release.sh
+
+# the documentation as a site under build/site; a warning is an error
+docs: $(VENV)/docs.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/docs.done: $(VENV)/demo.done
+	$(BIN)/python -m pip install -qq -e ".[docs]"
+	touch $@
 
 # HTML of every public name under build/api
 api: $(VENV)/dev.done

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -192,11 +194,14 @@ def notes(info: MethodInfo) -> str:
 def markdown(docstring: str) -> str:
     """A docstring as Markdown: indented blocks become code, double backticks single ones."""
     parts = []
-    for paragraph in re.split(r"\n\s*\n(?=\S)|(?<=\S)\n\s*\n(?=    )", docstring):
-        if paragraph.startswith("    "):
-            parts.append(f"```text\n{inspect.cleandoc(paragraph).replace('``', '')}\n```")
+    for indented, lines in itertools.groupby(
+        docstring.split("\n\n"), key=lambda paragraph: paragraph.startswith("    ")
+    ):
+        text = "\n\n".join(lines)
+        if indented:
+            parts.append(f"```text\n{textwrap.dedent(text).rstrip().replace('``', '')}\n```")
         else:
-            parts.append(re.sub(r":\w+:`~?([^`]*)`", r"`\1`", paragraph).replace("``", "`"))
+            parts.append(re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text).replace("``", "`"))
     return "\n\n".join(parts)
 
 
