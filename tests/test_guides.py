@@ -150,6 +150,14 @@ def test_python_lines_are_python(page: Path) -> None:
         compile(code, page.name, "exec")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Of the source, as `bridge/weight/layer.py` or from the root of the repository."""
+    named = re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|toml|csv))\b", page.read_text(encoding="utf-8"))
+    own = [name for name in named if not name.startswith(("runs/", "OUT/"))]
+    assert [n for n in own if not (ROOT / n).exists() and not (ROOT / "src" / "genft" / n).exists()] == []
+
+
 def test_the_python_of_the_readme_runs(bert: Path, desk: Path) -> None:
     (code,) = blocks(ROOT / "README.md", "python")
     tokenizer = AutoTokenizer.from_pretrained(bert)
