@@ -32,7 +32,7 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install -q $(if $(LATEST),--upgrade --upgrade-strategy eager)
 
-.PHONY: demo test test-nightly lint lock peft-conformance release-check api clean newest
+.PHONY: demo docs test test-nightly lint lock peft-conformance release-check api clean newest
 
 demo: $(VENV)/demo.done
 	$(BIN)/genft demo
@@ -50,6 +50,14 @@ peft-conformance: $(VENV)/dev.done
 # wheel and sdist, each installed into an empty environment and used there
 release-check:
 	PYTHON=$(PYTHON) benchmarks/release.sh
+
+# the documentation as a site under build/site; a warning is an error
+docs: $(VENV)/docs.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/docs.done: $(VENV)/demo.done
+	$(INSTALL) -e ".[docs]"
+	touch $@
 
 # HTML of every public name under build/api
 api: $(VENV)/dev.done
