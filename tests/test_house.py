@@ -151,3 +151,10 @@ def test_circles_and_directions_are_found() -> None:
         "genft.methods.a:1: imports genft.bridge.b",
         "genft.ops.e:1: imports genft",
     ]
+
+
+def test_a_command_that_fails_is_not_timed() -> None:
+    with pytest.raises(SystemExit, match="failed"):
+        house.processor_seconds("raise SystemExit(2)")
+    assert house.processor_seconds("sum(range(10**6))", before="pass", repeats=1) > 0
+    assert "raise" in house.command("--help")

@@ -105,8 +105,13 @@ def test_importing_genft_is_quick() -> None:
 HELP = """
 import contextlib, io, runpy, sys, time
 sys.argv = ["genft", "--help"]
-with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-    runpy.run_module("genft", run_name="__main__", alter_sys=True)
+shown = io.StringIO()
+try:
+    with contextlib.redirect_stdout(shown):
+        runpy.run_module("genft", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code, end.code
+assert "train" in shown.getvalue()
 print(time.process_time())
 """
 
