@@ -1,9 +1,9 @@
-"""Seconds to attach to a 12-layer base model, save, load and merge, beside peft's LoRA.
+"""Seconds to attach to a 12-layer base model, to save, load and merge, compared with peft's LoRA.
 
     python benchmarks/startup.py --threads 1 --clock cpu
 
-RoBERTa-base's shapes with random weights. VectorFit decomposes every weight the first time; afterwards it reads the
-decompositions from disk, which is what is timed here (the call that is not counted fills the store).
+The model has RoBERTa-base's shapes and random weights. VectorFit decomposes every weight once and later reads the
+decompositions from disk; this reading is what is timed here (the first, untimed call fills the cache).
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def main() -> None:
             models[case].unmerge_adapter()
 
         actions = {"attach": attach, "save": save, "load": load, "merge and unmerge": merge}
-        found = {
+        taken = {
             name: common.seconds({case: lambda case=case, do=do: do(case) for case in args.cases}, **timing)
             for name, do in actions.items()
         }
-        rows = [{"method": case, **{f"{name} s": found[name][case] for name in actions}} for case in args.cases]
+        rows = [{"method": case, **{f"{name} s": taken[name][case] for name in actions}} for case in args.cases]
     common.report("startup", rows, args)
 
 
