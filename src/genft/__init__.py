@@ -11,8 +11,9 @@ Importing ``genft`` registers its methods with ``peft``; from then on peft's own
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from genft.adapters.saved import Trained
+from genft.adapters.saved import load as _load
 from genft.bridge.fingerprint import allow_other_base
 from genft.bridge.register import register_all
 from genft.errors import (
@@ -32,24 +33,24 @@ from genft.methods.genft import GenFTConfig
 from genft.methods.lora_slices import LoraSlicesConfig
 from genft.methods.vectorfit import VectorFitConfig
 
-if TYPE_CHECKING:
-    from genft.adapters.saved import Trained
-
 __version__ = "0.1.0"
 
 register_all(METHODS.values())
 
 
 def load_adapter(folder: str | Path, base: str | None = None) -> Trained:
-    """A folder that ``genft train`` saved, on its base model and ready for ``.predict(...)``.
+    """Load a folder that ``genft train`` saved on its base model, ready for ``.predict(...)``.
 
     Args:
         folder: the saved adapter.
         base: another place of the same base model; by default the one that the adapter names.
-    """
-    from genft.adapters import saved as artifact  # here, because importing genft must not import the trainer
 
-    return artifact.load(folder, base)
+    Raises:
+        AdapterFileError: a file is missing or damaged.
+        BaseMismatchError: the base is not the model that the adapter was trained on.
+        ConfigError: the base cannot be found.
+    """
+    return _load(folder, base)
 
 
 __all__ = [

@@ -9,6 +9,7 @@ tokenizer files, README.md                        for text; the model card with 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, cast
 
 import torch
 import transformers
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -33,6 +34,7 @@ from genft.data.encode import Encoded, encode
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, first_line
 from genft.models.load import LoadedModel, ModelSource, find_model, load_model
 from genft.models.parameters import trained_state
+from genft.models.prefixes import accept_prefix
 
 #: The transformers class of a base model by peft's task type.
 AUTO_CLASSES = {
@@ -74,9 +76,15 @@ class Trained(Opened):
 
     saved: SavedTask
 
-    def predict(self, inputs: list[tuple[str, ...]], batch_size: int = 64) -> torch.Tensor:
-        """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``."""
-        data: Encoded = encode(inputs, None, self.saved.preprocessing, self.tokenizer)
+    def predict(self, inputs: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> torch.Tensor:
+        """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``.
+
+        Args:
+            inputs: texts, tuples of two texts where the task has pairs, or paths of images.
+            batch_size: inputs that the model sees at once.
+        """
+        rows = [(row,) if isinstance(row, str) else row for row in inputs]
+        data: Encoded = encode(rows, None, self.saved.preprocessing, self.tokenizer)
         order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
         device = next(self.model.parameters()).device
         logits = []
@@ -288,7 +296,7 @@ def _tokenizer(folder: Path, saved: SavedTask, of_base: Any) -> Any:
     )
 
 
-def _attach(folder: Path, base: nn.Module, name: str, hint: str = "", *, embeddings: bool = False) -> PeftModel:
+def _attach(folder: Path, base: PreTrainedModel, name: str, hint: str = "", *, embeddings: bool = False) -> PeftModel:
     """Put the adapter in ``folder`` on its base, after checking its files.
 
     Args:
@@ -301,6 +309,8 @@ def _attach(folder: Path, base: nn.Module, name: str, hint: str = "", *, embeddi
     tensors = read_tensors(file)
     with one_sentence(folder, name, hint):
         check_sizes(folder, tensors)
+        if PeftConfig.from_pretrained(str(folder)).peft_type == PeftType.PREFIX_TUNING:
+            accept_prefix(base)
         model = PeftModel.from_pretrained(base, str(folder))
         needed = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
         allowed = get_peft_model_state_dict(model, save_embedding_layers=True).keys() if embeddings else ()

@@ -64,13 +64,17 @@ def record_or_compare(adapter: Adapter[Any], model: nn.Module) -> None:
         adapter.fingerprint = here
 
 
-def record_trained_bases(adapter: Adapter[Any], model: nn.Module) -> None:
-    """Take the fingerprints anew of base weights that are trained beside the adapter: it fits what they are now."""
+def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
+    """Take the fingerprints anew of base weights that have changed since the adapter was made: other weights were
+    loaded, or they are trained beside the adapter. An adapter fits the base that it was trained on."""
     if adapter.fingerprint is None:
         return
     for layer in layers_of(adapter, model):
-        if isinstance(layer, WeightLayer) and any(p.requires_grad for p in unwrap(layer).parameters()):
-            adapter.fingerprint[layer.attachments[adapter.name].sites[0].module] = base_fingerprint(layer)
+        if not isinstance(layer, WeightLayer) or layer.merged or not layer.frozen.has_weight:
+            continue
+        path, w0 = layer.attachments[adapter.name].sites[0].module, layer.frozen
+        if w0.is_whole and (w0.trained or not fingerprint.fits(adapter.fingerprint.get(path), w0.weight)):
+            adapter.fingerprint[path] = base_fingerprint(layer)
 
 
 # -------------------------------------------------------------------- sketches of updates

@@ -202,7 +202,7 @@ class BridgeTuner(BaseTuner):
     ) -> dict[str, Tensor]:
         adapter = adapters_in(model, cls.prefix)[adapter_name]
         tensors = adapter_file.adapter_state(adapter, model, state_dict, unwanted_adapter_names)
-        base_check.record_trained_bases(adapter, model)
+        base_check.record_changes(adapter, model)
         sketches = base_check.update_sketches(model, adapter_name, tensors)
         return tensors | base_check.file_entries(sketches, cls.prefix)
 

@@ -166,6 +166,15 @@ class FrozenWeight:
         return any(p.device == torch.device("meta") for p in self.module.parameters(recurse=False))
 
     @property
+    def is_whole(self) -> bool:
+        """Whether this process holds the weight with all its values: not a shard of it, and not on the meta device."""
+        stored = self.stored
+        if type(stored).__name__ == "DTensor" or stored.is_meta:
+            return False
+        whole = self.backend is not None or stored.shape == (self.shape[::-1] if self.transposed else self.shape)
+        return whole and stored.untyped_storage().size() >= stored.numel() * stored.itemsize
+
+    @property
     def trained(self) -> bool:
         """Whether the base weight or bias is trained as well."""
         return any(p.requires_grad for p in self.module.parameters(recurse=False))
