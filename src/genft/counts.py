@@ -10,6 +10,7 @@ import csv
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,13 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
 
 from genft import published
-from genft.api.registry import LISTED_FILE
+from genft.api.settings import parse_settings
 from genft.bridge.targets import DEFAULT_TARGETS
 from genft.errors import ConfigError, not_one_of
 from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
 from genft.models.load import head_modules
 from genft.presets import Table, load_preset
-from genft.runs.spec import parse_settings
 from genft.training.attach import ParameterCount, changes_base, count_parameters, make_config
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ def count_methods() -> list[MethodCount]:
 
 
 #: The architectures of ``genft list methods``: the kind of their inputs, and how they are built.
+#: What :func:`write_listed` has counted, for ``genft list methods``.
+LISTED_FILE = Path(__file__).with_suffix(".csv")
 LISTED = {"ViT-B/16": ("image", vit_base), "RoBERTa-base": ("text", roberta_base)}
 
 
@@ -228,6 +230,15 @@ def count_listed() -> dict[str, dict[str, int]]:
         }
         for info in METHODS.values()
     }
+
+
+def listed_counts() -> dict[str, dict[str, int | None]]:
+    """Method → architecture → the stored count, or None if the method does not work on that kind of input."""
+    with LISTED_FILE.open(encoding="utf-8", newline="") as file:
+        return {
+            row.pop("method"): {name: int(count) if count else None for name, count in row.items()}
+            for row in csv.DictReader(file)
+        }
 
 
 def write_listed() -> None:

@@ -34,7 +34,7 @@ _ORDER = ("weight", "block", "peft", "baseline")
 def _methods(json: bool) -> None:
     from rich.padding import Padding
 
-    from genft.api.registry import listed_counts
+    from genft.counts import listed_counts
     from genft.methods import METHODS
 
     infos = sorted(METHODS.values(), key=lambda info: _ORDER.index(info.family))
@@ -69,25 +69,22 @@ def _millions(count: int | None) -> str:
 
 
 def _settings(name: str, json: bool) -> None:
-    import dataclasses
-
+    from genft.api.settings import describe_settings
     from genft.methods import get_method
     from genft.report.terminal import table
-    from genft.runs.spec import default_settings, plain, setting_types, type_name
 
     info = get_method(name)
-    defaults, types = {**default_settings(info), **info.defaults}, setting_types(info)
-    help_of = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(info.config)} if info.config else {}
-    rows = {key: (type_name(types[key]), plain(defaults.get(key)), help_of[key]) for key in types}
+    rows = describe_settings(info)
     if json:
-        print_json({k: {"type": t, "default": d, "help": h} for k, (t, d, h) in rows.items()})
+        print_json({key: row._asdict() for key, row in rows.items()})
         return
     if not rows:
         screen(False).print(f"{name} has no settings: it trains {info.trains}")
         return
     shown = table("setting", "default", "meaning")
-    for key, (_, default, help_text) in rows.items():
-        shown.add_row(f"[bold]{key}[/]", str(default), _plain(help_text))
+    for key, row in rows.items():
+        allowed = f" ({row.allowed})" if row.allowed else ""
+        shown.add_row(f"[bold]{key}[/]", str(row.default), _plain(row.help + allowed))
     screen(False).print(shown)
 
 

@@ -172,7 +172,7 @@ def run_request(
         found,
         model,
         load_preset(preset),
-        settings=parse_settings(info, set_ or ()),
+        settings=parse_settings(info, set_ or (), Training.model_fields),
         training={k: v for k, v in training.items() if v is not None},
         **said,
     )
