@@ -54,9 +54,8 @@ def report(
 
         genft report --html runs
     """
-    from genft.report import formats as report
-    from genft.report import page
-    from genft.report.boards import boards
+    from genft.report import formats, page
+    from genft.report.collect import read_report
     from genft.runs.spec import split_outside_brackets
     from genft.runs.store import Store, write_atomically
 
@@ -64,19 +63,21 @@ def report(
         format, out = Format.html, out or folder / "report.html"
     kind = format or _ending(out)
     store = Store(folder)
-    found = boards(store, methods=split_outside_brackets(methods or ""), everything=all_, together=together)
-    if against and not any(against in board.labels for board in found):
-        found[0].differences(against)  # which says what there is
     with screen(True).status("Comparing example by example"):
-        made = [(b, b.differences(against if against in b.labels else None)) for b in found]
-    notes = report.failure_notes(store.failed())
+        found = read_report(
+            store,
+            methods=split_outside_brackets(methods or ""),
+            everything=all_,
+            together=together,
+            against=against,
+        )
     if kind is None:
-        screen(False).print(report.as_rich(made, notes))
+        screen(False).print(formats.as_rich(found))
         return
     if kind is Format.html:
-        text = page.render(store, made, notes)
+        text = page.render(store, found)
     else:
-        text = {"md": report.as_markdown, "csv": report.as_csv, "json": report.as_json}[kind.value](made, notes)
+        text = {"md": formats.as_markdown, "csv": formats.as_csv, "json": formats.as_json}[kind.value](found)
     if out is None:
         print(text, end="")
     else:

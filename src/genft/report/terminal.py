@@ -1,14 +1,16 @@
-"""Results as tables for the terminal."""
+"""Results for the terminal: the one style of tables, and numbers in words."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from genft.runs.store import Result
+from genft.families.metrics import METRICS
+from genft.runs.store import Result, is_constant
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -28,13 +30,17 @@ LEGEND = (
 
 
 def comparison(results: Sequence[Result]) -> Table:
-    """One row per result, the best score first: score and interval, parameters, time, memory, size."""
+    """A row per result, the best score first: score and interval, parameters, time, memory, size."""
     numbers = (results[0].scores.metric, "interval", "adapter", "head", "s/step", "memory", "bytes")
     made = table("method", *numbers, right=("method", *numbers))
     made.columns[0].justify = "left"
-    for r in sorted(results, key=lambda r: -r.scores.value):
+    higher = METRICS[results[0].scores.metric].higher_is_better
+    for r in sorted(results, key=lambda r: (math.isnan(r.scores.value), -r.scores.value if higher else r.scores.value)):
+        constant = is_constant(r)
+        if constant:
+            made.caption = "constant: the same prediction for every example, so the training collapsed"
         made.add_row(
-            r.method,
+            f"{r.method} (constant)" if constant else r.method,
             f"{r.scores.value:.3f}",
             f"{r.scores.interval[0]:.3f}–{r.scores.interval[1]:.3f}",
             count(r.counts.adapter),
@@ -65,3 +71,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters as escapes, so that a name can neither steer a terminal nor break a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
