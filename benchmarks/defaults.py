@@ -13,7 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
-from genft.runs.store import Result, Store
+from genft.runs.measured import Result
+from genft.runs.store import Store
 from genft.sweeps.matrix import selecting_score
 
 

@@ -19,7 +19,8 @@ import common
 from genft.data import find_tasks, read
 from genft.errors import GenFTError
 from genft.presets import Preset
-from genft.runs.store import Result, Store
+from genft.runs.measured import Result
+from genft.runs.store import Store
 from genft.sweeps import processes
 from genft.sweeps.matrix import Matrix, Schedule, parse_entries
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ from genft.errors import ConfigError, not_one_of
 from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
 from genft.models.load import head_modules
+from genft.models.parameters import Counts, count_parameters
 from genft.presets import Table, load_preset
-from genft.training.attach import ParameterCount, changes_base, count_parameters, make_config
+from genft.training.attach import changes_base, make_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -140,13 +141,13 @@ def count_suite(benchmark: str) -> SuiteCount:
     return SuiteCount(benchmark, architecture.name, table.source, tuple(tasks), printed)
 
 
-def count(build: Callable[[int], PreTrainedModel], classes: int, config: PeftConfig) -> ParameterCount:
+def count(build: Callable[[int], PreTrainedModel], classes: int, config: PeftConfig) -> Counts:
     """The parameters of ``build(classes)`` with ``config`` on it and its head trained, without allocating any."""
     with torch.device("meta"):
         return _count(build(classes), config)
 
 
-def _count(model: PreTrainedModel, config: PeftConfig) -> ParameterCount:
+def _count(model: PreTrainedModel, config: PeftConfig) -> Counts:
     head = head_modules(model)
     if not config.is_prompt_learning:
         config.modules_to_save = list(head)  # type: ignore[attr-defined]
@@ -157,17 +158,17 @@ def _count(model: PreTrainedModel, config: PeftConfig) -> ParameterCount:
 
 def count_method(
     info: MethodInfo, settings: Mapping[str, Any], build: Callable[[int], PreTrainedModel], classes: int = 2
-) -> ParameterCount:
+) -> Counts:
     """The parameters of a method on ``build(classes)``, with what the registry and the model say of its settings."""
     with torch.device("meta"):
         model = build(classes)
         if info.config is None:
             head = head_modules(model)
             counted = count_parameters(model, head)
-            return counted if info.name == "full" else replace(counted, adapter=0)
+            return counted if info.name == "full" else counted.model_copy(update={"adapter": 0})
         follows = info.recipe.settings(model, SOME_STEPS)
-        kind = "text" if model.main_input_name == "input_ids" else "image"
-        config = make_config(info, {**info.defaults, **follows, **settings}, model, kind)
+        task_type = "SEQ_CLS" if model.main_input_name == "input_ids" else None
+        config = make_config(info, {**info.defaults, **follows, **settings}, model, task_type)
         if changes_base(config):  # which needs values in W0; the tensors are LoRA's
             config.init_lora_weights = True
         return _count(model, config)
@@ -185,7 +186,7 @@ class MethodCount:
     benchmark: str
     method: str
     settings: str
-    count: ParameterCount
+    count: Counts
     with_head: bool
     printed: str
     note: str

@@ -25,7 +25,9 @@ from genft.adapters.lora import balanced
 from genft.adapters.output_change import outputs, random_batches
 from genft.cli import app
 from genft.data import Task
-from genft.models.load import LoadedModel, Preprocessing, find_model, head_modules
+from genft.data.preprocessing import Preprocessing
+from genft.models.load import LoadedModel, head_modules
+from genft.models.source import find_model
 
 #: Runs where genft cannot be imported: loads every case and saves its outputs.
 STRANGER = """

@@ -15,8 +15,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from families import FAMILIES, Family
 from genft import METHODS, ConfigError, TargetError, get_method
 from genft.adapters import saved as artifact
+from genft.data.preprocessing import Preprocessing
 from genft.methods.peft_recipes import AllocateRanks, VBLora
-from genft.models.load import LoadedModel, Preprocessing
+from genft.models.load import LoadedModel
 from genft.training.attach import attach, changes_base, make_config
 
 PEFT = [name for name, info in METHODS.items() if info.family == "peft"]
@@ -53,7 +54,7 @@ def adapted(name: str, family: Family) -> PeftModel:
     info, model = METHODS[name], family.build()
     settings = {**info.defaults, **info.recipe.settings(model, 20), **SMALL.get(name, {})}
     batch = family.batch()
-    config = make_config(info, settings, model, kind_of(family))
+    config = make_config(info, settings, model, "SEQ_CLS" if kind_of(family) == "text" else None)
     config.task_type = family.task_type
     if not config.is_prompt_learning:
         config.modules_to_save = list(family.head) or None
@@ -155,7 +156,8 @@ def test_any_other_method_of_peft_has_a_name() -> None:
 
 def loaded(family: str, longest: int = 8) -> LoadedModel:
     model = FAMILIES[family].build()
-    return LoadedModel(None, model, None, Preprocessing(kind="text", max_length=longest), ("classifier",))
+    preprocessing = Preprocessing(kind="text", max_length=longest)
+    return LoadedModel(None, model, None, preprocessing, ("classifier",), task_type="SEQ_CLS")
 
 
 def no_examples(n: int) -> list[dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from genft import ConfigError, published
 from genft.data import Task
 from genft.methods import METHODS
 from genft.presets import Preset, list_presets, load_preset
-from genft.runs.spec import build_spec
+from genft.runs.request import build_spec
 
 PAPER = load_preset("paper")
 ROWS = [(table, task) for table in PAPER.tables for task in table.tasks]

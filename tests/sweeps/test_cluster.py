@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 
 from genft import ConfigError, GenFTError
 from genft.cli import app
+from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
-from genft.runs.store import Result, Store
+from genft.runs.store import Store
 from genft.sweeps import cluster
 from genft.sweeps.cluster import ATTEMPTS, Cluster
 from genft.sweeps.matrix import parse_entries
 from genft.training.callbacks import Progress
-from genft.training.run import prepare, run
+from genft.training.prepared import prepare
+from genft.training.run import run
 from sweeps.test_matrix import schedule
 
 real = pytest.mark.skipif(find_spec("ray") is None, reason="starts Ray: pip install 'genft[ray]'")

@@ -10,11 +10,13 @@ import pytest
 from genft import ConfigError, TrainingError
 from genft.data import read, task_from_path
 from genft.presets import Preset
-from genft.runs.store import Result, Store
+from genft.runs.measured import Result
+from genft.runs.store import Store
 from genft.sweeps import matrix as matrices
 from genft.sweeps.matrix import Entry, Matrix, Schedule, beyond_the_edge, parse_entries
 from genft.training.callbacks import Progress
-from genft.training.run import Plan, run
+from genft.training.prepared import PreparedRun
+from genft.training.run import run
 
 PRESET = Preset(name="none", source="")
 TRAINING = {"epochs": 1, "batch_size": 16}
@@ -55,10 +57,12 @@ def test_a_grid_goes_on_beyond_the_edge_where_the_best_is(found: dict[float, flo
 class Runs:
     """Does the runs in this process; some raise, or are interrupted."""
 
-    def __init__(self, fails: Callable[[Plan], bool] = lambda _: False, stop_after: int | None = None) -> None:
+    def __init__(self, fails: Callable[[PreparedRun], bool] = lambda _: False, stop_after: int | None = None) -> None:
         self.fails, self.stop_after, self.done = fails, stop_after, []  # type: ignore[var-annotated]
 
-    def __call__(self, next_plan: Callable[[], Plan | None], out: Path, *_: Any) -> Iterator[tuple[Plan, Any]]:
+    def __call__(
+        self, next_plan: Callable[[], PreparedRun | None], out: Path, *_: Any
+    ) -> Iterator[tuple[PreparedRun, Any]]:
         while (plan := next_plan()) is not None:
             if self.stop_after is not None and len(self.done) == self.stop_after:
                 raise KeyboardInterrupt

@@ -16,8 +16,9 @@ from genft import ConfigError
 from genft.cli import app
 from genft.data import load_task
 from genft.figures.style import style
+from genft.models.parameters import Counts
 from genft.presets import Preset, load_preset
-from genft.runs.store import Counts, Result, Scores
+from genft.runs.measured import Result, Scores
 from genft.sweeps.matrix import Entry
 from genft.sweeps.studies import STUDIES, Measured, Variant, get_study, study_matrices
 

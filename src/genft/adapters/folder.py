@@ -18,7 +18,7 @@ from genft.adapters import saved as artifact
 from genft.adapters.lora import LoraAdapter
 from genft.adapters.saved import SavedTask
 from genft.errors import AdapterFileError, ConfigError
-from genft.models.load import find_model
+from genft.models.source import find_model
 
 #: The transformers class of a base model by peft's task type.
 AUTO_CLASSES = {

@@ -24,10 +24,13 @@ from torch import nn
 from genft.bridge.tuner import LARGEST
 from genft.data import Task
 from genft.data.encode import Encoded, encode
+from genft.data.preprocessing import Preprocessing
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError
-from genft.models.load import LoadedModel, Preprocessing, find_model, load_model
+from genft.families.registry import get_family
+from genft.models.load import LoadedModel
+from genft.models.parameters import trained_state
+from genft.models.source import find_model
 from genft.records import Record, check
-from genft.training.attach import trained_state
 
 TASK_FILE = "genft_task.json"
 BASELINE_FILE = "model.safetensors"
@@ -186,7 +189,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     except ConfigError as e:
         hint = "" if base else "; if you have this model elsewhere, say where with --base (base= in Python)"
         raise ConfigError(f"{e}{hint}") from None
-    loaded = load_model(source, task, saved.preprocessing.image_size)
+    loaded = get_family(task).load(source, image_size=saved.preprocessing.image_size)
     weights = folder / ("adapter_model.safetensors" if (folder / "adapter_config.json").exists() else BASELINE_FILE)
     if not weights.is_file():
         raise AdapterFileError(f"{weights}: is missing")

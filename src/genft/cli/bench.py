@@ -26,9 +26,9 @@ from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
     from genft.data import Task, TaskData
-    from genft.runs.store import Result
+    from genft.runs.measured import Result
     from genft.sweeps.matrix import Schedule
-    from genft.training.run import Plan
+    from genft.training.prepared import PreparedRun
 
 _MATRIX, _DATA, _MACHINES, _OUTPUT = "What is compared", "Data", "Machines", "Output"
 
@@ -253,9 +253,9 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def show(self, plan: Plan, event: Any) -> None:
+    def show(self, plan: PreparedRun, event: Any) -> None:
         from genft.errors import GenFTError
-        from genft.runs.store import Result
+        from genft.runs.measured import Result
         from genft.training.callbacks import Progress as Report
 
         name = escape(self.schedule.label(plan))
@@ -274,7 +274,7 @@ class Bars:
                 metric = plan.data.task.metric
                 self.progress.update(bar, note=f"{metric} {event.epoch[metric]:.3f}")
 
-    def _line(self, plan: Plan, name: str, outcome: Any) -> None:
+    def _line(self, plan: PreparedRun, name: str, outcome: Any) -> None:
         from genft.errors import GenFTError
         from genft.report.terminal import duration
 
@@ -295,7 +295,7 @@ class Bars:
 
 def conclude(console: Console, schedule: Schedule) -> list[Result]:
     """Show the table, and what failed; returns the results that were compared."""
-    from genft.runs.store import Result
+    from genft.runs.measured import Result
 
     tell_failures(console, schedule)
     results = [r for _, plan in schedule.compared if isinstance(r := schedule.outcomes[plan.key], Result)]

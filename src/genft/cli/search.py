@@ -12,12 +12,12 @@ from rich.markup import escape
 
 from genft.cli.options import run_alone, takes_a_run
 from genft.cli.screen import RunBar, print_json, screen
-from genft.runs.spec import Request
+from genft.runs.request import Request
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from genft.runs.store import Result
+    from genft.runs.measured import Result
     from genft.sweeps.search import Search
 
 _SEARCH = "Search"

@@ -80,11 +80,11 @@ def study(
 
         genft study ratio-scaling cola mrpc -m minilm-l6 --grid w0_ratio=0.03,0.1,1 --grid scaling=0.1,1
     """
+    from genft.api.settings import parse_settings
     from genft.data import Task
     from genft.figures.style import check_format
     from genft.methods import get_method
     from genft.presets import load_preset
-    from genft.runs.spec import parse_settings
     from genft.runs.store import Store
     from genft.sweeps.matrix import Schedule
     from genft.sweeps.processes import be_quiet

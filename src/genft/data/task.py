@@ -39,6 +39,7 @@ class Task(Record):
     name: str = Field(description="what `genft train` takes")
     title: str = Field(default="", description="one line for people")
     kind: Literal["text", "image"]
+    family: str = Field(default="classification", description="how it is learned, see genft.families")
     reader: str = Field(description="which reader in genft.data finds the examples")
     suite: str = Field(default="", description="the benchmark it belongs to: glue, vtab1k, fgvc, or your own")
     group: str = Field(default="", description="within the benchmark: natural, specialized, structured in VTAB")

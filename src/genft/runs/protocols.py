@@ -98,12 +98,23 @@ def assign_roles(
     limit_train: int | None = None,
     limit_eval: int | None = None,
     limit_select: int | None = None,
+    *,
+    by_class: bool = True,
 ) -> Roles:
-    """Give every split its role; with limits, a fixed draw by class of at most so many examples."""
-    stratify = not data.task.regression
+    """Give every split its role; with limits, at most so many examples in a fixed draw.
+
+    Args:
+        data: the splits.
+        protocol: which role each has.
+        limit_train, limit_eval, limit_select: the most examples that train, report and select.
+        by_class: whether examples are drawn evenly by class.
+
+    Raises:
+        ConfigError: the data lack a split that the protocol needs.
+    """
 
     def limited(split: Split, limit: int | None) -> Split:
-        return split if limit is None or limit >= len(split) else hold_out(split, limit, 0, stratify)[1]
+        return split if limit is None or limit >= len(split) else hold_out(split, limit, 0, by_class)[1]
 
     missing = "; ".join(note for note in data.notes if note.endswith("is not there"))
     for name in (*protocol.train, protocol.select, protocol.report):
@@ -118,7 +129,7 @@ def assign_roles(
             )
     train = sum((data.splits[name] for name in protocol.train), Split((), ()))
     if protocol.select is None:
-        train, select = hold_out(train, max(1, len(train) // 10), 0, stratify)
+        train, select = hold_out(train, max(1, len(train) // 10), 0, by_class)
     else:
         select = data.splits[protocol.select]
     train, select = limited(train, limit_train), limited(select, limit_select or limit_eval)

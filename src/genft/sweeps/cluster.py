@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from genft.errors import ConfigError, GenFTError, TrainingError, first_line
+from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
-from genft.runs.store import Result
 from genft.sweeps.processes import Message, RunProcess, be_quiet
-from genft.training.run import Plan
+from genft.training.prepared import PreparedRun
 
 #: Times a run is started before it counts as failed because its workers were lost.
 ATTEMPTS = 3
@@ -40,8 +40,8 @@ class Cluster:
     gpus: float = 0
 
     def run(
-        self, next_plan: Callable[[], Plan | None], out: Path, report_to: Sequence[str] = ()
-    ) -> Iterator[tuple[Plan, Message]]:
+        self, next_plan: Callable[[], PreparedRun | None], out: Path, report_to: Sequence[str] = ()
+    ) -> Iterator[tuple[PreparedRun, Message]]:
         """As :func:`genft.sweeps.processes.run_side_by_side`, on the cluster; it is left when this ends.
 
         Raises:
@@ -92,14 +92,14 @@ class Cluster:
         return max(1, int(places))
 
     def _stream(
-        self, ray: Any, next_plan: Callable[[], Plan | None], out: Path, report_to: Sequence[str]
-    ) -> Iterator[tuple[Plan, Message]]:
+        self, ray: Any, next_plan: Callable[[], PreparedRun | None], out: Path, report_to: Sequence[str]
+    ) -> Iterator[tuple[PreparedRun, Message]]:
         # Ray's own retry would repeat the stream from its beginning, so a lost run is sent again below
         task = ray.remote(_messages).options(
             num_returns="streaming", num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0
         )
-        running: dict[Any, tuple[Plan, int]] = {}
-        lost: list[tuple[Plan, int]] = []
+        running: dict[Any, tuple[PreparedRun, int]] = {}
+        lost: list[tuple[PreparedRun, int]] = []
         changed = True
         while True:
             for _ in range(len(running), self._places(ray) if changed else 0):

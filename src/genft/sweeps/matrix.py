@@ -15,18 +15,21 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from genft.api.settings import parse_settings, split_outside_brackets
 from genft.data import Task, TaskData
 from genft.errors import ConfigError, GenFTError
 from genft.methods import get_method
-from genft.models.load import find_model
+from genft.models.source import find_model
 from genft.presets import Preset
+from genft.runs.measured import ComparedRun, Failure, Result
 from genft.runs.protocols import Roles
-from genft.runs.spec import RunSpec, build_spec, parse_settings, split_outside_brackets
-from genft.runs.store import ComparedRun, Failure, Result, Store
+from genft.runs.request import build_spec
+from genft.runs.spec import RunSpec
+from genft.runs.store import Store
 from genft.sweeps.cluster import Cluster
 from genft.sweeps.processes import run_side_by_side
 from genft.training.callbacks import Inferred, Progress
-from genft.training.run import Plan, prepare
+from genft.training.prepared import PreparedRun, prepare
 
 #: A grid whose best rate is at an edge is extended there, at most so often.
 _EXTENSIONS = 4
@@ -117,7 +120,7 @@ class Matrix:
 
 
 #: Asks for runs, and is sent their outcomes by key; ends with the runs that are compared.
-_Course: TypeAlias = Generator[Sequence[Plan], Mapping[str, Outcome], None]
+_Course: TypeAlias = Generator[Sequence[PreparedRun], Mapping[str, Outcome], None]
 
 
 class Schedule:
@@ -134,14 +137,14 @@ class Schedule:
         """
         self.matrix, self.store, self.data = matrix, store, data
         self.source = find_model(matrix.model)  # once: its fingerprint reads all weights
-        self.waiting: list[Plan] = []
+        self.waiting: list[PreparedRun] = []
         self.outcomes: dict[str, Outcome] = {}
         self._roles: dict[tuple[Any, ...], Roles] = {}  # once for all runs that share them
         self._labels: dict[str, str] = {}
         #: (label, run) of the runs that are compared, as far as they are known and finished
-        self.compared: list[tuple[str, Plan]] = []
-        self._asked: dict[str, Plan] = {}
-        self._courses: list[tuple[_Course, Sequence[Plan]]] = []
+        self.compared: list[tuple[str, PreparedRun]] = []
+        self._asked: dict[str, PreparedRun] = {}
+        self._courses: list[tuple[_Course, Sequence[PreparedRun]]] = []
         for task in matrix.tasks:
             for entry in matrix.entries:
                 course = self._course(task, entry)
@@ -149,7 +152,7 @@ class Schedule:
         self._advance()
 
     @property
-    def failures(self) -> list[tuple[Plan, GenFTError]]:
+    def failures(self) -> list[tuple[PreparedRun, GenFTError]]:
         return [(self._asked[key], o) for key, o in self.outcomes.items() if isinstance(o, GenFTError)]
 
     @property
@@ -159,7 +162,7 @@ class Schedule:
 
     def run(
         self, jobs: int = 1, report_to: Sequence[str] = (), cluster: Cluster | None = None
-    ) -> Iterator[tuple[Plan, Outcome | Progress | Inferred]]:
+    ) -> Iterator[tuple[PreparedRun, Outcome | Progress | Inferred]]:
         """Do what is not finished, in ``jobs`` processes or on a cluster; yields what happens. A run that fails is
         noted, and the others go on."""
         if cluster is None:
@@ -174,7 +177,7 @@ class Schedule:
                 self._advance()
             yield plan, message
 
-    def one_per_task(self) -> list[Plan]:
+    def one_per_task(self) -> list[PreparedRun]:
         """A run of every task, to say what its splits are."""
         return list({plan.data.task.name: plan for plan in reversed(self._asked.values())}.values())[::-1]
 
@@ -192,18 +195,18 @@ class Schedule:
         left = [of_task.get(p.data.task.name, per_step * p.steps) for p in self.waiting]
         return sum(left) + unknown * statistics.mean(known)
 
-    def _next(self) -> Plan | None:
+    def _next(self) -> PreparedRun | None:
         """The next run, one that no other process is at if there is any."""
         if not self.waiting:
             return None
         free = (n for n, plan in enumerate(self.waiting) if not self.store.claimed(plan.key))
         return self.waiting.pop(next(free, 0))
 
-    def label(self, plan: Plan) -> str:
+    def label(self, plan: PreparedRun) -> str:
         """What a run is called among the others."""
         return f"{plan.data.task.name} {self._labels[plan.key]} seed {plan.spec.seed}"
 
-    def _ask(self, plans: Sequence[Plan]) -> Sequence[Plan]:
+    def _ask(self, plans: Sequence[PreparedRun]) -> Sequence[PreparedRun]:
         for plan in plans:
             if plan.key in self._asked:
                 continue
@@ -241,7 +244,9 @@ class Schedule:
             if isinstance(self.outcomes[plan.key], Result)
         )
 
-    def _choose_rate(self, task: Task, entry: Entry) -> Generator[Sequence[Plan], Mapping[str, Outcome], float | None]:
+    def _choose_rate(
+        self, task: Task, entry: Entry
+    ) -> Generator[Sequence[PreparedRun], Mapping[str, Outcome], float | None]:
         """The learning rate with the best selecting score; None if every one failed."""
         found: dict[float, float] = {}
         wanted = list(self.matrix.grid)
@@ -260,7 +265,7 @@ class Schedule:
         best = max(sorted(found), key=found.__getitem__)
         return best if math.isfinite(found[best]) else None
 
-    def _plan(self, task: Task, entry: Entry, seed: int, rate: float | None) -> Plan:
+    def _plan(self, task: Task, entry: Entry, seed: int, rate: float | None) -> PreparedRun:
         spec = self.matrix.spec(task, entry, seed, rate)
         of_roles = task.name, spec.protocol, spec.limit_train, spec.limit_eval, spec.limit_select
         plan = prepare(spec, self.data[task.name], self.source, self._roles.get(of_roles))
@@ -292,7 +297,7 @@ def _round(rate: float) -> float:
     return float(f"{rate:.1g}")
 
 
-def _failure(plan: Plan, error: GenFTError) -> Failure:
+def _failure(plan: PreparedRun, error: GenFTError) -> Failure:
     spec = plan.spec
     return Failure(
         key=plan.key,

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from genft.errors import GenFTError, TrainingError, first_line
+from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
-from genft.runs.store import Result, Store
+from genft.runs.store import Store
 from genft.training.callbacks import Inferred, Progress, Watch, ignore
-from genft.training.run import Plan, prepare, run_once
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run_once
 
 Message = Progress | Inferred | Result | GenFTError
 
@@ -96,15 +98,15 @@ def run_in_process(spec: RunSpec, out: Path, watch: Watch = ignore, *, again: bo
 
 
 def run_side_by_side(
-    next_plan: Callable[[], Plan | None], out: Path, jobs: int, report_to: Sequence[str] = ()
-) -> Iterator[tuple[Plan, Message]]:
+    next_plan: Callable[[], PreparedRun | None], out: Path, jobs: int, report_to: Sequence[str] = ()
+) -> Iterator[tuple[PreparedRun, Message]]:
     """Keep ``jobs`` processes busy with what ``next_plan`` gives, and pass their messages on as they come.
 
     The cores are divided between the processes, so that their threads do not fight. ``next_plan`` is asked whenever a
     place is free; None means that there is nothing to start at the moment. Ends when nothing runs and nothing is left.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    running: dict[Any, tuple[Plan, RunProcess]] = {}
+    running: dict[Any, tuple[PreparedRun, RunProcess]] = {}
     try:
         while True:
             while len(running) < jobs and (plan := next_plan()) is not None:

@@ -17,14 +17,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genft.api.settings import check_settings, full_settings
 from genft.errors import ConfigError, GenFTError, not_one_of
 from genft.methods import get_method
 from genft.presets import Space
 from genft.records import check
-from genft.runs.spec import Request, RunSpec, Training, check_settings, full_settings
-from genft.runs.store import Result, Store, write_atomically
+from genft.runs.measured import Result
+from genft.runs.request import Request
+from genft.runs.settings import Training
+from genft.runs.spec import RunSpec
+from genft.runs.store import Store, write_atomically
 from genft.training.callbacks import Inferred, Progress
-from genft.training.run import Plan, prepare, run
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -44,7 +49,7 @@ class Search:
         study: Optuna's, with all trials so far.
     """
 
-    plan: Plan
+    plan: PreparedRun
     spaces: Mapping[str, Space]
     study: Study
 
@@ -99,7 +104,7 @@ class Search:
 
         def watch(event: Progress | Inferred) -> None:
             if isinstance(event, Inferred):
-                trial.set_user_attr("adapter_parameters", event.adapter_parameters)
+                trial.set_user_attr("adapter_parameters", event.counts.adapter)
             elif event.epoch is not None:
                 trial.report(event.epoch[plan.data.task.metric], round(event.epoch["epoch"]))
                 if trial.should_prune():
@@ -198,7 +203,7 @@ def open_search(request: Request, out: Path, storage: str | None = None) -> Sear
     return found
 
 
-def _pruner(plan: Plan) -> Any:
+def _pruner(plan: PreparedRun) -> Any:
     """After a quarter of the epochs, one that is worse than the median of the trials before ends its trial."""
     import optuna
 

@@ -16,13 +16,14 @@ from statistics import fmean, stdev
 from typing import Any
 
 from genft import published
+from genft.api.settings import full_settings
 from genft.counts import ABLATIONS
 from genft.data import Task
 from genft.errors import ConfigError, not_one_of
 from genft.figures import studies as figures
 from genft.methods import get_method
-from genft.runs.spec import build_spec, full_settings
-from genft.runs.store import Result
+from genft.runs.measured import Result
+from genft.runs.request import build_spec
 from genft.sweeps.matrix import Entry, Matrix, Schedule
 
 Grid = Mapping[str, Sequence[float]]
