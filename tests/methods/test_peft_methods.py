@@ -269,7 +269,7 @@ def test_what_cannot_be_done_is_one_sentence() -> None:
         attach(loaded("bert", 32), METHODS["prompt_tuning"], {"num_virtual_tokens": 8}, no_examples)
     with pytest.raises(TargetError, match=r"peft:ADAPTION_PROMPT: cannot be put on Bert.*: Unsupported model type"):
         attach(loaded("bert"), get_method("peft:ADAPTION_PROMPT"), {}, no_examples)
-    with pytest.raises(ConfigError, match="use_dora: not with init_lora_weights='pissa'"):
+    with pytest.raises(ConfigError, match="use_dora: cannot be combined with init_lora_weights='pissa'"):
         attach(loaded("bert"), METHODS["pissa"], {"init_lora_weights": "pissa", "use_dora": True}, no_examples)
     fresh = replace(loaded("bert"), fresh=("bert.pooler",))
     with pytest.raises(ConfigError, match=r"p_tuning: bert\.pooler is not in the checkpoint, .*; choose another model"):

@@ -91,7 +91,7 @@ def _answer(saved: SavedTask, outputs: list[float]) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> None:
-    from genft.runs.store import write_atomically
+    from genft.files import write_atomically
 
     merged = _beside(rows, answers)
     columns = list(dict.fromkeys(key for row in merged for key in row))

@@ -55,9 +55,10 @@ def report(
         genft report --html runs
     """
     from genft.api.settings import split_outside_brackets
+    from genft.files import write_atomically
     from genft.report import formats, page
     from genft.report.collect import read_report
-    from genft.runs.store import Store, write_atomically
+    from genft.runs.store import Store
 
     if html:
         format, out = Format.html, out or folder / "report.html"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from genft.api.settings import check_settings, full_settings
 from genft.errors import ConfigError, GenFTError, not_one_of
+from genft.files import write_atomically
 from genft.methods import get_method
 from genft.presets import Space
 from genft.records import check
@@ -26,7 +27,7 @@ from genft.runs.measured import Result
 from genft.runs.request import Request
 from genft.runs.settings import Training
 from genft.runs.spec import RunSpec
-from genft.runs.store import Store, write_atomically
+from genft.runs.store import Store
 from genft.training.callbacks import Inferred, Progress
 from genft.training.prepared import PreparedRun, prepare
 from genft.training.run import run
