@@ -48,7 +48,7 @@ def params(
     counted = count_suite(suite)
     curves = rank_curves() if figure or json else []
     if figure:
-        from genft.figures.style import parameters_against_rank
+        from genft.figures.parameters import parameters_against_rank
 
         points = [(t.shared_dim + t.specific_dim, t.adapter["genft"]) for t in counted.tasks]
         parameters_against_rank(curves, points, suite, figure)

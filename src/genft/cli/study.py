@@ -82,6 +82,7 @@ def study(
     """
     from genft.api.settings import parse_settings
     from genft.data import Task
+    from genft.figures.studies import draw_study
     from genft.figures.style import check_format
     from genft.methods import get_method
     from genft.presets import load_preset
@@ -124,7 +125,7 @@ def study(
         measured += measure(schedule, variants)
     for schedule in schedules:
         tell_failures(console, schedule)
-    paths = _draw(chosen, measured, figures or out / "figures", format)
+    paths = draw_study(chosen.name, measured, figures or out / "figures", format)
     if json:
         print_json({"study": name, "measured": [_data(m) for m in measured], "figures": [str(p) for p in paths]})
     else:
@@ -157,20 +158,6 @@ def _announce(console: Console, chosen: Study, schedules: list[Any], model: str)
             f"{', '.join(map(str, schedule.matrix.seeds))}, protocol {plan.spec.protocol}, {plan.data.task.metric}"
         )
     console.print(f"{planned} runs on {model}, of which {done} are finished\n", soft_wrap=True, markup=False)
-
-
-def _draw(chosen: Study, measured: list[Measured], folder: Path, format: str) -> list[Path]:
-    from genft.figures.style import save, style
-
-    paths = []
-    with style():
-        import matplotlib.pyplot as plt
-
-        for ending, figure in chosen.draw(measured):
-            paths.append(folder / f"{chosen.name}{ending}.{format}")
-            save(figure, paths[-1])
-            plt.close(figure)
-    return paths
 
 
 def _data(m: Measured) -> dict[str, Any]:

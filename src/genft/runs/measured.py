@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from genft.models.parameters import Counts
 from genft.records import Record
@@ -145,7 +145,7 @@ class ComparedRun(Record):
     task: str
     label: str
     seed: int
-    key: str
+    key: str = Field(pattern=r"^[\w-]+$")  # the name of a file, and no path out of the store
 
     @property
     def position(self) -> tuple[str, str, str, int]:

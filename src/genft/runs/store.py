@@ -128,9 +128,16 @@ class Store:
         return self.out / "logs" / name
 
     def get(self, key: str) -> Result | None:
-        """The finished result, or None where there is none yet."""
+        """The finished result, or None if there is none yet.
+
+        Raises:
+            DataError: the file is damaged, or holds the result of another run.
+        """
         path = self.path(key)
-        return _read(path, Result) if path.is_file() else None
+        result = _read(path, Result) if path.is_file() else None
+        if result is not None and result.key != key:
+            raise DataError(f"{path}: holds the result of the run {result.key}; it was copied or renamed: delete it")
+        return result
 
     def put(self, result: Result) -> None:
         write_atomically(self.path(result.key), result.model_dump_json(indent=1).encode())
@@ -141,14 +148,15 @@ class Store:
         return sorted(path.stem for path in self.results.glob("*.json"))
 
     def __iter__(self) -> Iterator[Result]:
-        for path in sorted(self.results.glob("*.json")):
-            yield _read(path, Result)
+        for key in self.keys():
+            if (result := self.get(key)) is not None:
+                yield result
 
 
 def _read(path: Path, record: type[R]) -> R:
     try:
         return record.model_validate(json.loads(path.read_bytes()))
-    except (ValidationError, ValueError) as e:
+    except (ValidationError, ValueError, RecursionError) as e:
         what = record.__name__.strip("_").lower()
         raise DataError(f"{path}: is not a {what} of this version ({str(e).splitlines()[0]}); delete it") from None
 
