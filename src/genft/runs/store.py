@@ -35,8 +35,8 @@ from genft.runs.measured import ComparedRun, Failure, Result
 R = TypeVar("R", bound=Record)
 
 
-class _Comparisons(Record):
-    """The content of bench.json."""
+class _Comparison(Record):
+    """The content of bench.json: the runs that are compared."""
 
     cells: tuple[ComparedRun, ...]
 
@@ -107,13 +107,13 @@ class Store:
         """Record which runs a bench compares; a run that is already listed gets its new key."""
         with FileLock(self.results / ".bench.lock"):
             listed = {run.position: run for run in (*self.compared(), *runs)}
-            content = _Comparisons(cells=tuple(listed.values()))
+            content = _Comparison(cells=tuple(listed.values()))
             write_atomically(self.out / "bench.json", content.model_dump_json(indent=1).encode())
 
     def compared(self) -> list[ComparedRun]:
         """The runs that the benches of this store compare, in order."""
         path = self.out / "bench.json"
-        return list(_read(path, _Comparisons).cells) if path.is_file() else []
+        return list(_read(path, _Comparison).cells) if path.is_file() else []
 
     @staticmethod
     def adapter_path(name: str) -> str:
@@ -158,7 +158,16 @@ def _read(path: Path, record: type[R]) -> R:
         return record.model_validate(json.loads(path.read_bytes()))
     except (ValidationError, ValueError, RecursionError) as e:
         what = record.__name__.strip("_").lower()
-        raise DataError(f"{path}: is not a {what} of this version ({str(e).splitlines()[0]}); delete it") from None
+        raise DataError(f"{path}: is not a {what} of this version ({_reason(e)}); delete it") from None
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+    return first_line(error)
 
 
 #: Arrays of predictions are refused above this size: a small file may unpack to gigabytes.
