@@ -15,7 +15,7 @@ from statistics import fmean
 
 from genft.runs.measured import Result
 from genft.runs.store import Store
-from genft.sweeps.matrix import selecting_score
+from genft.sweeps.schedule import selecting_score
 
 
 def tried(run: Result) -> tuple[str, float]:

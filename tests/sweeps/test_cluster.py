@@ -158,7 +158,7 @@ def test_what_is_lost_is_sent_again_and_what_fails_is_not(
     [
         ({"cpus": 8}, r"8 CPUs and 0 GPUs, and no machine of the cluster has them \(4 and 0, 4 and 1\)"),
         ({"gpus": 2}, r"1 CPUs and 2 GPUs, and no machine"),
-        ({"gpus": 1.5}, r"--ray-gpus: 1\.5 is neither a whole number nor a part of one GPU"),
+        ({"gpus": 1.5}, r"--ray-gpus: 1\.5 is neither a whole number nor a fraction of one GPU"),
     ],
 )
 def test_a_request_that_cannot_be_granted(

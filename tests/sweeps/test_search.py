@@ -168,7 +168,7 @@ def test_nothing_completed_is_said(runs: Runs, reviews: Path, bert: Path, tmp_pa
 def test_what_the_user_says_is_not_searched(reviews: Path, bert: Path) -> None:
     assert set(searched(request(reviews, bert, settings={"shared_dim": 4}))) == {"learning_rate", "act_row"}
     assert "learning_rate" not in searched(request(reviews, bert, training={"learning_rate": 1e-3}))
-    with pytest.raises(ConfigError, match="every value that the preset searches was said"):
+    with pytest.raises(ConfigError, match="you have set every value that the preset searches"):
         searched(request(reviews, bert, {"shared_dim": Space(choices=(1, 2))}, settings={"shared_dim": 4}))
 
 

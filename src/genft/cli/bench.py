@@ -27,7 +27,7 @@ from genft.cli.screen import print_json, screen
 if TYPE_CHECKING:
     from genft.data import Task, TaskData
     from genft.runs.measured import Result
-    from genft.sweeps.matrix import Schedule
+    from genft.sweeps.schedule import Schedule
     from genft.training.prepared import PreparedRun
 
 _MATRIX, _DATA, _MACHINES, _OUTPUT = "What is compared", "Data", "Machines", "Output"
@@ -114,8 +114,9 @@ def bench(
     from genft.presets import load_preset
     from genft.runs.store import Store
     from genft.sweeps.cluster import Cluster
-    from genft.sweeps.matrix import Matrix, Schedule, parse_entries
+    from genft.sweeps.matrix import Matrix, parse_entries
     from genft.sweeps.processes import be_quiet
+    from genft.sweeps.schedule import Schedule
     from genft.training.trackers import check_trackers
 
     run_alone("bench")
@@ -139,7 +140,7 @@ def bench(
         preset=load_preset(preset),
         grid=() if learning_rates is None else tuple(sorted(numbers("--learning-rates", learning_rates, float))),
         training=training,
-        said={k: v for k, v in said.items() if v is not None},
+        run={k: v for k, v in said.items() if v is not None},
     )
     schedule = Schedule(matrix, store, {task.name: read for task, read in found})
     _announce(console, schedule)
@@ -214,7 +215,7 @@ def _announce(console: Console, schedule: Schedule) -> None:
     console.print(shown)
     for name, text in protocols.items():
         console.print(f"[dim]{name}: {text}[/]")
-    limits = [f"{name.replace('_', ' ')} {n:,}" for name, n in matrix.said.items() if name.startswith("limit")]
+    limits = [f"{name.replace('_', ' ')} {n:,}" for name, n in matrix.run.items() if name.startswith("limit")]
     if limits:
         console.print(f"[yellow]limited data ({', '.join(limits)}): not comparable with full runs[/]")
     console.print(f"\nmodel     {matrix.model}", soft_wrap=True, markup=False)

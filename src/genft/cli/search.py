@@ -60,11 +60,11 @@ def search(
     console, seconds = screen(json), None if time is None else _seconds(time)
     store = Store(out).open()
     found = open_search(request, out, storage)
-    metric = found.plan.data.task.metric
+    metric = found.prepared.data.task.metric
     console.print(
         f"[bold]{found.study.study_name}[/]: {', '.join(found.spaces)} for {metric} on the selecting split of "
-        f"{found.plan.data.task.name} (protocol {found.plan.spec.protocol}); {len(found.finished)} of {trials} trials "
-        "are finished\n",
+        f"{found.prepared.task.name} (protocol {found.prepared.spec.protocol}); {len(found.finished)} of {trials} "
+        "trials are finished\n",
         soft_wrap=True,
     )
     found.run(trials, seconds, lambda trial: _line(console, trial, metric))

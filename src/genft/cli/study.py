@@ -87,8 +87,8 @@ def study(
     from genft.methods import get_method
     from genft.presets import load_preset
     from genft.runs.store import Store
-    from genft.sweeps.matrix import Schedule
     from genft.sweeps.processes import be_quiet
+    from genft.sweeps.schedule import Schedule
     from genft.sweeps.studies import get_study, measure, study_matrices
 
     run_alone("study")
@@ -111,7 +111,7 @@ def study(
         model=model,
         preset=load_preset(preset),
         training=training,
-        said={k: v for k, v in said.items() if v is not None},
+        run={k: v for k, v in said.items() if v is not None},
     )
     schedules = [Schedule(matrix, store, {task.name: data for task, data in found}) for matrix, _ in matrices]
     _announce(console, chosen, schedules, model)

@@ -1,4 +1,4 @@
-"""Which split trains, which selects the epoch, which is reported. Every table names the protocol it used."""
+"""Protocols: which split trains, which selects the epoch, which is reported. Every table names its protocol."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Protocol:
     """The selecting split is never the reporting one, unless the protocol's name says so.
 
     Attributes:
-        select: the split whose metric chooses the epoch; None means a tenth of train, held out.
+        select: the split whose metric chooses the epoch, or None for a tenth of train, held out.
         report: the split whose metric is the result.
-        text: one line for people.
-        retrain: whether the epoch, once chosen, is trained again with the selecting split among the training examples.
+        text: what it does, in one line.
+        retrain: whether a second training, up to the chosen epoch, includes the selecting split.
         train: the splits that train.
-        every: epochs from one evaluation to the next.
+        every: number of epochs from one evaluation to the next.
     """
 
     name: str
@@ -41,7 +41,7 @@ PROTOCOLS = {
             "validation-best",
             "validation",
             "validation",
-            "validation selects the epoch and reports: too good, only to reproduce published numbers",
+            "validation selects the epoch and reports: optimistic, only to reproduce published numbers",
         ),
         Protocol(
             "val200",
@@ -55,7 +55,7 @@ PROTOCOLS = {
             "test",
             "test",
             "test",
-            "the best of test, evaluated every 10 epochs: too good, only to reproduce published numbers",
+            "the best of test, evaluated every 10 epochs: optimistic, only to reproduce published numbers",
             train=("train", "validation"),
             every=10,
         ),
@@ -65,12 +65,12 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Roles:
-    """The examples by what they are for.
+    """The examples by their role.
 
     Attributes:
         train, select, report: see :class:`Protocol`.
-        retrain: what trains once the epoch is chosen; None where one training is all.
-        also: splits that are scored beside the reporting one, by name: MNLI's mismatched.
+        retrain: the examples of the second training, or None if the protocol has only one.
+        also: further splits that are scored, by name: MNLI's mismatched.
     """
 
     train: Split
@@ -87,6 +87,11 @@ class Roles:
 
 
 def get_protocol(name: str) -> Protocol:
+    """The protocol called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message has the nearest name.
+    """
     if name not in PROTOCOLS:
         raise ConfigError(not_one_of("protocol", name, PROTOCOLS))
     return PROTOCOLS[name]

@@ -120,49 +120,49 @@ class Session:
         Raises:
             TrainingError: the loss became NaN, a checkpoint cannot be written, or the GPU's memory is too small.
         """
-        prepared, stopwatch = self.prepared, Stopwatch()
-        training, family, recipe, metric = (
-            prepared.training,
-            prepared.family,
-            prepared.method.recipe,
-            prepared.family.metric,
-        )
-        examples = family.encode(self.train, self.loaded, augment=training.augment, several_passes=True)
-        chosen = None if select is None else family.encode(select, self.loaded, several_passes=True)
-        self.loop = Loop(
-            examples,
-            self.loaded.trained_in_full,
-            training,
-            recipe,
-            model=self.model,
-            args=training_arguments(
-                training,
-                metric,
-                prepared.spec.seed,
-                checkpoints,
-                evaluates=chosen is not None,
-                name=prepared.name,
-                max_steps=(stop_after or 0) * prepared.steps_per_epoch(self.train) or -1,
-            ),
-            eval_dataset=None if chosen is None else longest_first(chosen)[0],
-            data_collator=family.collator(self.loaded),
-            compute_metrics=self._selecting_score,
-            preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
-            callbacks=[
-                Watcher(self.watch),
-                stopwatch,
-                *recipe.callbacks(self.model),
-                EveryFew(prepared.protocol.every),
-                *trackers,
-            ],
-        )
+        prepared, stopwatch, metric = self.prepared, Stopwatch(), self.prepared.family.metric
+        callbacks = [
+            Watcher(self.watch),
+            stopwatch,
+            *prepared.method.recipe.callbacks(self.model),
+            EveryFew(prepared.protocol.every),
+            *trackers,
+        ]
+        self.loop = self._make_loop(select, checkpoints, callbacks, stop_after)
         if not ranks.is_first():  # dropout of its own; the order of the examples has a generator of its own
             set_seed(prepared.spec.seed + ranks.rank())
         resumed_at = self.loop.train_or_resume(checkpoints)
         epochs = _epochs(self.loop.state.log_history, metric)
-        best = _best(epochs, metric) or stop_after or training.epochs
+        best = _best(epochs, metric) or stop_after or prepared.training.epochs
         history = History(epochs=epochs, best_epoch=best, steps=self.loop.state.global_step, resumed_at=resumed_at)
         return Fitted(history, stopwatch.median)
+
+    def _make_loop(
+        self, select: Split | None, checkpoints: Path, callbacks: list[TrainerCallback], stop_after: int | None
+    ) -> Loop:
+        prepared, training, family = self.prepared, self.prepared.training, self.prepared.family
+        selecting = None if select is None else family.encode(select, self.loaded, several_passes=True)
+        return Loop(
+            family.encode(self.train, self.loaded, augment=training.augment, several_passes=True),
+            self.loaded.trained_in_full,
+            training,
+            prepared.method.recipe,
+            model=self.model,
+            args=training_arguments(
+                training,
+                family.metric,
+                prepared.spec.seed,
+                checkpoints,
+                evaluates=selecting is not None,
+                name=prepared.name,
+                max_steps=stop_after * prepared.steps_per_epoch(self.train) if stop_after else -1,
+            ),
+            eval_dataset=None if selecting is None else longest_first(selecting)[0],
+            data_collator=family.collator(self.loaded),
+            compute_metrics=self._selecting_score,
+            preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
+            callbacks=callbacks,
+        )
 
     def score(self) -> Scored:
         """Score the reporting split, and those that are scored beside it. The model must have been trained."""
