@@ -1,4 +1,4 @@
-"""What the readers of benchmark layouts share: finding the folder, collecting rows, and reporting rows that are wrong."""
+"""What the readers of benchmark layouts share: the folder, the rows, and the report of rows that are wrong."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def _is_number(text: str) -> bool:
 
 
 def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple[Split, Split]:
-    """(the remaining examples, the ``size`` held-out ones), drawn with a fixed seed, evenly by class if there are enough."""
+    """(the remaining examples, the ``size`` held-out ones), drawn with a fixed seed, by class if possible."""
     from sklearn.model_selection import train_test_split
 
     rows = list(range(len(split)))
