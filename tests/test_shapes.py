@@ -35,7 +35,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False)
 
 
-@pytest.mark.slow
 def test_signatures_hold_in_the_tests_of_ops_and_methods() -> None:
     # settings of wrong types are refused by name elsewhere
     wrong = ("refuse", "impossible", "problems")

@@ -25,7 +25,7 @@ from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
 from genft.models.architectures import DEFAULT_TARGETS
 from genft.models.load import head_modules
-from genft.models.parameters import ParameterCount, count_parameters
+from genft.models.parameters import Counts, count_parameters
 from genft.presets import Table, load_preset
 from genft.training.attach import changes_base, make_config
 
@@ -163,13 +163,13 @@ def count_suite(benchmark: str) -> SuiteCount:
     return SuiteCount(benchmark, architecture.name, table.source, tuple(tasks), printed, note)
 
 
-def count(build: Callable[[int], PreTrainedModel], classes: int, config: PeftConfig) -> ParameterCount:
+def count(build: Callable[[int], PreTrainedModel], classes: int, config: PeftConfig) -> Counts:
     """The parameters of ``build(classes)`` with ``config`` on it and its head trained, without allocating any."""
     with torch.device("meta"):
         return _count(build(classes), config)
 
 
-def _count(model: PreTrainedModel, config: PeftConfig) -> ParameterCount:
+def _count(model: PreTrainedModel, config: PeftConfig) -> Counts:
     head = head_modules(model)
     if not config.is_prompt_learning:
         config = replace(cast(Any, config), modules_to_save=list(head))
@@ -180,17 +180,17 @@ def _count(model: PreTrainedModel, config: PeftConfig) -> ParameterCount:
 
 def count_method(
     info: MethodInfo, settings: Mapping[str, Any], build: Callable[[int], PreTrainedModel], classes: int = 2
-) -> ParameterCount:
+) -> Counts:
     """The parameters of a method on ``build(classes)``, with what the registry and the model say of its settings."""
     with torch.device("meta"):
         model = build(classes)
         if info.config is None:
             head = head_modules(model)
             counted = count_parameters(model, head)
-            return counted if info.name == "full" else replace(counted, adapter=0)
+            return counted if info.name == "full" else counted.model_copy(update={"adapter": 0})
         follows = info.recipe.settings(model, SOME_STEPS)
-        kind = "text" if model.main_input_name == "input_ids" else "image"
-        config = make_config(info, {**info.defaults, **follows, **settings}, model, kind)
+        task_type = "SEQ_CLS" if model.main_input_name == "input_ids" else None
+        config = make_config(info, {**info.defaults, **follows, **settings}, model, task_type)
         if changes_base(config):  # which needs values in W0; the tensors are LoRA's
             config = peft.LoraConfig(r=config.r, target_modules=config.target_modules)
         return _count(model, config)
@@ -208,7 +208,7 @@ class MethodCount:
     benchmark: str
     method: str
     settings: str
-    count: ParameterCount
+    count: Counts
     with_head: bool
     printed: str
     note: str

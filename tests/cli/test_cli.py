@@ -13,7 +13,7 @@ from genft import DataError, __version__
 from genft.cli import app, demo
 from genft.data import load_task
 from genft.methods import METHODS
-from genft.runs.spec import Training
+from genft.runs.settings import Training
 from saved_models import save_reviews
 
 

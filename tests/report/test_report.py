@@ -11,13 +11,15 @@ import typer
 from typer.testing import CliRunner
 
 import fake_store
+from genft.api.settings import full_settings
 from genft.cli import app
 from genft.cli.options import takes_a_run
 from genft.methods import get_method
 from genft.report.collect import read_boards
 from genft.report.command import command
-from genft.runs.spec import Request, RunSpec, full_settings
-from genft.runs.store import Failure
+from genft.runs.measured import Failure
+from genft.runs.request import Request
+from genft.runs.spec import RunSpec
 
 VTAB = {task: {"genft": 0.9, "lora": 0.8} for task in ("eurosat", "dtd", "svhn", "kitti")}
 

@@ -32,9 +32,11 @@ from genft.bridge.fingerprint import other_base_allowed
 from genft.data import Task
 from genft.data.encode import Encoded, encode
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, first_line
-from genft.models.load import LoadedModel, ModelSource, find_model, load_model
+from genft.families.registry import get_family
+from genft.models.load import LoadedModel
 from genft.models.parameters import trained_state
 from genft.models.prefixes import accept_prefix
+from genft.models.source import ModelSource, find_model
 
 #: The transformers class of a base model by peft's task type.
 AUTO_CLASSES = {
@@ -210,7 +212,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     if not folder.is_dir():
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
     saved = read_task(folder)
-    loaded = load_model(_find_base(saved, base), _task(saved), saved.preprocessing.image_size)
+    loaded = get_family(_task(saved)).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
     if not other_base_allowed():
         check_base(read_base_record(folder), saved.base_fingerprint, loaded.model, saved.base)
     tokenizer = _tokenizer(folder, saved, loaded.tokenizer)

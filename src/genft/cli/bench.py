@@ -26,9 +26,9 @@ from genft.cli.screen import print_json, screen
 
 if TYPE_CHECKING:
     from genft.data import Task, TaskData
-    from genft.runs.store import Result
-    from genft.sweeps.matrix import Schedule
-    from genft.training.run import Plan
+    from genft.runs.measured import Result
+    from genft.sweeps.schedule import Schedule
+    from genft.training.prepared import PreparedRun
 
 _MATRIX, _DATA, _MACHINES, _OUTPUT = "What is compared", "Data", "Machines", "Output"
 
@@ -114,8 +114,9 @@ def bench(
     from genft.presets import load_preset
     from genft.runs.store import Store
     from genft.sweeps.cluster import Cluster
-    from genft.sweeps.matrix import Matrix, Schedule, parse_entries
+    from genft.sweeps.matrix import Matrix, parse_entries
     from genft.sweeps.processes import be_quiet
+    from genft.sweeps.schedule import Schedule
     from genft.training.trackers import check_trackers
 
     run_alone("bench")
@@ -139,7 +140,7 @@ def bench(
         preset=load_preset(preset),
         grid=() if learning_rates is None else tuple(sorted(numbers("--learning-rates", learning_rates, float))),
         training=training,
-        said={k: v for k, v in said.items() if v is not None},
+        run={k: v for k, v in said.items() if v is not None},
     )
     schedule = Schedule(matrix, store, {task.name: read for task, read in found})
     _announce(console, schedule)
@@ -214,7 +215,7 @@ def _announce(console: Console, schedule: Schedule) -> None:
     console.print(shown)
     for name, text in protocols.items():
         console.print(f"[dim]{name}: {text}[/]")
-    limits = [f"{name.replace('_', ' ')} {n:,}" for name, n in matrix.said.items() if name.startswith("limit")]
+    limits = [f"{name.replace('_', ' ')} {n:,}" for name, n in matrix.run.items() if name.startswith("limit")]
     if limits:
         console.print(f"[yellow]limited data ({', '.join(limits)}): not comparable with full runs[/]")
     console.print(f"\nmodel     {matrix.model}", soft_wrap=True, markup=False)
@@ -253,9 +254,9 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def show(self, plan: Plan, event: Any) -> None:
+    def show(self, plan: PreparedRun, event: Any) -> None:
         from genft.errors import GenFTError
-        from genft.runs.store import Result
+        from genft.runs.measured import Result
         from genft.training.callbacks import Progress as Report
 
         name = escape(self.schedule.label(plan))
@@ -274,7 +275,7 @@ class Bars:
                 metric = plan.data.task.metric
                 self.progress.update(bar, note=f"{metric} {event.epoch[metric]:.3f}")
 
-    def _line(self, plan: Plan, name: str, outcome: Any) -> None:
+    def _line(self, plan: PreparedRun, name: str, outcome: Any) -> None:
         from genft.errors import GenFTError
         from genft.report.terminal import duration
 
@@ -295,7 +296,7 @@ class Bars:
 
 def conclude(console: Console, schedule: Schedule) -> list[Result]:
     """Show the table, and what failed; returns the results that were compared."""
-    from genft.runs.store import Result
+    from genft.runs.measured import Result
 
     tell_failures(console, schedule)
     results = [r for _, plan in schedule.compared if isinstance(r := schedule.outcomes[plan.key], Result)]

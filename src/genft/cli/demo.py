@@ -32,10 +32,10 @@ def demo(
     from genft.methods import METHODS as REGISTERED
     from genft.presets import load_preset
     from genft.report.terminal import LEGEND, comparison, duration
-    from genft.runs.spec import build_spec
+    from genft.runs.request import build_spec
     from genft.runs.store import Store
     from genft.sweeps.processes import be_quiet, run_in_process
-    from genft.training.run import prepare
+    from genft.training.prepared import prepare
 
     be_quiet()
     console = screen(json)

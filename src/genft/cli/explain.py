@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genft.api.settings import plain
 from genft.cli.options import takes_a_run
 from genft.cli.screen import print_json, screen
-from genft.runs.spec import Request, Sourced, plain
+from genft.runs.request import Request, Sourced
 
 if TYPE_CHECKING:
     from genft.training.callbacks import Inferred
-    from genft.training.run import Plan
+    from genft.training.prepared import PreparedRun
 
 
 @takes_a_run
@@ -24,11 +25,12 @@ def explain(
     """Show every value of the run that `genft train` would do, and where each came from. Trains nothing."""
     from genft.report.terminal import table
     from genft.sweeps.processes import be_quiet
-    from genft.training.run import build, prepare
+    from genft.training.prepared import prepare
+    from genft.training.session import Session
 
     be_quiet()
     plan = prepare(request.spec)
-    found = build(plan)[2]
+    found = Session(plan).inferred
     sections = _sections(request, plan, found)
     if json:
         print_json(
@@ -46,7 +48,7 @@ def explain(
         console.print(shown)
 
 
-def _sections(request: Request, plan: Plan, found: Inferred) -> dict[str, dict[str, tuple[Any, str]]]:
+def _sections(request: Request, plan: PreparedRun, found: Inferred) -> dict[str, dict[str, tuple[Any, str]]]:
     task, spec = plan.data.task, plan.spec
     own = task.reader in ("files", "image-folder")
     of_task = "command line" if own else f"task {task.name}"
@@ -68,8 +70,8 @@ def _sections(request: Request, plan: Plan, found: Inferred) -> dict[str, dict[s
         "adapted modules": ([f"{name} ×{n}" for name, n in found.targets.items()], "found in the model"),
         **{name: (value, "the model and the steps") for name, value in found.settings.items()},
         "trained in full": (list(found.head), "head, and what the checkpoint lacks"),
-        "adapter parameters": (found.adapter_parameters, "counted"),
-        "head parameters": (found.head_parameters, "counted"),
+        "adapter parameters": (found.counts.adapter, "counted"),
+        "head parameters": (found.counts.head, "counted"),
         "device": (found.device, "this machine"),
         **preprocessing,
     }

@@ -120,7 +120,7 @@ def _tasks(json: bool) -> None:
 
 
 def _models(json: bool) -> None:
-    from genft.models.load import PACKAGED
+    from genft.models.source import PACKAGED
     from genft.report.terminal import table
 
     if json:

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from genft.api.settings import parse_settings
 from genft.errors import ConfigError
 from genft.runs.protocols import PROTOCOLS
-from genft.runs.spec import Request, Training, build_spec, parse_settings
+from genft.runs.request import Request, build_spec
+from genft.runs.settings import Training
 
 _DATA, _METHOD, _TRAINING = "Data", "Model and method", "Training"
 

@@ -65,7 +65,6 @@ def params(
 
 
 def _methods(json: bool, figure: Path | None) -> None:
-    import dataclasses
 
     from genft.counts import ARCHITECTURES, count_methods
     from genft.errors import ConfigError
@@ -75,7 +74,9 @@ def _methods(json: bool, figure: Path | None) -> None:
         raise ConfigError("--figure: is of vtab1k, fgvc and glue")
     counted = count_methods()
     if json:
-        print_json([dataclasses.asdict(c) | {"counted": c.counted, "agrees": c.agrees} for c in counted])
+        print_json(
+            [{**vars(c), "count": c.count.model_dump(), "counted": c.counted, "agrees": c.agrees} for c in counted]
+        )
         return
     console = screen(False)
     notes: list[str] = []

@@ -54,10 +54,10 @@ def report(
 
         genft report --html runs
     """
+    from genft.api.settings import split_outside_brackets
     from genft.files import write_atomically
     from genft.report import formats, page
     from genft.report.collect import read_report
-    from genft.runs.spec import split_outside_brackets
     from genft.runs.store import Store
 
     if html:

@@ -12,12 +12,12 @@ from rich.markup import escape
 
 from genft.cli.options import run_alone, takes_a_run
 from genft.cli.screen import RunBar, print_json, screen
-from genft.runs.spec import Request
+from genft.runs.request import Request
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from genft.runs.store import Result
+    from genft.runs.measured import Result
     from genft.sweeps.search import Search
 
 _SEARCH = "Search"
@@ -60,11 +60,11 @@ def search(
     console, seconds = screen(json), None if time is None else _seconds(time)
     store = Store(out).open()
     found = open_search(request, out, storage)
-    metric = found.plan.data.task.metric
+    metric = found.prepared.data.task.metric
     console.print(
         f"[bold]{found.study.study_name}[/]: {', '.join(found.spaces)} for {metric} on the selecting split of "
-        f"{found.plan.data.task.name} (protocol {found.plan.spec.protocol}); {len(found.finished)} of {trials} trials "
-        "are finished\n",
+        f"{found.prepared.task.name} (protocol {found.prepared.spec.protocol}); {len(found.finished)} of {trials} "
+        "trials are finished\n",
         soft_wrap=True,
     )
     found.run(trials, seconds, lambda trial: _line(console, trial, metric))

@@ -80,15 +80,15 @@ def study(
 
         genft study ratio-scaling cola mrpc -m minilm-l6 --grid w0_ratio=0.03,0.1,1 --grid scaling=0.1,1
     """
+    from genft.api.settings import parse_settings
     from genft.data import Task
     from genft.figures.studies import draw_study
     from genft.figures.style import check_format
     from genft.methods import get_method
     from genft.presets import load_preset
-    from genft.runs.spec import parse_settings
     from genft.runs.store import Store
-    from genft.sweeps.matrix import Schedule
     from genft.sweeps.processes import be_quiet
+    from genft.sweeps.schedule import Schedule
     from genft.sweeps.studies import get_study, measure, study_matrices
 
     run_alone("study")
@@ -111,7 +111,7 @@ def study(
         model=model,
         preset=load_preset(preset),
         training=training,
-        said={k: v for k, v in said.items() if v is not None},
+        run={k: v for k, v in said.items() if v is not None},
     )
     schedules = [Schedule(matrix, store, {task.name: data for task, data in found}) for matrix, _ in matrices]
     _announce(console, chosen, schedules, model)

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from genft.cli.options import ReportTo, takes_a_run
 from genft.cli.screen import RunBar, print_json, screen
-from genft.runs.spec import Request
+from genft.runs.request import Request
 
 if TYPE_CHECKING:
-    from genft.runs.store import Result
+    from genft.runs.measured import Result
     from genft.training.callbacks import Inferred
-    from genft.training.run import Plan
+    from genft.training.prepared import PreparedRun
 
 
 @takes_a_run
@@ -42,7 +42,8 @@ def train(
     from genft.runs.store import Store
     from genft.sweeps.processes import be_quiet
     from genft.training import ranks
-    from genft.training.run import prepare, run_once
+    from genft.training.prepared import prepare
+    from genft.training.run import run_once
     from genft.training.trackers import check_trackers
 
     be_quiet()
@@ -68,7 +69,7 @@ def train(
 class _Narrator(RunBar):
     """The bar of one run, with a line for what was inferred and one per epoch above it."""
 
-    def __init__(self, console: Console, plan: Plan) -> None:
+    def __init__(self, console: Console, plan: PreparedRun) -> None:
         super().__init__(console, plan.spec.method, plan.data.task.metric)
         self.console = console
 
@@ -83,7 +84,7 @@ class _Narrator(RunBar):
         )
 
 
-def _announce(console: Console, plan: Plan) -> None:
+def _announce(console: Console, plan: PreparedRun) -> None:
     from genft.runs.protocols import get_protocol
 
     data, training = plan.data, plan.spec.training
@@ -105,12 +106,12 @@ def _announce(console: Console, plan: Plan) -> None:
 
 def _inferred_lines(found: Inferred) -> list[tuple[str, str]]:
     targets = ", ".join(f"{name} ×{n}" for name, n in found.targets.items())
-    share = 100 * (found.adapter_parameters + found.head_parameters) / found.total_parameters
+    share = 100 * (found.counts.adapter + found.counts.head) / found.counts.total
     lines = [("adapts", targets)] if targets else []
     lines.append(
         (
             "trains",
-            f"{found.adapter_parameters:,} parameters and {found.head_parameters:,} of the head "
+            f"{found.counts.adapter:,} parameters and {found.counts.head:,} of the head "
             f"({', '.join(found.head)}): {share:.2g} % of the model",
         )
     )

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from genft import published
 from genft.families.metrics import METRICS, Metric
-from genft.runs.store import Result
+from genft.runs.measured import Result
 
 SUITES = {"glue": "GLUE", "vtab1k": "VTAB-1k", "fgvc": "FGVC"}
 

@@ -15,8 +15,9 @@ from genft.errors import ConfigError, DataError, not_one_of
 from genft.families.metrics import METRICS
 from genft.report.boards import Board, settings_of
 from genft.report.significance import ComparedBoard, compare
+from genft.runs.measured import Failure, Result
 from genft.runs.spec import LIMITS
-from genft.runs.store import Failure, Result, Store, is_constant
+from genft.runs.store import Store, is_constant
 
 
 @dataclass(frozen=True)

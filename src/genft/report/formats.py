@@ -35,8 +35,8 @@ from genft.report.tables import (
     tables,
 )
 from genft.report.terminal import printable, table
+from genft.runs.measured import Result
 from genft.runs.spec import LIMITS
-from genft.runs.store import Result
 
 
 def _tables(report: Report) -> list[ReportTable]:

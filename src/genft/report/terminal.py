@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from genft.families.metrics import METRICS
-from genft.runs.store import Result, is_constant
+from genft.runs.measured import Result
+from genft.runs.store import is_constant
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
