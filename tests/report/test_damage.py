@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import fake_store
@@ -24,6 +25,7 @@ from genft.report.collect import read_boards, read_report
 from genft.report.formats import as_csv, as_json, as_markdown, as_rich
 from genft.report.page import render
 from genft.report.significance import compare
+from genft.report.terminal import comparison
 from genft.runs.store import Failure, Result, Store, answers, pack, unpack
 
 TASKS = {"rte": {"genft": 0.9, "lora": 0.8, "linear": 0.5}, "cola": {"genft": 0.9, "lora": 0.8, "linear": 0.5}}
@@ -51,8 +53,6 @@ def change(store: Store, result: Result, **parts: Any) -> Result:
 
 def every_format(store: Store) -> dict[str, str]:
     """All that `genft report` can write, without an error."""
-    from rich.console import Console
-
     report = read_report(store)
     console = Console(width=200, file=io.StringIO(), color_system=None)
     console.print(as_rich(report))
@@ -284,6 +284,16 @@ def test_a_run_with_constant_predictions_is_named(store: Store) -> None:
     assert (rows["rte", "lora"]["constant_seeds"], rows["rte", "genft"]["constant_seeds"]) == ("0", "")
     runs = {r["key"]: r["constant"] for s in json.loads(written["json"])["boards"][0]["scores"] for r in s["runs"]}
     assert [key for key, constant in runs.items() if constant] == [run.key]
+
+
+def test_a_single_run_with_constant_predictions_is_named_too(store: Store) -> None:
+    run = one(store)
+    collapsed = run.model_copy(update={"predictions": pack(np.zeros_like(unpack(run.predictions)))})
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(comparison([run, collapsed]))
+    assert shown.get().count("lora (constant)") == 1
+    assert "constant: the same prediction for every example, so the training collapsed" in shown.get()
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def _freezing(history: FreezingHistory, positions: dict[str, Position]) -> Any:
         names_below(axis, names)
         layer_ticks(axis.yaxis, layers)
         plain(axis)
-        axis.tick_params(labelbottom=number + columns >= len(events))  # the last panel of its column
+        axis.tick_params(labelsize=6, labelbottom=number + columns >= len(events))  # the last panel of its column
         if number % columns == 0:
             axis.set_ylabel("layer")
     colour_bar(figure, image, axes, "training strength")

@@ -19,7 +19,7 @@ from rich.console import Group
 from rich.text import Text
 
 from genft.families.metrics import METRICS, Metric
-from genft.report.boards import Board
+from genft.report.boards import SUITES, Board
 from genft.report.collect import Report
 from genft.report.command import command
 from genft.report.doubts import doubts
@@ -150,6 +150,7 @@ def as_dict(compared: ComparedBoard) -> dict[str, Any]:
             "heading": heading(board),
             "model": board.model,
             "suite": board.suite,
+            "suite_title": SUITES.get(board.suite, board.suite),
             "protocol": {"name": board.protocol, "note": protocol_note(board)},
             "limits": {**dict(zip(LIMITS, board.limits, strict=True)), "text": limits_text(board)},
             "seeds": board.seeds,

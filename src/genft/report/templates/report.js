@@ -27,6 +27,12 @@ function make(namespace, tag, attributes, children) {
 const h = (tag, attributes, ...children) => make("http://www.w3.org/1999/xhtml", tag, attributes, children);
 const s = (tag, attributes, ...children) => make("http://www.w3.org/2000/svg", tag, attributes, children);
 
+/** A table that scrolls where the page is narrower. */
+const table = (label, heads, rows, attributes = {}) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+  h("table", attributes, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows)));
+const heads = texts => texts.map(text => h("th", { scope: "col" }, text));
+const cellsOf = texts => texts.map(text => h("td", {}, text));
+
 /** Attributes that make an element of a drawing do what a button does. */
 function pressable(label, press) {
   const key = e => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); press(); } };
@@ -72,8 +78,7 @@ function deviation(values) {
 // What of a board is shown, and its means: over tasks that each of the methods has, never over different ones
 
 function groupOf(board, task) {
-  const suite = { glue: "GLUE", vtab1k: "VTAB-1k", fgvc: "FGVC" }[board.suite] ?? board.suite;
-  return [suite, task.group].filter(Boolean).join(" ") || "other tasks";
+  return [board.suite_title, task.group].filter(Boolean).join(" ") || "other tasks";
 }
 
 function view(board) {
@@ -150,10 +155,11 @@ function leaderboard(v) {
     sorting.set(board, { column: c.name, up: c === by ? !chosen.up : !!c.up });
     draw();
   };
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Leaderboard of ${board.heading}` }, h("table", { class: "leaderboard" },
-    h("thead", {}, h("tr", {}, columns.map(c => h("th", { scope: "col", "aria-sort": c === by && (chosen.up ? "ascending" : "descending") }, h("button", { type: "button", onclick: sort(c) }, c.name))))),
-    h("tbody", {}, rows.map(m => h("tr", { "data-method": m.label }, columns.map((c, i) =>
-      h("td", { class: c.value(m) === best[i] && best[i] !== null && "best", "data-column": c.name }, c.text(m) ?? "–")))))));
+  return table(`Leaderboard of ${board.heading}`,
+    columns.map(c => h("th", { scope: "col", "aria-sort": c === by && (chosen.up ? "ascending" : "descending") }, h("button", { type: "button", onclick: sort(c) }, c.name))),
+    rows.map(m => h("tr", { "data-method": m.label }, columns.map((c, i) =>
+      h("td", { class: c.value(m) === best[i] && best[i] !== null && "best", "data-column": c.name }, c.text(m) ?? "–")))),
+    { class: "leaderboard" });
 }
 
 /** A score that opens its runs. */
@@ -191,9 +197,9 @@ function doubts(board) {
 function ticks(low, high, whole = false) {
   const rough = Math.max((high - low) / (whole ? 6 : 4), whole ? 1 : 0), power = 10 ** Math.floor(Math.log10(rough));
   const step = (whole ? [1, 2, 5, 10] : [1, 2, 2.5, 5, 10]).map(x => x * power).find(x => x >= rough);
-  const found = [];
-  for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-9; t += step) found.push(+t.toPrecision(12));
-  return found;
+  const marks = [];
+  for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-9; t += step) marks.push(+t.toPrecision(12));
+  return marks;
 }
 
 /** Scales and axes of a drawing of W × H; x is logarithmic where it covers a decade and is no count (``whole``). */
@@ -296,17 +302,17 @@ function curves(v, task) {
 
 function differences(v) {
   const d = v.board.differences, others = v.methods.filter(m => m.label !== d.reference);
-  const found = new Map(d.tasks.map(t => [t.task + "\n" + t.label, t]));
+  const tested = new Map(d.tasks.map(t => [t.task + "\n" + t.label, t]));
   const text = (t, metric) => [t.real ? (t.value > 0 === metric.higher_is_better ? "▲ " : "▼ ") : "", `${t.value > 0 ? "+" : ""}${score(metric, t.value)} `, h("span", { class: "sd" }, `[${score(metric, t.low)}, ${score(metric, t.high)}]`)];
   const cell = (t, task, m) => h("td", { class: t?.real && "best" }, !t ? "–" : !task ? text(t, v.meanMetric) : h("button", { type: "button", onclick: () => open(v.cell(task, m.label).runs[0].key) }, text(t, v.metric(task))));
   const whole = v.tasks.length > 1 && v.tasks.length === v.board.tasks.length && v.board.means.length && v.meanMetric;
   return [
     h("p", { class: "quiet" }, `Each method minus ${d.reference}, ${measure(v.tasks.map(v.metric))}, with the 95 % interval of a paired bootstrap over examples${v.board.seeds.length > 1 ? " and seeds" : "; one seed, so it does not cover other seeds"}. ▲ better, ▼ worse: p < 0.05 after Holm's correction over all differences of the table.`),
     d.notes.length ? h("ul", { class: "quiet" }, d.notes.map(note => h("li", {}, note))) : null,
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences" }, h("table", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "task"), others.map(m => h("th", { scope: "col" }, m.label)))),
-      h("tbody", {}, v.tasks.map(t => h("tr", {}, h("td", {}, t.name), others.map(m => cell(found.get(t.name + "\n" + m.label), t, m)))),
-        whole ? h("tr", {}, h("td", {}, v.board.means[0].name), others.map(m => cell(d.means[m.label], null, m))) : null))),
+    table("Differences", heads(["task", ...others.map(m => m.label)]), [
+      v.tasks.map(t => h("tr", {}, h("td", {}, t.name), others.map(m => cell(tested.get(t.name + "\n" + m.label), t, m)))),
+      whole ? h("tr", {}, h("td", {}, v.board.means[0].name), others.map(m => cell(d.means[m.label], null, m))) : null,
+    ]),
   ];
 }
 
@@ -327,14 +333,17 @@ function open(key) {
 
 function fill(board, cell, key) {
   const { metric: name } = cell.runs[0].scores, metric = board.metrics[name];
-  const rows = cell.runs.map(r => h("tr", {}, h("td", {}, r.seed), h("td", {}, score(metric, r.scores.value)), h("td", {}, r.scores.interval.map(x => score(metric, x)).join("–")), h("td", {}, `${r.history.best_epoch} of ${r.history.epochs.length}`), h("td", {}, r.cost.seconds_per_step?.toFixed(3) ?? "–"), h("td", {}, `${Math.round(r.cost.seconds)} s`), h("td", {}, size(r.cost.peak_memory_bytes))));
+  const rows = cell.runs.map(r => h("tr", {}, cellsOf([
+    r.seed, score(metric, r.scores.value), r.scores.interval.map(x => score(metric, x)).join("–"), `${r.history.best_epoch} of ${r.history.epochs.length}`,
+    r.cost.seconds_per_step?.toFixed(3) ?? "–", `${Math.round(r.cost.seconds)} s`, size(r.cost.peak_memory_bytes),
+  ])));
   const printed = cell.published.map(p => h("li", {}, `${p.value}: ${p.source}, ${p.backbone}${p.note ? ` (${p.note})` : ""}`));
   panel.replaceChildren(
     h("div", { class: "top" }, h("h2", { id: "panel-title" }, named(cell.label), ` on ${cell.task} `), h("button", { type: "button", class: "plain", onclick: () => panel.close() }, "Close")),
     limited(board),
     cell.runs.some(r => r.constant) ? h("p", { class: "alert" }, `Seed ${cell.runs.filter(r => r.constant).map(r => r.seed).join(", ")}: the same prediction for every example; the training collapsed.`) : "",
     h("p", { class: "quiet" }, `${sentence(board.protocol.note)} ${sentence(`${name}${metric.unit}: ${metric.text}${metric.higher_is_better ? "" : ", lower is better"}`)}`),
-    h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["seed", name, "95 % over examples", "best epoch", "s/step", "run", "memory"].map(t => h("th", { scope: "col" }, t)))), h("tbody", {}, rows))),
+    table("Runs", heads(["seed", name, "95 % over examples", "best epoch", "s/step", "run", "memory"]), rows),
     printed.length ? h("div", {}, h("h3", {}, "Published"), h("ul", {}, printed)) : "",
     h("h3", {}, cell.runs.length === 1 ? "The run" : "The runs"),
     ...cell.runs.map(r => run(board, r, r.key === key)));
@@ -407,23 +416,23 @@ function filters() {
 
 /** Keep what is shown in the address: a list that is whole, and a closed panel, are left out. */
 function address(changes) {
-  const said = new URLSearchParams(location.hash.slice(1));
+  const view = new URLSearchParams(location.hash.slice(1));
   for (const [name, value] of Object.entries(changes)) {
-    if (value === null || (Array.isArray(value) && !hidden[name].size)) said.delete(name);
-    else said.set(name, Array.isArray(value) ? JSON.stringify(value) : value);
+    if (value === null || (Array.isArray(value) && !hidden[name].size)) view.delete(name);
+    else view.set(name, Array.isArray(value) ? JSON.stringify(value) : value);
   }
-  history.replaceState(null, "", said.size ? `#${said}` : location.pathname + location.search);
+  history.replaceState(null, "", view.size ? `#${view}` : location.pathname + location.search);
 }
 
 function begin() {
-  const said = new URLSearchParams(location.hash.slice(1));
+  const view = new URLSearchParams(location.hash.slice(1));
   for (const [name, values] of Object.entries({ methods, groups, protocols })) {
-    const wanted = said.has(name) ? JSON.parse(said.get(name)) : values;
+    const wanted = view.has(name) ? JSON.parse(view.get(name)) : values;
     hidden[name] = new Set(values.filter(value => !wanted.includes(value)));
   }
   filters();
   draw();
-  if (said.has("run")) open(said.get("run"));
+  if (view.has("run")) open(view.get("run"));
 }
 
 window.addEventListener("hashchange", begin);
