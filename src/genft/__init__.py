@@ -6,15 +6,18 @@ Importing ``genft`` registers its methods with ``peft``; from then on peft's own
     from peft import get_peft_model
 
     model = get_peft_model(model, GenFTConfig(task_type="SEQ_CLS"))
+
+In the process of the ``genft`` command nothing is registered before a command needs it (see ``genft_cli``). The names
+below are looked up on first use.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genft.bridge.fingerprint import allow_other_base
-from genft.bridge.register import register_all
 from genft.errors import (
     AdapterFileError,
     BaseMismatchError,
@@ -25,32 +28,18 @@ from genft.errors import (
     TargetError,
     TrainingError,
 )
-from genft.methods import METHODS, get_method
-from genft.methods.adaptformer import AdaptFormerConfig
-from genft.methods.bitfit import BitFitConfig
-from genft.methods.genft import GenFTConfig
-from genft.methods.lora_slices import LoraSlicesConfig
-from genft.methods.vectorfit import VectorFitConfig
 
 if TYPE_CHECKING:
     from genft.adapters.saved import Trained
+    from genft.bridge.fingerprint import allow_other_base
+    from genft.methods import METHODS, get_method
+    from genft.methods.adaptformer import AdaptFormerConfig
+    from genft.methods.bitfit import BitFitConfig
+    from genft.methods.genft import GenFTConfig
+    from genft.methods.lora_slices import LoraSlicesConfig
+    from genft.methods.vectorfit import VectorFitConfig
 
 __version__ = "0.1.0"
-
-register_all()
-
-
-def load_adapter(folder: str | Path, base: str | None = None) -> Trained:
-    """A folder that ``genft train`` saved, on its base model and ready for ``.predict(...)``.
-
-    Args:
-        folder: the saved adapter.
-        base: another place of the same base model; by default the one that the adapter names.
-    """
-    from genft.adapters import saved as artifact  # here, because importing genft must not import the trainer
-
-    return artifact.load(folder, base)
-
 
 __all__ = [
     "METHODS",
@@ -71,3 +60,43 @@ __all__ = [
     "get_method",
     "load_adapter",
 ]
+
+#: Where the names that need peft are defined.
+_HOMES = {
+    "METHODS": "genft.methods",
+    "AdaptFormerConfig": "genft.methods.adaptformer",
+    "BitFitConfig": "genft.methods.bitfit",
+    "GenFTConfig": "genft.methods.genft",
+    "LoraSlicesConfig": "genft.methods.lora_slices",
+    "VectorFitConfig": "genft.methods.vectorfit",
+    "allow_other_base": "genft.bridge.fingerprint",
+    "get_method": "genft.methods",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def load_adapter(folder: str | Path, base: str | None = None) -> Trained:
+    """Load a folder that ``genft train`` saved onto its base model, ready for ``.predict(...)``.
+
+    Args:
+        folder: the saved adapter.
+        base: another place of the same base model; by default the one that the adapter names.
+    """
+    from genft.adapters import saved
+
+    return saved.load(folder, base)
+
+
+if "genft_cli" not in sys.modules:
+    importlib.import_module("genft.bridge")  # which registers every method with peft

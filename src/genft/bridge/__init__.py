@@ -1,1 +1,5 @@
 """The only code that knows peft: configuration, targets, layers, tuner, registration, fingerprints."""
+
+from genft.bridge.register import register_all
+
+register_all()

@@ -7,7 +7,7 @@ import sys
 from peft.utils import PeftType, register_peft_method
 
 from genft.api.method import Method, WeightMethod
-from genft.api.registry import METHODS, MethodInfo
+from genft.methods import METHODS, MethodInfo
 from genft.bridge.tuner import BlockTuner, BridgeTuner, WeightTuner
 
 
