@@ -43,7 +43,7 @@ def main() -> None:
     print(f"| tried | rate | trained | {' | '.join(tasks)} | mean |")
     print(f"|---|---:|---:|{'---:|' * len(tasks)}---:|")
     for (name, rate), row in sorted(rows.items(), key=lambda item: (-mean(item[1]), item[0])):
-        trained = " / ".join(f"{n:,}" for n in dict.fromkeys(run.adapter_parameters for run in row.values()))
+        trained = " / ".join(f"{n:,}" for n in dict.fromkeys(run.counts.adapter for run in row.values()))
         scores = [f"{100 * selecting_score(row[task]):.1f}" if task in row else "" for task in tasks]
         whole = f"{100 * mean(row):.1f}" if len(row) == len(tasks) else ""
         print(f"| {name} | {rate:g} | {trained} | {' | '.join(scores)} | {whole} |")

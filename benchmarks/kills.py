@@ -50,7 +50,7 @@ def check(store: Store, finished: dict[str, str]) -> dict[str, str]:
     """The finished runs and when they began; every adapter that can be seen loads, and none is lost or repeated."""
     for folder in (store.out / "adapters").glob("[!.]*"):
         artifact.load(folder)
-    now = {result.key: result.started for result in store.open()}
+    now = {result.key: result.provenance.started for result in store.open()}
     assert finished.items() <= now.items(), "a finished run was lost or repeated"
     return now
 

@@ -65,7 +65,7 @@ def main() -> None:
         for _, message in schedule.run(given.jobs):
             if isinstance(message, GenFTError):
                 raise message
-            own += message.seconds if isinstance(message, Result) else 0.0
+            own += message.cost.seconds if isinstance(message, Result) else 0.0
         places = given.jobs * (time.perf_counter() - began)
     row = {
         "runs": given.runs,

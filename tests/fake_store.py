@@ -12,7 +12,7 @@ import numpy as np
 from genft.data import load_task
 from genft.presets import load_preset
 from genft.runs.spec import build_spec
-from genft.runs.store import Cell, Result, Store, pack
+from genft.runs.store import ComparedRun, Cost, Counts, History, Provenance, Result, Scores, Store, pack
 from genft.training.metrics import score
 
 MODEL = "models/tiny"
@@ -45,8 +45,8 @@ def put(
                 result = _result(name, method, skill, seed, model, examples, training, said)
                 store.put(result)
                 if bench:
-                    cell = Cell(matrix=bench, task=name, label=method, seed=seed, key=result.key)
-                    store.add_cells([cell])
+                    cell = ComparedRun(matrix=bench, task=name, label=method, seed=seed, key=result.key)
+                    store.add_compared([cell])
     return store
 
 
@@ -88,31 +88,34 @@ def _result(
         method=method,
         seed=seed,
         protocol=spec.protocol,
-        metric=task.metric,
-        score=value,
-        metrics={task.metric: value},
-        interval=(value - 0.03, value + 0.03),
         examples={"train": 1000, "select": 100, "report": examples},
-        epochs=[
-            {"epoch": i + 1.0, task.metric: v, "loss": 1 - v / 2, "train_loss": 1 - v} for i, v in enumerate(curve)
-        ],
-        best_epoch=spec.training.epochs,
-        steps=63 * spec.training.epochs,
-        resumed_at=0,
-        adapter_parameters=adapter,
-        head_parameters=1_925,
-        total_parameters=22_784_650,
-        seconds_per_step=0.1 + adapter**0.5 / 2e4,
-        seconds=40.0,
-        peak_memory_bytes=1_200_000_000 + 20 * adapter,
-        peak_memory_of="process",
+        scores=Scores(
+            metric=task.metric, value=value, metrics={task.metric: value}, interval=(value - 0.03, value + 0.03)
+        ),
+        history=History(
+            epochs=[
+                {"epoch": i + 1.0, task.metric: v, "loss": 1 - v / 2, "train_loss": 1 - v} for i, v in enumerate(curve)
+            ],
+            best_epoch=spec.training.epochs,
+            steps=63 * spec.training.epochs,
+            resumed_at=0,
+        ),
+        counts=Counts(adapter=adapter, head=1_925, total=22_784_650),
+        cost=Cost(
+            seconds=40.0,
+            seconds_per_step=0.1 + adapter**0.5 / 2e4,
+            peak_memory_bytes=1_200_000_000 + 20 * adapter,
+            peak_memory_of="process",
+            adapter_bytes=4 * adapter,
+        ),
+        provenance=Provenance(
+            model_fingerprint="m" + model,
+            data_fingerprint="d" + name,
+            device="CPU (x86_64, 2 threads)",
+            versions={"genft": "0.1.0", "torch": "2.14.1"},
+            started="2026-11-22T10:00:00+00:00",
+        ),
         adapter="adapters/x",
-        adapter_bytes=4 * adapter,
         predictions=pack(predicted),
         targets=pack(target),
-        model_fingerprint="m" + model,
-        data_fingerprint="d" + name,
-        device="CPU (x86_64, 2 threads)",
-        versions={"genft": "0.1.0", "torch": "2.14.1"},
-        started="2026-11-22T10:00:00+00:00",
     )

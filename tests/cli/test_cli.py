@@ -84,7 +84,7 @@ def test_train_json_is_for_scripts(reviews: Path, bert: Path, tmp_path: Path) ->
     found = json.loads(
         ok("train", reviews, "--model", bert, "--out", tmp_path, "--method", "lora", "--set", "r=2", "--json", *QUICK)
     )
-    assert found["adapter_parameters"] == 2 * 2 * 2 * (16 + 16)
+    assert found["counts"]["adapter"] == 2 * 2 * 2 * (16 + 16)
     assert found["spec"]["settings"] == {"r": 2}
     assert (tmp_path / found["adapter"] / "adapter_model.safetensors").is_file()
 
@@ -96,7 +96,7 @@ def test_a_task_of_ones_own(reviews: Path, bert: Path, tmp_path: Path) -> None:
     )
     (tmp_path / reviews.name).write_bytes(reviews.read_bytes())
     found = json.loads(ok("train", tmp_path / "mine.toml", "--model", bert, "--out", tmp_path, "--json", *QUICK))
-    assert (found["task"], found["metric"]) == ("mine", "macro_f1")
+    assert (found["task"], found["scores"]["metric"]) == ("mine", "macro_f1")
     assert found["spec"]["task"]["classes"] == ["good", "bad"]
 
 

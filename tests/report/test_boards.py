@@ -24,7 +24,7 @@ def test_scores_means_and_ranks(tmp_path: Path) -> None:
     store = fake_store.put(tmp_path, GLUE)
     board = only(store)
     assert set(board.tasks) == set(board.common) == set(GLUE)
-    by_seed = {(r.task, r.seed): r.score for r in store if r.method == "lora"}
+    by_seed = {(r.task, r.seed): r.scores.value for r in store if r.method == "lora"}
     of_rte = [by_seed["rte", seed] for seed in (0, 1, 2)]
     assert board.score("rte", "lora") == (pytest.approx(fmean(of_rte)), pytest.approx(stdev(of_rte)), 3)
     means = [fmean(by_seed[task, seed] for task in GLUE) for seed in (0, 1, 2)]
@@ -39,7 +39,7 @@ def test_equal_scores_share_a_rank(tmp_path: Path) -> None:
     store = fake_store.put(tmp_path, {"rte": {"genft": 0.8, "lora": 0.8, "linear": 0.1}}, seeds=(0,))
     first = next(r for r in store if r.method == "genft")
     same = next(r for r in store if r.method == "lora")
-    store.put(same.model_copy(update={"score": first.score}))
+    store.put(same.model_copy(update={"scores": first.scores}))
     assert only(store).ranks("rte") == {"genft": 1.5, "lora": 1.5, "linear": 3}
 
 
@@ -93,7 +93,8 @@ def test_several_settings_of_a_method_are_columns_of_their_own(tmp_path: Path) -
 def test_the_same_name_for_other_data_is_another_task(tmp_path: Path) -> None:
     store = fake_store.put(tmp_path, {"rte": {"lora": 0.8}}, seeds=(0,))
     (run,) = store
-    store.put(run.model_copy(update={"key": "other", "data_fingerprint": "0123456"}))
+    provenance = run.provenance.model_copy(update={"data_fingerprint": "0123456"})
+    store.put(run.model_copy(update={"key": "other", "provenance": provenance}))
     assert set(only(store).tasks) == {"rte (data drte)", "rte (data 0123)"}
 
 
@@ -112,7 +113,8 @@ def test_benches_share_a_board_where_that_is_asked_for_and_the_later_one_counts(
     store = fake_store.put(tmp_path, {"rte": {"full": 0.7}}, seeds=(0,), bench="c", epochs=9)
     (board,) = boards(store, together=True)
     assert board.labels == ("lora", "full")
-    assert [(run.seed, run.score > 0.6) for run in board.runs["rte", "full"]] == [(0, True)]  # not three of two benches
+    runs = board.runs["rte", "full"]
+    assert [(run.seed, run.scores.value > 0.6) for run in runs] == [(0, True)]  # not three of two benches
 
 
 def test_methods_can_be_chosen_and_are_checked(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_run_is_one_address_away(store: Store) -> None:
     assert (
         "genft train cola --data data --model models/tiny --method lora --epochs 4 --limit-train 100 --seed 1" in panel
     )
-    assert f"{100 * run.score:.2f}" in panel
+    assert f"{100 * run.scores.value:.2f}" in panel
     assert "60.09: GenFT paper (arXiv 2506.11042v1) Table 3, roberta-base" in panel
     assert "limited to 100 training examples" in panel
     assert "torch 2.14.1" in panel

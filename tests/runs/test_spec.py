@@ -5,7 +5,7 @@ import pytest
 from genft import ConfigError
 from genft.data import Task
 from genft.methods import METHODS, get_method
-from genft.presets import Preset
+from genft.presets import Preset, load_preset
 from genft.runs.spec import Request, build_spec, default_settings, parse_settings, plain
 
 TASK = Task(name="t", kind="text", reader="")
@@ -111,6 +111,17 @@ def test_the_problems_of_training_are_all_named() -> None:
     with pytest.raises(ConfigError) as error:
         build(training={"epochs": 0, "schedule": "lin", "learning_rate": -1})
     assert len(error.value.problems) == 3
+
+
+def test_keys_stay_what_they_were() -> None:
+    """These were computed by genft 0.1; a key that changes hides every stored result."""
+    assert build().spec.key("m", "d") == "7a430a22e5cb8909"
+    limited = build(method="vectorfit", settings={"train_bias": False}, training={"epochs": 3}, seed=1, limit_train=10)
+    assert limited.spec.key("m", "d") == "b6daf7ec237ac4e5"
+    ratings = Task(name="r", kind="text", reader="", regression=True, metric="pearson", text_columns=("a", "b"))
+    preset = load_preset("default")
+    linear = build_spec(ratings, "a-model", preset, method="linear", protocol="validation")
+    assert linear.spec.key("m", "d") == "abc5366830c25301"
 
 
 def test_equal_runs_have_equal_keys() -> None:

@@ -1,5 +1,6 @@
 """The store: whole files or none, and results that come back as they were."""
 
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -9,47 +10,93 @@ import numpy as np
 import pytest
 
 from genft import ConfigError, DataError
-from genft.runs.store import Failure, Result, Store, pack, unpack, write_atomically
 from genft.report.terminal import comparison, count, duration, size
+from genft.runs.store import (
+    Cost,
+    Counts,
+    Failure,
+    History,
+    Provenance,
+    Result,
+    Scores,
+    Store,
+    pack,
+    unpack,
+    write_atomically,
+)
+
+#: A result as genft 0.1 wrote it, before results were nested.
+FLAT: dict[str, Any] = {
+    "key": "k",
+    "label": "x",
+    "spec": {"limit_train": None, "limit_eval": None},
+    "task": "t",
+    "model": "m",
+    "method": "genft",
+    "seed": 0,
+    "protocol": "holdout",
+    "metric": "accuracy",
+    "score": 0.9,
+    "metrics": {"accuracy": 0.9},
+    "interval": (0.85, 0.94),
+    "examples": {"train": 1, "select": 1, "report": 1},
+    "epochs": [{"epoch": 1.0, "accuracy": 0.9}],
+    "best_epoch": 1,
+    "steps": 1,
+    "resumed_at": 0,
+    "adapter_parameters": 67_584,
+    "head_parameters": 1_925,
+    "total_parameters": 22_784_650,
+    "seconds_per_step": 0.25,
+    "seconds": 40.0,
+    "peak_memory_bytes": 1_460_285_440,
+    "peak_memory_of": "process",
+    "adapter": "adapters/x",
+    "adapter_bytes": 282_020,
+    "predictions": pack(np.arange(3, dtype=np.uint16)),
+    "targets": "",
+    "model_fingerprint": "",
+    "data_fingerprint": "",
+    "device": "CPU",
+    "versions": {},
+    "started": "",
+}
 
 
 def result(key: str = "k", **changed: Any) -> Result:
-    values: dict[str, Any] = {
-        "key": key,
-        "label": "x",
-        "spec": {"limit_train": None, "limit_eval": None},
-        "task": "t",
-        "model": "m",
-        "method": "genft",
-        "seed": 0,
-        "protocol": "holdout",
-        "metric": "accuracy",
-        "score": 0.9,
-        "metrics": {"accuracy": 0.9},
-        "interval": (0.85, 0.94),
-        "examples": {"train": 1, "select": 1, "report": 1},
-        "epochs": [{"epoch": 1.0, "accuracy": 0.9}],
-        "best_epoch": 1,
-        "steps": 1,
-        "resumed_at": 0,
-        "adapter_parameters": 67_584,
-        "head_parameters": 1_925,
-        "total_parameters": 22_784_650,
-        "seconds_per_step": 0.25,
-        "seconds": 40.0,
-        "peak_memory_bytes": 1_460_285_440,
-        "peak_memory_of": "process",
-        "adapter": "adapters/x",
-        "adapter_bytes": 282_020,
-        "predictions": pack(np.arange(3, dtype=np.uint16)),
-        "targets": "",
-        "model_fingerprint": "",
-        "data_fingerprint": "",
-        "device": "CPU",
-        "versions": {},
-        "started": "",
-    }
-    return Result.model_validate(values | changed)
+    return Result.model_validate({**FLAT, "key": key, **changed})
+
+
+def test_a_flat_result_is_read_as_a_nested_one(tmp_path: Path) -> None:
+    """Stores of genft 0.1 hold flat results."""
+    store = Store(tmp_path).open()
+    store.path("k").write_text(json.dumps(FLAT))
+    read = store.get("k")
+    assert read is not None
+    assert read.scores == Scores(metric="accuracy", value=0.9, metrics={"accuracy": 0.9}, interval=(0.85, 0.94))
+    assert read.history == History(epochs=[{"epoch": 1.0, "accuracy": 0.9}], best_epoch=1, steps=1, resumed_at=0)
+    assert read.counts == Counts(adapter=67_584, head=1_925, total=22_784_650)
+    assert read.cost == Cost(
+        seconds=40.0,
+        seconds_per_step=0.25,
+        peak_memory_bytes=1_460_285_440,
+        peak_memory_of="process",
+        adapter_bytes=282_020,
+    )
+    assert read.provenance == Provenance(
+        model_fingerprint="", data_fingerprint="", device="CPU", versions={}, started=""
+    )
+    store.put(read)
+    assert store.get("k") == read
+    assert "score" not in json.loads(store.path("k").read_text())
+
+
+@pytest.mark.parametrize("broken", [{"score": None}, {"unknown": 1}, {"seconds": "long"}])
+def test_a_flat_result_that_is_wrong_is_refused(broken: dict[str, Any], tmp_path: Path) -> None:
+    store = Store(tmp_path).open()
+    store.path("k").write_text(json.dumps(FLAT | broken))
+    with pytest.raises(DataError, match="is not a result of this version"):
+        store.get("k")
 
 
 def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -58,7 +105,7 @@ def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
     store.put(result("b", score=0.8))
     assert store.get("a") == result("a")
     assert store.get("c") is None
-    assert [r.score for r in store] == [0.9, 0.8]
+    assert [r.scores.value for r in store] == [0.9, 0.8]
     assert sorted(p.name for p in store.results.iterdir()) == ["a.json", "b.json"]
 
 

@@ -57,8 +57,8 @@ def test_runs_on_a_cluster(reviews: Path, bert: Path, tmp_path: Path) -> None:
     assert len(killed) == 1
     (expected,), (result,) = Store(tmp_path / "here"), Store(tmp_path / "there")
     assert result in events
-    assert 0 < result.resumed_at < result.steps
-    assert (result.key, result.score) == (expected.key, expected.score)
+    assert 0 < result.history.resumed_at < result.history.steps
+    assert (result.key, result.scores.value) == (expected.key, expected.scores.value)
 
 
 @real

@@ -89,13 +89,13 @@ def test_an_interrupted_matrix_goes_on_and_repeats_nothing(
     list(planned.run())
     assert (len(first.done), len(second.done)) == (3, 1)
     assert set(first.done + second.done) == {(m, s, 1e-3) for m in ("linear", "bitfit") for s in (0, 1)}
-    cells = Store(tmp_path).cells()
+    cells = Store(tmp_path).compared()
     assert [(c.label, c.seed) for c in cells] == [("linear", 0), ("linear", 1), ("bitfit", 0), ("bitfit", 1)]
     assert all(Store(tmp_path).get(c.key).method == c.label for c in cells)
     monkeypatch.setattr(matrices, "run_side_by_side", third)
     list(schedule(reviews, bert, tmp_path).run())
     assert not third.done
-    assert Store(tmp_path).cells() == cells
+    assert Store(tmp_path).compared() == cells
 
 
 def test_the_rate_is_chosen_on_the_selecting_split_of_the_first_seed(
@@ -108,7 +108,7 @@ def test_the_rate_is_chosen_on_the_selecting_split_of_the_first_seed(
     planned = schedule(reviews, bert, tmp_path, entries=parse_entries("bitfit"), seeds=(5, 6), grid=(1e-3, 3e-3, 1e-2))
     list(planned.run())
     assert runs.done == [("bitfit", 5, rate) for rate in (1e-3, 3e-3, 1e-2, 3e-2)] + [("bitfit", 6, 1e-2)]
-    compared = [Store(tmp_path).get(c.key) for c in Store(tmp_path).cells()]
+    compared = [Store(tmp_path).get(c.key) for c in Store(tmp_path).compared()]
     assert [(r.seed, r.spec["training"]["learning_rate"]) for r in compared] == [(5, 1e-2), (6, 1e-2)]
 
 

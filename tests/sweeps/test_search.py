@@ -17,7 +17,7 @@ from genft.methods import METHODS, get_method
 from genft.presets import Preset, Space, Values, load_preset
 from genft.records import check
 from genft.runs.spec import Request, Training, build_spec, setting_types
-from genft.runs.store import Result, Store
+from genft.runs.store import Cost, Result, Scores, Store
 from genft.training.callbacks import Inferred, Progress
 from genft.training.run import Plan
 
@@ -57,7 +57,10 @@ class Runs:
         for epoch in range(1, spec.training.epochs + 1):
             watch(Progress("evaluate", 1, 1, {"epoch": float(epoch), "accuracy": score * epoch / 4}))
         return Result.model_construct(
-            key=plan.key, score=score, seconds=1.0, metric="accuracy", task="reviews", interval=(0.4, 0.6)
+            key=plan.key,
+            task="reviews",
+            scores=Scores(metric="accuracy", value=score, metrics={"accuracy": score}, interval=(0.4, 0.6)),
+            cost=Cost.model_construct(seconds=1.0),
         )
 
 

@@ -17,7 +17,7 @@ from genft.cli import app
 from genft.data import load_task
 from genft.figures.style import style
 from genft.presets import Preset, load_preset
-from genft.runs.store import Result
+from genft.runs.store import Counts, Result, Scores
 from genft.sweeps.matrix import Entry
 from genft.sweeps.studies import STUDIES, Measured, Variant, get_study, study_matrices
 
@@ -84,7 +84,12 @@ def test_equal_ranks_and_equal_scale() -> None:
 
 
 def measured(score: float, *, task: str = "t", seeds: int = 2, name: str = "GenFT", **place: float) -> Measured:
-    results = [Result.model_construct(score=score + 0.01 * s, seed=s, adapter_parameters=100) for s in range(seeds)]
+    results = [
+        Result.model_construct(
+            seed=s, scores=Scores.model_construct(value=score + 0.01 * s), counts=Counts.model_construct(adapter=100)
+        )
+        for s in range(seeds)
+    ]
     return Measured("", task, "accuracy", Variant(name, Entry("e", "genft"), place), tuple(results))
 
 

@@ -49,8 +49,9 @@ class Kill:
 
 
 def same(one: Result, other: Result) -> None:
-    for name in ("epochs", "best_epoch", "predictions", "score", "steps"):
-        assert getattr(one, name) == getattr(other, name), name
+    for name in ("epochs", "best_epoch", "steps"):
+        assert getattr(one.history, name) == getattr(other.history, name), name
+    assert (one.predictions, one.scores.value) == (other.predictions, other.scores.value)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,8 @@ def test_val200_trains_again_with_the_chosen_epoch(whole: Result, data: Path, ti
     assert planned.spec.protocol == "val200"
     assert planned.roles.retrain is not None
     assert whole.examples == {"train": 24, "select": 10, "retrain": 34, "report": 12}
-    assert len(whole.epochs) == 3
-    assert whole.steps == 3 * 3 + whole.best_epoch * 5  # 24 and 34 examples in batches of 8
+    assert len(whole.history.epochs) == 3
+    assert whole.history.steps == 3 * 3 + whole.history.best_epoch * 5  # 24 and 34 examples in batches of 8
 
 
 @pytest.mark.parametrize("killed", [(7, 1), (2, 2), (5, 2)], ids=["choosing", "beginning again", "an epoch later"])
@@ -75,7 +76,7 @@ def test_val200_goes_on_where_it_was_killed(
     with pytest.raises(KeyboardInterrupt):
         run(planned, store, Kill(*killed))
     resumed = run(planned, store)
-    assert resumed.resumed_at > 0
+    assert resumed.history.resumed_at > 0
     same(whole, resumed)
     assert not store.checkpoints(planned.key).exists()
 
@@ -93,7 +94,7 @@ def test_a_finished_second_training_is_not_repeated(
         with pytest.raises(KeyboardInterrupt):
             run(planned, store)
     resumed = run(planned, store)
-    assert resumed.resumed_at == resumed.steps
+    assert resumed.history.resumed_at == resumed.history.steps
     same(whole, resumed)
 
 
@@ -115,16 +116,16 @@ def test_the_second_training_sees_both_splits_on_the_whole_schedule(
     result = run(plan("eurosat", data, timm_vit, training={"schedule": "linear"}), Store(tmp_path).open())
     first, second = fits
     assert (first["train"], first["select"], first["stop_after"]) == (24, 10, None)
-    assert (second["train"], second["select"], second["stop_after"]) == (34, None, result.best_epoch)
-    assert second["rate"] == pytest.approx(QUICK["learning_rate"] * (3 - result.best_epoch) / 3 / 0.94, rel=0.1)
+    assert (second["train"], second["select"], second["stop_after"]) == (34, None, result.history.best_epoch)
+    assert second["rate"] == pytest.approx(QUICK["learning_rate"] * (3 - result.history.best_epoch) / 3 / 0.94, rel=0.1)
 
 
 def test_the_paper_protocol_evaluates_test_every_ten_epochs(data: Path, timm_vit: Path, tmp_path: Path) -> None:
     planned = plan("eurosat", data, timm_vit, protocol="test", training={"epochs": 12}, method="linear")
     assert (len(planned.roles.train), planned.roles.select) == (34, planned.roles.report)
     result = run(planned, Store(tmp_path).open())
-    assert [entry["epoch"] for entry in result.epochs] == [10, 12]
-    assert result.score == max(entry["accuracy"] for entry in result.epochs)
+    assert [entry["epoch"] for entry in result.history.epochs] == [10, 12]
+    assert result.scores.value == max(entry["accuracy"] for entry in result.history.epochs)
 
 
 def test_fgvc_crops(data: Path, timm_vit: Path, tmp_path: Path) -> None:
@@ -143,14 +144,14 @@ def test_random_augmentation_is_decided_by_the_seed(data: Path, timm_vit: Path, 
     for name, augment in (("a", "randaug"), ("b", "randaug"), ("c", "none")):
         planned = plan("eurosat", data, timm_vit, training={"epochs": 1, "augment": augment}, protocol="holdout")
         results.append(run(planned, Store(tmp_path / name).open()))
-    assert results[0].epochs == results[1].epochs
-    assert results[0].epochs != results[2].epochs
+    assert results[0].history.epochs == results[1].history.epochs
+    assert results[0].history.epochs != results[2].history.epochs
 
 
 def test_mnli_reports_matched_and_mismatched(data: Path, bert: Path, tmp_path: Path) -> None:
     result = run(plan("mnli", data, bert, training={"epochs": 1}, limit_eval=20), Store(tmp_path).open())
-    assert result.score == result.metrics["accuracy"]
-    assert 0 <= result.metrics["accuracy (mismatched)"] <= 1
+    assert result.scores.value == result.scores.metrics["accuracy"]
+    assert 0 <= result.scores.metrics["accuracy (mismatched)"] <= 1
     assert result.examples["report"] == 20
 
 

@@ -131,11 +131,11 @@ def test_two_processes_train_as_one(reviews: Path, steady: Path, tmp_path: Path)
     for planned in plans:
         alone, together = run_once(planned, one), two.get(planned.key)
         assert together is not None
-        assert together.device.startswith("2 × ")
-        for expected, found in zip(alone.epochs, together.epochs, strict=True):
+        assert together.provenance.device.startswith("2 × ")
+        for expected, found in zip(alone.history.epochs, together.history.epochs, strict=True):
             assert found == pytest.approx(expected, rel=1e-4)
         assert (unpack(together.predictions) == unpack(alone.predictions)).all()
-        assert together.steps == alone.steps == 15
+        assert together.history.steps == alone.history.steps == 15
         same(one.out / alone.adapter, two.out / together.adapter)
         states = [torch.load(two.out / f"{rank}-{planned.name}.pt") for rank in (0, 1)]
         assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
@@ -160,7 +160,7 @@ def test_a_run_that_two_began_is_finished_by_one(method: str, reviews: Path, ste
         "rng_state_1.pth",
     }
     resumed, expected = run_once(planned, parts), run_once(planned, whole)
-    assert (resumed.resumed_at, resumed.steps) == (5, expected.steps)
+    assert (resumed.history.resumed_at, resumed.history.steps) == (5, expected.history.steps)
     same(whole.out / expected.adapter, parts.out / resumed.adapter)
 
 

@@ -69,21 +69,23 @@ def test_every_method_trains_saves_and_predicts_again(method: str, reviews: Path
     planned = plan(reviews, bert, method, settings=SMALL.get(method, {}))
     result = run(planned, store)
     assert store.get(planned.key) == result
-    assert 0 <= result.interval[0] <= result.score <= result.interval[1] <= 1
+    assert 0 <= result.scores.interval[0] <= result.scores.value <= result.scores.interval[1] <= 1
     assert result.examples == {"train": 44, "select": 4, "report": 12}
-    assert (result.steps, len(result.epochs)) == (18, 3)
-    assert result.epochs[result.best_epoch - 1]["accuracy"] == max(e["accuracy"] for e in result.epochs)
-    assert result.seconds_per_step > 0
-    assert result.peak_memory_bytes > 1e8
+    assert (result.history.steps, len(result.history.epochs)) == (18, 3)
+    assert result.history.epochs[result.history.best_epoch - 1]["accuracy"] == max(
+        e["accuracy"] for e in result.history.epochs
+    )
+    assert result.cost.seconds_per_step > 0
+    assert result.cost.peak_memory_bytes > 1e8
     assert {p.name for p in tmp_path.iterdir()} == {"results", "adapters", "checkpoints"}
     assert not list((tmp_path / "checkpoints").iterdir())
 
     saved = tensors(store, result)
-    wanted = SAVED.get(method, result.adapter_parameters)
-    assert wanted is None or sum(t.numel() for t in saved.values()) == wanted + result.head_parameters
-    assert result.adapter_bytes == next((tmp_path / result.adapter).glob("*.safetensors")).stat().st_size
-    assert result.head_parameters == 2 * 16 + 2
-    assert (result.adapter_parameters == 0) == (method == "linear")
+    wanted = SAVED.get(method, result.counts.adapter)
+    assert wanted is None or sum(t.numel() for t in saved.values()) == wanted + result.counts.head
+    assert result.cost.adapter_bytes == next((tmp_path / result.adapter).glob("*.safetensors")).stat().st_size
+    assert result.counts.head == 2 * 16 + 2
+    assert (result.counts.adapter == 0) == (method == "linear")
 
     trained = artifact.load(tmp_path / result.adapter)
     again = trained.predict(list(planned.roles.report.inputs))
@@ -96,17 +98,17 @@ def test_training_learns(bert: Path, tmp_path: Path) -> None:
     data = save_reviews(tmp_path / "reviews.csv", rows=200)
     training = {"epochs": 20, "learning_rate": 1e-2, "head_learning_rate": 2e-2}
     result = run(plan(data, bert, training=training, settings={"shared_dim": 8}), Store(tmp_path).open())
-    assert result.score >= 0.85
-    assert result.epochs[-1]["train_loss"] < 0.5 * result.epochs[0]["train_loss"]
+    assert result.scores.value >= 0.85
+    assert result.history.epochs[-1]["train_loss"] < 0.5 * result.history.epochs[0]["train_loss"]
 
 
 def test_a_run_is_determined_by_its_spec(reviews: Path, bert: Path, tmp_path: Path) -> None:
     stores = [Store(tmp_path / name).open() for name in ("a", "b", "c")]
     first, second = (run(plan(reviews, bert), store) for store in stores[:2])
-    assert first.epochs == second.epochs
+    assert first.history.epochs == second.history.epochs
     for a, b in zip(tensors(stores[0], first).values(), tensors(stores[1], second).values(), strict=True):
         assert torch.equal(a, b)
-    assert run(plan(reviews, bert, seed=1), stores[2]).epochs != first.epochs
+    assert run(plan(reviews, bert, seed=1), stores[2]).history.epochs != first.history.epochs
 
 
 class Interrupt:
@@ -133,9 +135,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(method: str, reviews: Pat
     broken.mkdir()
     (broken / "trainer_state.json").write_text('{"global_step"')
     resumed = run(planned, parts)
-    assert resumed.resumed_at == 12
+    assert resumed.history.resumed_at == 12
     assert not broken.exists()
-    assert resumed.epochs == uninterrupted.epochs
+    assert resumed.history.epochs == uninterrupted.history.epochs
     assert resumed.predictions == uninterrupted.predictions
     expected = tensors(whole, uninterrupted)
     for name, tensor in tensors(parts, resumed).items():
@@ -160,7 +162,7 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(
     assert (store.checkpoints(planned.key) / "checkpoint-6" / "adapter_model.safetensors").is_file()
     assert store.get(planned.key) is None
     monkeypatch.undo()
-    assert run(planned, store).resumed_at == 6
+    assert run(planned, store).history.resumed_at == 6
 
 
 def test_a_learning_rate_beyond_reason_is_a_sentence(reviews: Path, bert: Path, tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_missing_pooler_is_trained_and_saved(reviews: Path, tmp_path: Path) ->
     model, store = save_bert(tmp_path / "bert", pooler=False), Store(tmp_path / "out").open()
     planned = plan(reviews, model)
     result = run(planned, store)
-    assert result.head_parameters == (2 * 16 + 2) + (16 * 16 + 16)
+    assert result.counts.head == (2 * 16 + 2) + (16 * 16 + 16)
     trained = artifact.load(store.out / result.adapter)
     assert trained.predict(list(planned.roles.report.inputs)).argmax(1).tolist() == unpack(result.predictions).tolist()
 
@@ -180,7 +182,7 @@ def test_a_missing_pooler_is_trained_and_saved(reviews: Path, tmp_path: Path) ->
 def test_a_regression(reviews: Path, bert: Path, tmp_path: Path) -> None:
     planned = plan(reviews, bert, options={"label_column": "grade", "regression": True})
     result = run(planned, Store(tmp_path).open())
-    assert result.metric == "pearson"
+    assert result.scores.metric == "pearson"
     values = artifact.load(tmp_path / result.adapter).predict(list(planned.roles.report.inputs))
     assert values.shape == (12, 1)
     np.testing.assert_allclose(values[:, 0], unpack(result.predictions), rtol=1e-5)
@@ -189,7 +191,7 @@ def test_a_regression(reviews: Path, bert: Path, tmp_path: Path) -> None:
 def test_label_smoothing_is_for_classes(reviews: Path, bert: Path, tmp_path: Path) -> None:
     smooth = {"label_smoothing": 0.1}
     plain, smoothed = plan(reviews, bert), plan(reviews, bert, training=smooth)
-    losses = [run(p, Store(tmp_path / p.key).open()).epochs[0]["train_loss"] for p in (plain, smoothed)]
+    losses = [run(p, Store(tmp_path / p.key).open()).history.epochs[0]["train_loss"] for p in (plain, smoothed)]
     assert losses[0] != losses[1]
     with pytest.raises(ConfigError, match="label_smoothing: is for classes"):
         plan(reviews, bert, training=smooth, options={"label_column": "grade", "regression": True})
@@ -211,7 +213,7 @@ def test_images_through_timm(method: str, images: Path, timm_vit: Path, tmp_path
     training = {"epochs": 6, "learning_rate": 1e-2}
     planned = plan(images, timm_vit, method, settings=SMALL.get(method, {}), training=training)
     result = run(planned, Store(tmp_path).open())
-    assert result.score == 1  # dark against bright
+    assert result.scores.value == 1  # dark against bright
     again = artifact.load(tmp_path / result.adapter).predict(list(planned.roles.report.inputs))
     assert again.argmax(1).tolist() == unpack(result.predictions).tolist()
 
@@ -389,6 +391,7 @@ def test_the_result_file_holds_what_others_need(reviews: Path, bert: Path, tmp_p
     content = json.loads((tmp_path / "results" / f"{result.key}.json").read_text())
     assert content["spec"]["training"]["learning_rate"] == 5e-3
     assert content["protocol"] == "holdout"
-    assert set(content["versions"]) >= {"genft", "torch", "transformers", "peft"}
-    assert len(content["model_fingerprint"]) == len(content["data_fingerprint"]) == 64
-    assert content["device"].startswith("CPU")
+    provenance = content["provenance"]
+    assert set(provenance["versions"]) >= {"genft", "torch", "transformers", "peft"}
+    assert len(provenance["model_fingerprint"]) == len(provenance["data_fingerprint"]) == 64
+    assert provenance["device"].startswith("CPU")

@@ -92,7 +92,7 @@ def test_a_full_disk_in_training_is_a_sentence_and_the_run_goes_on_later(
     ):
         run_once(planned, store)
     assert not list(store.checkpoints(planned.key).glob("checkpoint-*"))
-    assert run_once(planned, store).steps == 24
+    assert run_once(planned, store).history.steps == 24
 
 
 def test_a_full_disk_at_the_end_loses_no_training(
@@ -112,7 +112,7 @@ def test_a_full_disk_at_the_end_loses_no_training(
     assert store.get(planned.key) is None
     assert list((store.out / "adapters").iterdir()) == []
     result = run_once(planned, store)
-    assert result.resumed_at == 24  # nothing was trained again
+    assert result.history.resumed_at == 24  # nothing was trained again
 
 
 def test_a_result_that_cannot_be_written_is_a_sentence(

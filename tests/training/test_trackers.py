@@ -24,7 +24,7 @@ def test_tensorboard_sees_every_epoch(reviews: Path, bert: Path, tmp_path: Path)
     assert not (tmp_path / "a" / "logs").exists()
     seen = events.EventAccumulator(str(tmp_path / "b" / "logs" / result.label)).Reload()
     scores = [event.value for event in seen.Scalars("eval/accuracy")]
-    assert scores == pytest.approx([epoch["accuracy"] for epoch in result.epochs])
+    assert scores == pytest.approx([epoch["accuracy"] for epoch in result.history.epochs])
     assert {"train/loss", "train/learning_rate"} <= set(seen.Tags()["scalars"])
 
 

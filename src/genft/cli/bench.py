@@ -282,7 +282,7 @@ class Bars:
         if isinstance(outcome, GenFTError):
             what = f"[red]failed[/]: {escape(str(outcome).splitlines()[0])}"
         else:
-            what = f"{outcome.metric} {outcome.score:.4f} in {duration(outcome.seconds)}"
+            what = f"{outcome.scores.metric} {outcome.scores.value:.4f} in {duration(outcome.cost.seconds)}"
         self.console.print(f"{len(self.schedule.outcomes):>4}  {name}{rate}  {what}", soft_wrap=True)
 
     def _count(self) -> None:

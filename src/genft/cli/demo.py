@@ -63,13 +63,13 @@ def demo(
         with RunBar(console, f"{plan.spec.method:<10}", task.metric) as bar:
             result = run_in_process(plan.spec, out, bar.watch, again=again)
         finished[plan.key] = result
-        console.print(f"  {plan.spec.method:<10} accuracy {result.score:.3f} in {duration(result.seconds)}")
+        console.print(f"  {plan.spec.method:<10} accuracy {result.scores.value:.3f} in {duration(result.cost.seconds)}")
     results = [finished[p.key] for p in plans]
     console.print()
     console.print(comparison(results))
     console.print(f"\n[dim]{LEGEND}[/]")
     console.print("BBC News is nearly saturated: where intervals overlap, this does not tell the methods apart.\n")
-    best = max((r for r in results if r.method == "genft"), key=lambda r: r.score)
+    best = max((r for r in results if r.method == "genft"), key=lambda r: r.scores.value)
     console.print(f"The genft adapter lies in {out / best.adapter}", soft_wrap=True)
     console.print(
         f"Use it: genft predict {out / best.adapter} --input FILE; in Python: see its README.md",

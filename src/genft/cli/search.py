@@ -120,8 +120,9 @@ def _data(found: Search, result: Result, path: Path) -> dict[str, Any]:
 def _conclude(console: Console, found: Search, result: Result, path: Path) -> None:
     from genft.report.terminal import count, duration, table
 
+    scores = result.scores
     shown = table(
-        "trial", result.metric, "adapter", "time", "values", right=("trial", result.metric, "adapter", "time")
+        "trial", scores.metric, "adapter", "time", "values", right=("trial", scores.metric, "adapter", "time")
     )
     for t in found.ranked[:5]:
         attrs = t.user_attrs
@@ -142,14 +143,14 @@ def _conclude(console: Console, found: Search, result: Result, path: Path) -> No
         best, second = found.ranked[:2]
         ours, other = (t.user_attrs for t in (best, second))
         console.print(
-            f"The runner-up: {result.metric} lower by {(best.value or 0) - (second.value or 0):.4f} on the selecting "
+            f"The runner-up: {scores.metric} lower by {(best.value or 0) - (second.value or 0):.4f} on the selecting "
             f"split, with {other['adapter_parameters'] / ours['adapter_parameters']:.2f} times the parameters and "
             f"{other['seconds'] / ours['seconds']:.2f} times the time of a run.",
             soft_wrap=True,
         )
-    low, high = result.interval
+    low, high = scores.interval
     console.print(
-        f"\n{result.metric} [bold]{result.score:.4f}[/] (95 % interval {low:.4f} to {high:.4f}) on the reporting "
+        f"\n{scores.metric} [bold]{scores.value:.4f}[/] (95 % interval {low:.4f} to {high:.4f}) on the reporting "
         "split, read once, by the winner; on the selecting split the winner is too good, as the best of many.",
         soft_wrap=True,
     )

@@ -179,7 +179,7 @@ def _data(m: Measured) -> dict[str, Any]:
         "variant": m.variant.name,
         **m.variant.place,
         "metric": m.metric,
-        "scores": {r.seed: r.score for r in m.results},
+        "scores": {r.seed: r.scores.value for r in m.results},
         "parameters": m.parameters,
         "published": m.printed,
     }

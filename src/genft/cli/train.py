@@ -134,17 +134,17 @@ def _conclude(console: Console, result: Result, out: Path) -> None:
     from genft.report.terminal import LEGEND, comparison, size
 
     adapter = out / result.adapter
-    low, high = result.interval
+    low, high = result.scores.interval
     console.print()
     console.print(comparison([result]))
     console.print(f"\n[dim]{LEGEND}[/]\n")
     limited = " (limited data: not comparable with full runs)" if result.limited else ""
     console.print(
-        f"{result.metric} [bold]{result.score:.4f}[/] (95 % interval {low:.4f} to {high:.4f}) on "
-        f"{result.examples['report']:,} examples; epoch {result.best_epoch} of {len(result.epochs)} "
+        f"{result.scores.metric} [bold]{result.scores.value:.4f}[/] (95 % interval {low:.4f} to {high:.4f}) on "
+        f"{result.examples['report']:,} examples; epoch {result.history.best_epoch} of {len(result.history.epochs)} "
         f"selected by protocol {result.protocol}{limited}"
     )
-    console.print(f"Adapter ({size(result.adapter_bytes)}): {adapter}", soft_wrap=True, markup=False)
+    console.print(f"Adapter ({size(result.cost.adapter_bytes)}): {adapter}", soft_wrap=True, markup=False)
     console.print(f"Use it: genft predict {adapter} --input FILE", soft_wrap=True, markup=False)
 
 

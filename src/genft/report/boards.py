@@ -146,11 +146,11 @@ class Board:
 
     def score(self, task: str, label: str) -> Spread | None:
         runs = self.runs.get((task, label))
-        return spread([run.score for run in runs]) if runs else None
+        return spread([run.scores.value for run in runs]) if runs else None
 
     def mean(self, label: str, tasks: Sequence[str]) -> Spread:
         """The plain mean over ``tasks``, with the deviation of this mean over the seeds that all of them have."""
-        by_task = [{run.seed: run.score for run in self.runs[task, label]} for task in tasks]
+        by_task = [{run.seed: run.scores.value for run in self.runs[task, label]} for task in tasks]
         seeds = set.intersection(*map(set, by_task))
         means = [fmean(scores[seed] for scores in by_task) for seed in sorted(seeds)]
         return Spread(
@@ -173,12 +173,12 @@ class Board:
         runs = [run for task in tasks for run in self.runs.get((task, label), ())]
         rates = {rate for run in runs if (rate := _training(run).get("learning_rate"))}
         return Costs(
-            fmean(run.adapter_parameters for run in runs),
-            fmean(run.head_parameters for run in runs),
-            median(run.seconds_per_step for run in runs),
-            median(run.seconds for run in runs),
-            max(run.peak_memory_bytes for run in runs),
-            tuple(sorted({int(_training(run).get("epochs", len(run.epochs))) for run in runs})),
+            fmean(run.counts.adapter for run in runs),
+            fmean(run.counts.head for run in runs),
+            median(run.cost.seconds_per_step for run in runs),
+            median(run.cost.seconds for run in runs),
+            max(run.cost.peak_memory_bytes for run in runs),
+            tuple(sorted({int(_training(run).get("epochs", len(run.history.epochs))) for run in runs})),
             tuple(sorted(rates)),
         )
 
@@ -186,7 +186,7 @@ class Board:
         """What papers print for this task, method and metric."""
         first = self.first(task)
         found = published.find(self.suite, first.task, self.method(label))
-        return tuple(number for number in found if number.metric == first.metric)
+        return tuple(number for number in found if number.metric == first.scores.metric)
 
     def missing(self) -> list[str]:
         """A sentence per column that has not every task with every seed of the board."""
@@ -263,7 +263,7 @@ def _bootstrap(task: str, pairs: Sequence[tuple[Result, Result]]) -> tuple[float
     if not all(np.array_equal(target, other) for other in targets):
         raise DataError(f"{task}: {pairs[0][0].label} and {pairs[0][1].label} were not evaluated on the same examples")
     first, second = (np.stack([unpack(pair[side].predictions) for pair in pairs]) for side in (0, 1))
-    return bootstrap(pairs[0][0].metric, first, second, target, seed=(0, zlib.crc32(task.encode())))
+    return bootstrap(pairs[0][0].scores.metric, first, second, target, seed=(0, zlib.crc32(task.encode())))
 
 
 def _corrected(found: Mapping[Any, Difference]) -> dict[Any, Tested]:
@@ -308,10 +308,10 @@ def _board(
 ) -> Board:
     data: dict[str, set[str]] = defaultdict(set)
     for _, run in rows:
-        data[run.task].add(run.data_fingerprint)
+        data[run.task].add(run.provenance.data_fingerprint)
     runs: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for label, run in rows:  # one name for other data is another task
-        task = run.task if len(data[run.task]) == 1 else f"{run.task} (data {run.data_fingerprint[:4]})"
+        task = run.task if len(data[run.task]) == 1 else f"{run.task} (data {run.provenance.data_fingerprint[:4]})"
         runs[task, label].append(run)
     labels = tuple(dict.fromkeys(label for label, _ in rows))
     ordered = {key: tuple(sorted(found, key=lambda run: run.seed)) for key, found in runs.items()}
@@ -321,21 +321,21 @@ def _board(
 def _comparable(run: Result) -> tuple[Any, ...]:
     """What must be equal for two runs to stand in one table."""
     suite = run.spec.get("task", {}).get("suite", "")
-    return run.model, run.model_fingerprint, suite, run.protocol, _limits(run)
+    return run.model, run.provenance.model_fingerprint, suite, run.protocol, _limits(run)
 
 
 def _latest(rows: Iterable[tuple[str, str, Result]]) -> Iterable[tuple[str, str, Result]]:
     """Of what several comparisons have at one place of a board, the runs of the last one; all as one comparison."""
     rows = list(rows)
-    last = {(_comparable(run), label, run.task, run.data_fingerprint): matrix for matrix, label, run in rows}
+    last = {(_comparable(run), label, run.task, run.provenance.data_fingerprint): matrix for matrix, label, run in rows}
     for matrix, label, run in rows:
-        if last[_comparable(run), label, run.task, run.data_fingerprint] == matrix:
+        if last[_comparable(run), label, run.task, run.provenance.data_fingerprint] == matrix:
             yield "", label, run
 
 
 def _labelled(store: Store, everything: bool) -> Iterable[tuple[str, str, Result]]:
     """(comparison, column, result) of what a bench compares; without a bench, or for everything, of every result."""
-    cells = [] if everything else store.cells()
+    cells = [] if everything else store.compared()
     if not cells:
         yield from (("", label, run) for label, run in _distinguished(list(store)))
     for cell in cells:
@@ -353,10 +353,10 @@ def _distinguished(results: Sequence[Result]) -> Iterable[tuple[str, Result]]:
         for run in runs:
             place = (
                 run.task,
-                run.data_fingerprint,
+                run.provenance.data_fingerprint,
                 run.seed,
                 run.model,
-                run.model_fingerprint,
+                run.provenance.model_fingerprint,
                 run.protocol,
                 _limits(run),
             )

@@ -59,11 +59,11 @@ def _limits(board: Board) -> str:
 
 
 def _scores(board: Board) -> Sheet:
-    metrics = {board.first(task).metric for task in board.tasks}
+    metrics = {board.first(task).scores.metric for task in board.tasks}
     mixed = len(metrics) > 1
     sheet = Sheet(f"{heading(board)}: {'score' if mixed else metrics.pop()} × 100", ("task", *board.labels))
     for task in board.tasks:
-        ranks, name = board.ranks(task), f"{task} ({board.first(task).metric})" if mixed else task
+        ranks, name = board.ranks(task), f"{task} ({board.first(task).scores.metric})" if mixed else task
         row = []
         for label in board.labels:
             score = board.score(task, label)
@@ -152,12 +152,12 @@ def _costs(board: Board) -> Sheet:
     for label in board.labels:
         sheet.rows.append((Cell(label), *map(Cell, _cost_texts(board.costs(label)))))
     runs = [run for runs in board.runs.values() for run in runs]
-    of = ", ".join(sorted({run.peak_memory_of for run in runs}))
+    of = ", ".join(sorted({run.cost.peak_memory_of for run in runs}))
     tasks = "the tasks of the means" if board.complete == board.labels else "the tasks that a method has"
     sheet.notes.extend(
         [
             f"over {tasks}: parameters are means, times are medians, memory is the highest peak of the {of}",
-            f"on {'; '.join(sorted({run.device for run in runs}))}",
+            f"on {'; '.join(sorted({run.provenance.device for run in runs}))}",
         ]
     )
     return sheet
@@ -273,17 +273,17 @@ def _csv_rows(board: Board, differences: Differences) -> Iterator[dict[str, Any]
             **dict(zip(LIMITS, board.limits, strict=True)),
             "epochs": first.spec.get("training", {}).get("epochs"),
             "task": task,
-            "metric": first.metric,
+            "metric": first.scores.metric,
             "method": label,
             "mean": score.mean,
             "deviation": None if math.isnan(score.deviation) else score.deviation,
             "n": score.n,
             "seeds": " ".join(str(run.seed) for run in runs),
             "rank": board.ranks(task)[label],
-            "adapter_parameters": first.adapter_parameters,
-            "head_parameters": first.head_parameters,
-            "seconds_per_step": fmean(run.seconds_per_step for run in runs),
-            "peak_memory_bytes": max(run.peak_memory_bytes for run in runs),
+            "adapter_parameters": first.counts.adapter,
+            "head_parameters": first.counts.head,
+            "seconds_per_step": fmean(run.cost.seconds_per_step for run in runs),
+            "peak_memory_bytes": max(run.cost.peak_memory_bytes for run in runs),
             "published_percent": printed[0].value if printed else None,
             "published_backbone": printed[0].backbone if printed else None,
             "published_source": printed[0].source if printed else None,
@@ -316,7 +316,7 @@ def as_dict(board: Board, differences: Differences) -> dict[str, Any]:
                 {
                     "name": task,
                     "group": board.first(task).spec.get("task", {}).get("group", ""),
-                    "metric": board.first(task).metric,
+                    "metric": board.first(task).scores.metric,
                     "examples": board.first(task).examples,
                     "ranks": board.ranks(task),
                 }

@@ -29,19 +29,19 @@ LEGEND = (
 
 def comparison(results: Sequence[Result]) -> Table:
     """One row per result, the best score first: score and interval, parameters, time, memory, size."""
-    numbers = (results[0].metric, "interval", "adapter", "head", "s/step", "memory", "bytes")
+    numbers = (results[0].scores.metric, "interval", "adapter", "head", "s/step", "memory", "bytes")
     made = table("method", *numbers, right=("method", *numbers))
     made.columns[0].justify = "left"
-    for r in sorted(results, key=lambda r: -r.score):
+    for r in sorted(results, key=lambda r: -r.scores.value):
         made.add_row(
             r.method,
-            f"{r.score:.3f}",
-            f"{r.interval[0]:.3f}–{r.interval[1]:.3f}",
-            count(r.adapter_parameters),
-            count(r.head_parameters),
-            f"{r.seconds_per_step:.3f}",
-            size(r.peak_memory_bytes),
-            f"{r.adapter_bytes:,}",
+            f"{r.scores.value:.3f}",
+            f"{r.scores.interval[0]:.3f}–{r.scores.interval[1]:.3f}",
+            count(r.counts.adapter),
+            count(r.counts.head),
+            f"{r.cost.seconds_per_step:.3f}",
+            size(r.cost.peak_memory_bytes),
+            f"{r.cost.adapter_bytes:,}",
         )
     return made
 

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError, model_validator
 
-from genft.records import Record, check
 from genft.data import Task
 from genft.errors import ConfigError, nearest, not_one_of
 from genft.methods import MethodInfo, get_method
 from genft.presets import Preset, Space
+from genft.records import Record, check
 
 #: Fields of a peft configuration that genft fills in, or that describe the file and not the method.
 _OURS = {"task_type", "modules_to_save", "inference_mode"}

@@ -27,17 +27,97 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
-from genft.records import Record
 from genft.errors import ConfigError, DataError
+from genft.records import Record
 from genft.runs.spec import LIMITS
 
 R = TypeVar("R", bound=Record)
 
 
+class Scores(Record):
+    """How good the run is on the protocol's reporting split.
+
+    Attributes:
+        metric: the metric of the task.
+        value: ``metrics[metric]``.
+        metrics: every metric by its name, also those of further splits.
+        interval: the 95 % interval of ``value`` over the examples.
+    """
+
+    metric: str
+    value: float
+    metrics: dict[str, float]
+    interval: tuple[float, float]
+
+
+class History(Record):
+    """How training went.
+
+    Attributes:
+        epochs: one entry per evaluation: epoch, losses and metrics on the selecting split.
+        best_epoch: the epoch that was selected.
+        steps: optimizer steps of all trainings together.
+        resumed_at: how many of them an earlier, interrupted process had done.
+    """
+
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    steps: int
+    resumed_at: int
+
+
+class Counts(Record):
+    """Numbers of parameters: those that train, by where they are, and all of the adapted model."""
+
+    adapter: int
+    head: int
+    total: int
+
+
+class Cost(Record):
+    """What the run took: seconds of the whole run, the median of a step, the peak of memory, the adapter on disk."""
+
+    seconds: float
+    seconds_per_step: float
+    peak_memory_bytes: int
+    peak_memory_of: str
+    adapter_bytes: int
+
+
+class Provenance(Record):
+    """What the run was made from, with and on; ``started`` is in UTC."""
+
+    model_fingerprint: str
+    data_fingerprint: str
+    device: str
+    versions: dict[str, str]
+    started: str
+
+
+#: The parts of a result; each is made where its content is known.
+_PARTS: dict[str, type[Record]] = {
+    "scores": Scores,
+    "history": History,
+    "counts": Counts,
+    "cost": Cost,
+    "provenance": Provenance,
+}
+#: Fields of the flat results of genft 0.1 that have another name in their part.
+_FLAT_NAMES = {("scores", "value"): "score", **{("counts", name): f"{name}_parameters" for name in Counts.model_fields}}
+
+
 class Result(Record):
-    """What one run measured. ``score`` is ``metrics[metric]``; all metrics are of the protocol's reporting split."""
+    """What one run measured.
+
+    Attributes:
+        key: the hash of the run's spec, model and data: :meth:`genft.runs.spec.RunSpec.key`.
+        label: readable and unique: the name of the adapter's folder.
+        examples: how many examples each role has.
+        adapter: the adapter's folder, relative to the store's.
+        predictions, targets: of the reporting split: see :func:`unpack`.
+    """
 
     key: str
     label: str
@@ -47,35 +127,31 @@ class Result(Record):
     method: str
     seed: int
     protocol: str
-    metric: str
-    score: float
-    metrics: dict[str, float]
-    interval: tuple[float, float]
     examples: dict[str, int]
-    epochs: list[dict[str, float]]
-    best_epoch: int
-    steps: int
-    resumed_at: int
-    adapter_parameters: int
-    head_parameters: int
-    total_parameters: int
-    seconds_per_step: float
-    seconds: float
-    peak_memory_bytes: int
-    peak_memory_of: str
+    scores: Scores
+    history: History
+    counts: Counts
+    cost: Cost
+    provenance: Provenance
     adapter: str
-    adapter_bytes: int
     predictions: str
     targets: str
-    model_fingerprint: str
-    data_fingerprint: str
-    device: str
-    versions: dict[str, str]
-    started: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, values: Any) -> Any:
+        """Read a flat result, as genft 0.1 wrote it."""
+        if not isinstance(values, dict) or "score" not in values:
+            return values
+        nested = dict(values)
+        for part, record in _PARTS.items():
+            flat_names = {name: _FLAT_NAMES.get((part, name), name) for name in record.model_fields}
+            nested[part] = {name: nested.pop(flat) for name, flat in flat_names.items() if flat in nested}
+        return nested
 
     @property
     def limited(self) -> bool:
-        """Whether only a part of the data was used: to be said wherever the number appears."""
+        """Whether only a part of the data was used, which is shown wherever the score is."""
         return any(self.spec.get(limit) is not None for limit in LIMITS)
 
 
@@ -90,12 +166,12 @@ class Failure(Record):
     spec: dict[str, Any]
 
 
-class Cell(Record):
-    """One run of a comparison: where it stands in the table, and its key.
+class ComparedRun(Record):
+    """One run of a comparison: its place in the table, and its key.
 
     Attributes:
-        matrix: which comparison it belongs to: equal for equal model, preset and settings of training.
-        label: the column: the method, with its settings where they are not its own.
+        matrix: the comparison it belongs to: equal for equal model, preset and training settings.
+        label: the column: the method, with any settings that differ from its own.
     """
 
     matrix: str
@@ -105,12 +181,14 @@ class Cell(Record):
     key: str
 
     @property
-    def place(self) -> tuple[str, str, str, int]:
+    def position(self) -> tuple[str, str, str, int]:
         return self.matrix, self.task, self.label, self.seed
 
 
-class _Cells(Record):
-    cells: tuple[Cell, ...]
+class _Comparisons(Record):
+    """The content of bench.json."""
+
+    cells: tuple[ComparedRun, ...]
 
 
 class Store:
@@ -170,17 +248,17 @@ class Store:
         paths = sorted(self.failures.glob("*.json"))
         return [_read(path, Failure) for path in paths if not self.path(path.stem).is_file()]
 
-    def add_cells(self, cells: Iterable[Cell]) -> None:
-        """Note which runs a bench compares; a cell that was there already gets its new key."""
+    def add_compared(self, runs: Iterable[ComparedRun]) -> None:
+        """Record which runs a bench compares; a run that is already listed gets its new key."""
         with FileLock(self.results / ".bench.lock"):
-            known = {cell.place: cell for cell in (*self.cells(), *cells)}
-            table = [cell.model_dump() for cell in known.values()]
-            write_atomically(self.out / "bench.json", json.dumps({"cells": table}, indent=1).encode())
+            listed = {run.position: run for run in (*self.compared(), *runs)}
+            content = _Comparisons(cells=tuple(listed.values()))
+            write_atomically(self.out / "bench.json", content.model_dump_json(indent=1).encode())
 
-    def cells(self) -> list[Cell]:
-        """Which runs the benches in this folder compare, in order; the others chose learning rates, say."""
+    def compared(self) -> list[ComparedRun]:
+        """The runs that the benches of this store compare, in order."""
         path = self.out / "bench.json"
-        return list(_read(path, _Cells).cells) if path.is_file() else []
+        return list(_read(path, _Comparisons).cells) if path.is_file() else []
 
     def adapter(self, name: str) -> Path:
         return self.out / "adapters" / name

@@ -22,7 +22,7 @@ from genft.models.load import find_model
 from genft.presets import Preset
 from genft.runs.protocols import Roles
 from genft.runs.spec import RunSpec, build_spec, parse_settings, split_outside_brackets
-from genft.runs.store import Cell, Failure, Result, Store
+from genft.runs.store import ComparedRun, Failure, Result, Store
 from genft.sweeps.cluster import Cluster
 from genft.sweeps.processes import run_side_by_side
 from genft.training.callbacks import Inferred, Progress
@@ -183,9 +183,9 @@ class Schedule:
         done = [r for r in self.outcomes.values() if isinstance(r, Result)]
         if not done:
             return None
-        per_step = statistics.median(r.seconds / max(1, r.steps) for r in done)
+        per_step = statistics.median(r.cost.seconds / max(1, r.history.steps) for r in done)
         of_task = {
-            name: statistics.median(r.seconds for r in done if r.task == name) for name in {r.task for r in done}
+            name: statistics.median(r.cost.seconds for r in done if r.task == name) for name in {r.task for r in done}
         }
         known = [of_task.get(p.data.task.name, per_step * p.steps) for p in self._asked.values()]
         unknown = self.planned - len(self._asked)
@@ -235,8 +235,8 @@ class Schedule:
         plans = [self._plan(task, entry, seed, rate) for seed in self.matrix.seeds]
         yield plans
         self.compared += [(entry.label, plan) for plan in plans]
-        self.store.add_cells(
-            Cell(matrix=self.matrix.name, task=task.name, label=entry.label, seed=plan.spec.seed, key=plan.key)
+        self.store.add_compared(
+            ComparedRun(matrix=self.matrix.name, task=task.name, label=entry.label, seed=plan.spec.seed, key=plan.key)
             for plan in plans
             if isinstance(self.outcomes[plan.key], Result)
         )
@@ -273,7 +273,7 @@ def selecting_score(outcome: Outcome) -> float:
     """The best epoch's metric on the split that selects; minus infinity for a failed run."""
     if not isinstance(outcome, Result):
         return -math.inf
-    return max(epoch[outcome.metric] for epoch in outcome.epochs)
+    return max(epoch[outcome.scores.metric] for epoch in outcome.history.epochs)
 
 
 def beyond_the_edge(found: Mapping[float, float]) -> list[float]:

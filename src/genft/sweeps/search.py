@@ -107,8 +107,8 @@ class Search:
 
         with tempfile.TemporaryDirectory(prefix="genft-trial-") as folder:
             result = run(replace(plan, roles=roles), Store(Path(folder)).open(), watch)
-        trial.set_user_attr("seconds", result.seconds)
-        return result.score
+        trial.set_user_attr("seconds", result.cost.seconds)
+        return result.scores.value
 
     def _fixed(self) -> dict[str, Any]:
         spec = self.plan.spec
@@ -249,7 +249,8 @@ def _suggest(trial: Trial, name: str, space: Space) -> Any:
 
 def _preset(name: str, spec: RunSpec, best: FrozenTrial, result: Result) -> str:
     """The winner as a preset in TOML. Scalars and lists look in TOML as they do in JSON."""
-    source = f"genft search: {result.metric} {best.value:.4f} on the selecting split of {result.task} with {spec.model}"
+    metric = result.scores.metric
+    source = f"genft search: {metric} {best.value:.4f} on the selecting split of {result.task} with {spec.model}"
     lines = [f"name = {json.dumps(name)}", f"source = {json.dumps(source)}", "", f"[methods.{spec.method}.training]"]
     lines += [f"{k} = {json.dumps(v)}" for k, v in spec.training.model_dump().items() if v is not None]
     lines += ["", f"[methods.{spec.method}.settings]"]

@@ -57,17 +57,17 @@ class Measured:
 
     @property
     def mean(self) -> float:
-        return fmean(r.score for r in self.results) if self.results else math.nan
+        return fmean(r.scores.value for r in self.results) if self.results else math.nan
 
     @property
     def deviation(self) -> float:
         """Standard deviation over seeds; nan with fewer than two."""
-        return stdev(r.score for r in self.results) if len(self.results) > 1 else math.nan
+        return stdev(r.scores.value for r in self.results) if len(self.results) > 1 else math.nan
 
     @property
     def parameters(self) -> int | None:
         """Of the adapter; None where every run failed."""
-        return self.results[0].adapter_parameters if self.results else None
+        return self.results[0].counts.adapter if self.results else None
 
     @property
     def printed(self) -> float | None:

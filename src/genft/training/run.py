@@ -29,7 +29,7 @@ from genft.methods import get_method
 from genft.models.load import LoadedModel, ModelSource, find_model, load_model
 from genft.runs.protocols import Roles, assign_roles, get_protocol
 from genft.runs.spec import RunSpec
-from genft.runs.store import Result, Store, pack
+from genft.runs.store import Cost, Counts, History, Provenance, Result, Scores, Store, pack
 from genft.training import ranks
 from genft.training.attach import attach, count_parameters, targeted
 from genft.training.callbacks import Inferred, Watch, ignore
@@ -191,31 +191,31 @@ def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str
         method=spec.method,
         seed=spec.seed,
         protocol=spec.protocol,
-        metric=task.metric,
-        score=value,
-        metrics=metrics,
-        interval=interval(task.metric, predicted, target),
         examples=plan.roles.sizes,
-        epochs=epochs,
-        best_epoch=best_epoch,
-        steps=steps,
-        resumed_at=resumed_at,
-        adapter_parameters=inferred.adapter_parameters,
-        head_parameters=inferred.head_parameters,
-        total_parameters=inferred.total_parameters,
-        seconds_per_step=fitted.seconds_per_step,
-        seconds=time.perf_counter() - clock,
-        peak_memory_bytes=peak.bytes,
-        peak_memory_of=peak.of,
+        scores=Scores(
+            metric=task.metric, value=value, metrics=metrics, interval=interval(task.metric, predicted, target)
+        ),
+        history=History(epochs=epochs, best_epoch=best_epoch, steps=steps, resumed_at=resumed_at),
+        counts=Counts(
+            adapter=inferred.adapter_parameters, head=inferred.head_parameters, total=inferred.total_parameters
+        ),
+        cost=Cost(
+            seconds=time.perf_counter() - clock,
+            seconds_per_step=fitted.seconds_per_step,
+            peak_memory_bytes=peak.bytes,
+            peak_memory_of=peak.of,
+            adapter_bytes=size,
+        ),
+        provenance=Provenance(
+            model_fingerprint=plan.source.fingerprint,
+            data_fingerprint=plan.data.fingerprint,
+            device=inferred.device,
+            versions={name: version(name) for name in ("genft", "torch", "transformers", "peft", "accelerate")},
+            started=started.isoformat(timespec="seconds"),
+        ),
         adapter=adapter.relative_to(store.out).as_posix(),
-        adapter_bytes=size,
         predictions=pack(predicted.astype(small)),
         targets=pack(target.astype(small)),
-        model_fingerprint=plan.source.fingerprint,
-        data_fingerprint=plan.data.fingerprint,
-        device=inferred.device,
-        versions={name: version(name) for name in ("genft", "torch", "transformers", "peft", "accelerate")},
-        started=started.isoformat(timespec="seconds"),
     )
     if ranks.is_first():
         store.put(result)

@@ -80,7 +80,7 @@ function view(board) {
   let complete = common.length ? shown : [];
   if (tasks.length * shown.filter(has).length > common.length * shown.length) [common, complete] = [tasks, shown.filter(has)];
   const over = (some, label) => {
-    const rows = some.map(t => new Map(cell(t, label).runs.map(r => [r.seed, r.score])));
+    const rows = some.map(t => new Map(cell(t, label).runs.map(r => [r.seed, r.scores.value])));
     const seeds = [...rows[0].keys()].filter(seed => rows.every(row => row.has(seed)));
     return { mean: mean(some.map(t => cell(t, label).mean)), deviation: deviation(seeds.map(x => mean(rows.map(row => row.get(x))))) };
   };
@@ -242,7 +242,7 @@ function bars(v, task) {
 /** One task: the selecting split's score after every epoch, thin for a seed, bold for their mean. */
 function curves(v, task) {
   const W = 320, H = 210;
-  const lines = v.methods.filter(m => v.cell(task, m.label)).map(m => ({ m, seeds: v.cell(task, m.label).runs.map(r => r.epochs.filter(e => e[task.metric] != null).map(e => [e.epoch, 100 * e[task.metric]])) }));
+  const lines = v.methods.filter(m => v.cell(task, m.label)).map(m => ({ m, seeds: v.cell(task, m.label).runs.map(r => r.history.epochs.filter(e => e[task.metric] != null).map(e => [e.epoch, 100 * e[task.metric]])) }));
   const all = lines.flatMap(l => l.seeds.flat());
   if (!all.length) return null;
   const { x, y, axes } = frame(W, H, all.map(p => p[0]), all.map(p => p[1]), { xText: t => `${t}`, whole: true });
@@ -290,8 +290,8 @@ function open(key) {
 }
 
 function fill(board, cell, key) {
-  const { metric } = cell.runs[0];
-  const rows = cell.runs.map(r => h("tr", {}, h("td", {}, r.seed), h("td", {}, percent(r.score)), h("td", {}, r.interval.map(percent).join("–")), h("td", {}, `${r.best_epoch} of ${r.epochs.length}`), h("td", {}, r.seconds_per_step?.toFixed(3) ?? "–"), h("td", {}, `${Math.round(r.seconds)} s`), h("td", {}, size(r.peak_memory_bytes))));
+  const { metric } = cell.runs[0].scores;
+  const rows = cell.runs.map(r => h("tr", {}, h("td", {}, r.seed), h("td", {}, percent(r.scores.value)), h("td", {}, r.scores.interval.map(percent).join("–")), h("td", {}, `${r.history.best_epoch} of ${r.history.epochs.length}`), h("td", {}, r.cost.seconds_per_step?.toFixed(3) ?? "–"), h("td", {}, `${Math.round(r.cost.seconds)} s`), h("td", {}, size(r.cost.peak_memory_bytes))));
   const printed = cell.published.map(p => h("li", {}, `${p.value}: ${p.source}, ${p.backbone}${p.note ? ` (${p.note})` : ""}`));
   panel.replaceChildren(
     h("div", { class: "top" }, h("h2", { id: "panel-title" }, named(cell.label), ` on ${cell.task} `), h("button", { type: "button", class: "plain", onclick: () => panel.close() }, "Close")),
@@ -305,13 +305,13 @@ function fill(board, cell, key) {
 
 function run(r, isOpen) {
   const facts = {
-    model: r.model, settings: Object.entries(r.spec.settings ?? {}).map(([name, x]) => `${name}=${typeof x === "string" ? x : JSON.stringify(x)}`).join(", ") || "the method's own", "trained parameters": `${count(r.adapter_parameters)} of the adapter, ${count(r.head_parameters)} of the head, of ${count(r.total_parameters)}`,
-    examples: Object.entries(r.examples).map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", "), "other metrics": Object.entries(r.metrics).filter(([name]) => name !== r.metric).map(([name, x]) => `${name} ${x === null ? "–" : percent(x)}`).join(", "),
-    adapter: `${r.adapter} (${size(r.adapter_bytes)})`, device: r.device, versions: Object.entries(r.versions).map(pair => pair.join(" ")).join(", "), started: r.started,
-    "fingerprints": `model ${r.model_fingerprint.slice(0, 16)}, data ${r.data_fingerprint.slice(0, 16)}`, key: r.key,
+    model: r.model, settings: Object.entries(r.spec.settings ?? {}).map(([name, x]) => `${name}=${typeof x === "string" ? x : JSON.stringify(x)}`).join(", ") || "the method's own", "trained parameters": `${count(r.counts.adapter)} of the adapter, ${count(r.counts.head)} of the head, of ${count(r.counts.total)}`,
+    examples: Object.entries(r.examples).map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", "), "other metrics": Object.entries(r.scores.metrics).filter(([name]) => name !== r.scores.metric).map(([name, x]) => `${name} ${x === null ? "–" : percent(x)}`).join(", "),
+    adapter: `${r.adapter} (${size(r.cost.adapter_bytes)})`, device: r.provenance.device, versions: Object.entries(r.provenance.versions).map(pair => pair.join(" ")).join(", "), started: r.provenance.started,
+    "fingerprints": `model ${r.provenance.model_fingerprint.slice(0, 16)}, data ${r.provenance.data_fingerprint.slice(0, 16)}`, key: r.key,
   };
   const copy = e => navigator.clipboard?.writeText(r.command).then(() => { e.target.textContent = "Copied"; });
-  return h("details", { open: isOpen && "" }, h("summary", {}, `seed ${r.seed}, learning rate ${r.spec.training?.learning_rate ?? "–"}, ${r.epochs.length} epochs${r.limited ? ", limited data" : ""}`),
+  return h("details", { open: isOpen && "" }, h("summary", {}, `seed ${r.seed}, learning rate ${r.spec.training?.learning_rate ?? "–"}, ${r.history.epochs.length} epochs${r.limited ? ", limited data" : ""}`),
     r.command ? h("pre", {}, r.command) : h("p", { class: "quiet" }, "Of a suite of your own: the bench that made it repeats it."),
     r.command ? h("button", { type: "button", class: "plain", onclick: copy }, "Copy the command") : null,
     h("dl", {}, Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
