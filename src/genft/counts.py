@@ -6,7 +6,6 @@ device, without weights, and asked what they would train.
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
 
-from genft import published
-from genft.api.registry import LISTED_FILE
+from genft import catalogue, published
 from genft.bridge.targets import DEFAULT_TARGETS
+from genft.catalogue import Catalogue, Listed
 from genft.errors import ConfigError, not_one_of
 from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
@@ -220,22 +219,25 @@ def count_methods() -> list[MethodCount]:
 LISTED = {"ViT-B/16": ("image", vit_base), "RoBERTa-base": ("text", roberta_base)}
 
 
-def count_listed() -> dict[str, dict[str, int]]:
-    """Method → architecture → what it trains there beside the head, with its default settings."""
-    return {
-        info.name: {
-            name: count_method(info, {}, build).adapter for name, (kind, build) in LISTED.items() if kind in info.kinds
-        }
+def make_catalogue() -> Catalogue:
+    """The registry as ``genft list methods`` shows it, with what each method trains by default on :data:`LISTED`."""
+    methods = (
+        Listed(
+            **{name: getattr(info, name) for name in Listed.model_fields if name != "parameters"},
+            parameters={
+                name: count_method(info, {}, build).adapter
+                for name, (kind, build) in LISTED.items()
+                if kind in info.kinds
+            },
+        )
         for info in METHODS.values()
-    }
+    )
+    return Catalogue(files=catalogue.method_files(), methods=tuple(methods))
 
 
-def write_listed() -> None:
-    """Renew the file that ``genft list methods`` reads; a test compares it with :func:`count_listed`."""
-    with LISTED_FILE.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["method", *LISTED])
-        rows.writerows([method, *(found.get(name, "") for name in LISTED)] for method, found in count_listed().items())
+def write_catalogue() -> None:
+    """Renew the file that ``genft list methods`` reads; a test compares it with :func:`make_catalogue`."""
+    catalogue.FILE.write_text(make_catalogue().model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def paper_table(benchmark: str) -> Table:

@@ -31,6 +31,9 @@ def test_a_plan_is_shown_before_anything_runs(suite: Path, bert: Path, tmp_path:
 
 def test_runs_are_compared_and_not_repeated(suite: Path, bert: Path, tmp_path: Path) -> None:
     words = ("bench", suite, "-m", bert, "--methods", "linear", "--seeds", "0", *QUICK, "--out", tmp_path / "runs")
+    shown = ok(*words)
+    for expected in ("with ", "protocol holdout: accuracy × 100", "trained parameters, time and memory"):
+        assert expected in shown
     results = json.loads(ok(*words, "--json"))
     assert [(r["task"], r["method"], r["seed"]) for r in results] == [("tickets", "linear", 0), ("mails", "linear", 0)]
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs" / "results").glob("*.json")}
@@ -78,4 +81,4 @@ def test_one_process_is_enough(
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = {"bench": (suite,), "study": ("rank", suite), "search": ("bbc-news",)}[name]
     error = refused(name, *words, "-m", bert, "--out", tmp_path / "runs")
-    assert f"{name}: is one process; torchrun and accelerate are for genft train" in error
+    assert f"{name}: runs in one process; torchrun and accelerate are for `genft train`" in error

@@ -6,10 +6,8 @@ class GenFT(WeightMethod): ...
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from peft import PromptLearningConfig
@@ -68,8 +66,6 @@ class MethodInfo:
 METHODS: dict[str, MethodInfo] = {}
 #: How a method of peft that is not in the list is named: "peft:RANDLORA".
 PEFT = "peft:"
-#: What every method trains on two well-known models, counted by ``genft.counts.write_listed``.
-LISTED_FILE = Path(__file__).parents[1] / "methods" / "parameters.csv"
 
 
 def register(
@@ -126,15 +122,6 @@ def get_method(name: str) -> MethodInfo:
         return METHODS[name]
     except KeyError:
         raise ConfigError(not_one_of("method", name, METHODS)) from None
-
-
-def listed_counts() -> dict[str, dict[str, int | None]]:
-    """Method → model → what it trains there beside the head, with its default settings; None where it cannot."""
-    with LISTED_FILE.open(encoding="utf-8", newline="") as file:
-        return {
-            row.pop("method"): {name: int(count) if count else None for name, count in row.items()}
-            for row in csv.DictReader(file)
-        }
 
 
 def _of_peft(name: str) -> MethodInfo:

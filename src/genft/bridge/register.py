@@ -7,8 +7,8 @@ import sys
 from peft.utils import PeftType, register_peft_method
 
 from genft.api.method import Method, WeightMethod
-from genft.methods import METHODS, MethodInfo
 from genft.bridge.tuner import BlockTuner, BridgeTuner, WeightTuner
+from genft.methods import METHODS, MethodInfo
 
 
 def register_all() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import time
@@ -36,12 +37,24 @@ COMMANDS = {
     for entry in (
         Entry("demo", "genft.cli.demo:demo", "Compare several methods on BBC News in under five minutes.", _LEARN),
         Entry("train", "genft.cli.train:train", "Train one method on one task, and save the adapter.", _LEARN),
-        Entry("explain", "genft.cli.explain:explain", "Show every value of a run and its origin, without training.", _LEARN),
+        Entry(
+            "explain",
+            "genft.cli.explain:explain",
+            "Show every value of a run and its origin, without training.",
+            _LEARN,
+        ),
         Entry("predict", "genft.cli.predict:predict", "Predict new rows or images with a saved adapter.", _LEARN),
         Entry("bench", "genft.cli.bench:bench", "Compare methods on tasks, over seeds.", _COMPARE),
-        Entry("search", "genft.cli.search:search", "Search hyper-parameters for a task, on its validation data.", _COMPARE),
+        Entry(
+            "search", "genft.cli.search:search", "Search hyper-parameters for a task, on its validation data.", _COMPARE
+        ),
         Entry("study", "genft.cli.study:study", "Repeat a study of GenFT's paper on any task and model.", _COMPARE),
-        Entry("report", "genft.cli.report:report", "Show what a folder of results says, as tables or as one page.", _COMPARE),
+        Entry(
+            "report",
+            "genft.cli.report:report",
+            "Show what a folder of results says, as tables or as one page.",
+            _COMPARE,
+        ),
         Entry("list", "genft.cli.listing:list_", "List the methods, the tasks or the packaged models.", _LOOK),
         Entry("params", "genft.cli.params:params", "Count what the paper's presets train, beside its numbers.", _LOOK),
         Entry("show", "genft.cli.show:show", "Draw what training did to the weights.", _LOOK),
@@ -109,5 +122,11 @@ def load(entry: Entry) -> Any:
     if isinstance(found, typer.Typer):
         return get_command(found)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command(entry.name, cls=Command)(found)
+    app.command(entry.name, cls=Command, help=_flowing(inspect.getdoc(found) or ""))(found)
     return get_command(app)
+
+
+def _flowing(text: str) -> str:
+    """A docstring for ``--help``: the lines of a paragraph are joined, so that they wrap to the terminal."""
+    paragraphs = (p if p.startswith(" ") else " ".join(p.splitlines()) for p in text.split("\n\n"))
+    return escape("\n\n".join(paragraphs))

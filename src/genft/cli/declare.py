@@ -1,7 +1,7 @@
 """Options of the command line declared as records, and the decorator that turns them into a command's options.
 
-A group of options is a record (:class:`Options`) whose fields are made by :func:`option` and :func:`argument`. A command
-names the groups that it takes as typed arguments and gets them filled in::
+A group of options is a record (:class:`Options`) whose fields are made by :func:`option` and :func:`argument`. A
+command names the groups that it takes as typed arguments and gets them filled in::
 
     @takes_options
     def report(output: OutputOptions, tables: TableOptions) -> None: ...
@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import typer
 from pydantic import Field
@@ -30,6 +30,7 @@ from genft.records import Record
 
 R = TypeVar("R", bound=Record)
 _SIMPLE = (bool, int, float, str, Path)
+_METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 
 class Options(Record):
@@ -101,13 +102,28 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     return fill
 
 
-def fields(group: Any) -> Iterator[tuple[str, FieldInfo, str | None]]:
-    """(name, field, panel) of every option of a group, those of the groups in it included."""
+class OptionField(NamedTuple):
+    """A field that is an option of a command.
+
+    Attributes:
+        name: the field's name, and the name of the command's parameter.
+        panel: the heading under which ``--help`` shows it.
+        said: whether it belongs to a :class:`Said` record, so that "not said" is one of its values.
+    """
+
+    name: str
+    field: FieldInfo
+    panel: str | None
+    said: bool
+
+
+def fields(group: Any) -> Iterator[OptionField]:
+    """Every option of a group, those of the groups in it included."""
     said = typing.get_origin(group) is Said
     record = typing.get_args(group)[0] if said else group
     for name, field in record.model_fields.items():
         if said or not _is_group(field.annotation):
-            yield name, field, record.__name__ if said else record.panel
+            yield OptionField(name, field, record.__name__ if said else record.panel, said)
         else:
             yield from fields(field.annotation)
 
@@ -134,34 +150,35 @@ def _filled(group: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _parameters(group: Any) -> Iterator[inspect.Parameter]:
-    for name, field, panel in fields(group):
-        annotation, default, info = _said(field) if typing.get_origin(group) is Said else _declared(name, field)
-        info.rich_help_panel = panel
+    for option_field in fields(group):
+        annotation, default, info = _typer_parameter(option_field)
         yield inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
+            option_field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
         )
 
 
-def _declared(name: str, field: FieldInfo) -> tuple[Any, Any, Any]:
-    """(type, default, what typer calls the parameter's info) of a field that :func:`option` or ``argument`` made."""
+def _typer_parameter(option_field: OptionField) -> tuple[Any, Any, Any]:
+    """(type, default, typer's Option or Argument) of the parameter that typer reads."""
+    name, field, panel, said = option_field
     look, kind = _look(field), _kind(field)
-    default = inspect.Parameter.empty if field.is_required() else field.default or None
-    shown = default is not None and look.shown_default is None
-    text: dict[str, Any] = {"help": _help(field, look.shown_default), "metavar": look.metavar, "show_default": shown}
-    annotation = kind | None if default is None and kind is not bool else kind
-    if kind is bool:
-        default, text["show_default"] = False, False
+    if kind is bool and not said:
+        return bool, False, typer.Option(*(look.names or [flag(name, field)]), help=_help(field, None),
+                                         rich_help_panel=panel, show_default=False)  # fmt: skip
+    default = inspect.Parameter.empty if field.is_required() else None if said else field.default or None
+    words = look.shown_default or (
+        str(field.default) if field.default not in (None, ()) and not field.is_required() else None
+    )
+    text: dict[str, Any] = {
+        "help": _help(field, words),
+        "metavar": look.metavar or _METAVARS.get(kind, "TEXT"),
+        "show_default": False,
+    }
+    annotation = kind if default is not None else kind | None
     if look.is_argument:
         return annotation, default, typer.Argument(**text)
-    smallest = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
-    return annotation, default, typer.Option(*(look.names or [flag(name, field)]), min=smallest, **text)
-
-
-def _said(field: FieldInfo) -> tuple[Any, Any, Any]:
-    """The same of a field of another record: its default is shown, and is not the option's."""
-    words = _look(field).shown_default or (None if field.default is None else str(field.default))
-    kind = _kind(field)
-    return (str if kind is bool else kind) | None, None, typer.Option(help=_help(field, words))
+    bounds = {} if said else {"min": next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)}
+    names = look.names or [flag(name, field)]
+    return annotation, default, typer.Option(*names, rich_help_panel=panel, **bounds, **text)
 
 
 def _look(field: FieldInfo) -> _Look:
@@ -171,8 +188,9 @@ def _look(field: FieldInfo) -> _Look:
 
 def _help(field: FieldInfo, default: str | None) -> str:
     text = field.description or ""
-    sentence = text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-    return escape(sentence) + (f" \\[default: {escape(default)}]" if default else "")
+    if not text.endswith("."):  # a description in a record that is no group of options
+        text = f"{text[:1].upper()}{text[1:]}."
+    return escape(text) + (f" \\[default: {escape(default)}]" if default else "")
 
 
 def _kind(field: FieldInfo) -> Any:

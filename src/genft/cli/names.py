@@ -52,7 +52,9 @@ _DEVICE = "genft uses the GPU if there is one; choose another with the environme
 _SETTING = "is a setting of the method: use --set {}=VALUE (`genft list methods NAME` lists them)"
 #: Names for which there is no option here, and what to do instead.
 INSTEAD = {
-    **dict.fromkeys(("--dataset", "--dataset-name", "--train-file", "--task", "--task-name", "--tasks"), _FIRST_ARGUMENT),
+    **dict.fromkeys(
+        ("--dataset", "--dataset-name", "--train-file", "--task", "--task-name", "--tasks"), _FIRST_ARGUMENT
+    ),
     **dict.fromkeys(("--device", "--gpu", "--gpus", "--cuda", "--device-map"), _DEVICE),
     **dict.fromkeys(("--bf16", "--fp16", "--mixed-precision", "--torch-dtype", "--dtype"), "use --precision bf16"),
     **dict.fromkeys(("--rank", "--lora-r", "--lora-rank", "--r"), _SETTING.format("r")),

@@ -1,18 +1,19 @@
-"""Every option of the command line that more than one command has, in groups. Each is declared here and nowhere else."""
+"""The options that several commands have, in groups. Each is declared here and nowhere else."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from genft.cli.declare import Options, Said, argument, option
+from genft.cli.declare import Options, argument, option
 from genft.runs.protocols import PROTOCOLS
-from genft.runs.spec import Training
 
 
 class JsonOptions(Options):
     panel = "Output"
-    as_json: bool = option("Print JSON on stdout, for scripts; everything else goes to stderr.", False, names=("--json",))
+    as_json: bool = option(
+        "Print JSON on stdout, for scripts; everything else goes to stderr.", False, names=("--json",)
+    )
 
 
 class OutputOptions(JsonOptions):
@@ -58,7 +59,7 @@ class ReadingOptions(Options):
     encoding: str = option("The encoding of text files.", "utf-8")
 
 
-class TaskOptions(DataRootOptions, ReadingOptions):
+class TaskOptions(ReadingOptions, DataRootOptions):
     """One task, by its name or as a file of one's own."""
 
     task: str = argument(
@@ -81,7 +82,7 @@ class TaskOptions(DataRootOptions, ReadingOptions):
     )
 
     #: Options that describe a file; a task of the list says these things itself.
-    OF_A_FILE = ("text_column", "label_column", "validation", "test")
+    OF_A_FILE: ClassVar = ("text_column", "label_column", "validation", "test")
 
 
 class TasksOptions(DataRootOptions):
@@ -101,9 +102,7 @@ class RoleOptions(Options):
     )
     limit_train: int | None = option("Use only this many training examples.", None, ge=2)
     limit_eval: int | None = option("Evaluate on only this many examples.", None, ge=2)
-    limit_select: int | None = option(
-        "Select on only this many examples.", None, shown_default="as --limit-eval", ge=2
-    )
+    limit_select: int | None = option("Select on only this many examples.", None, shown_default="as --limit-eval", ge=2)
 
     @property
     def said(self) -> dict[str, Any]:
@@ -123,7 +122,10 @@ class ModelOptions(Options):
 class SettingOptions(Options):
     panel = "Model and method"
     settings: tuple[str, ...] = option(
-        "A setting of the method (`genft list methods NAME`); may be repeated.", (), names=("--set",), metavar="KEY=VALUE"
+        "A setting of the method (`genft list methods NAME`); may be repeated.",
+        (),
+        names=("--set",),
+        metavar="KEY=VALUE",
     )
 
 
@@ -132,16 +134,6 @@ class MethodOptions(SettingOptions):
     seed: int | None = option(
         "Seed of the head, the adapter and the order of the examples.", None, shown_default="0", ge=0
     )
-
-
-class RunOptions(Options):
-    """Everything that decides one run."""
-
-    task: TaskOptions
-    roles: RoleOptions
-    model: ModelOptions
-    method: MethodOptions
-    training: Said[Training]
 
 
 class SeedsOptions(Options):
@@ -171,5 +163,7 @@ class OpenOptions(SavedOptions):
 
 class InputOptions(Options):
     input: Path | None = option(
-        "Rows as in training (.csv, .tsv, .jsonl, .json), an image, or a folder of images.", None, names=("--input", "-i")
+        "Rows as in training (.csv, .tsv, .jsonl, .json), an image, or a folder of images.",
+        None,
+        names=("--input", "-i"),
     )

@@ -10,14 +10,24 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from genft.cli.declare import flag
-from genft.cli.options import RoleOptions, RunOptions, TaskOptions
+from genft.cli.declare import Options, Said, flag
+from genft.cli.options import MethodOptions, ModelOptions, RoleOptions, TaskOptions
 from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read, task_from_path
 from genft.errors import ConfigError, DataError, GenFTError, nearest
 from genft.methods import get_method
 from genft.presets import load_preset
 from genft.runs.protocols import assign_roles, get_protocol
-from genft.runs.spec import Request, build_spec, parse_settings
+from genft.runs.spec import Request, Training, build_spec, parse_settings
+
+
+class RunOptions(Options):
+    """Everything that decides one run."""
+
+    task: TaskOptions
+    roles: RoleOptions
+    model: ModelOptions
+    method: MethodOptions
+    training: Said[Training]
 
 
 def build_request(run: RunOptions) -> Request:
@@ -66,32 +76,34 @@ def is_file(word: str) -> bool:
     return bool(path.suffix) or "/" in word or path.exists()
 
 
-def read_tasks(console: Console, words: tuple[str, ...], root: Path | None, roles: RoleOptions) -> list[TaskData]:
-    """The data of the tasks that ``words`` name.
+def read_tasks(
+    console: Console, words: tuple[str, ...], root: Path | None, roles: RoleOptions
+) -> list[tuple[Task, TaskData]]:
+    """The tasks that ``words`` name, with their data.
 
     Tasks of a suite that have no data, or lack a split that the protocol needs, are left out and named.
     """
-    read_so_far: dict[str, TaskData] = {}
-    asked: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
+    data: dict[str, TaskData] = {}
     missing: dict[str, str] = {}
     with console.status("Reading the data"):
         for word in words:
-            tasks = find_tasks(word, root)
-            for task in tasks:
-                if asked.setdefault(task.name, task) != task:
+            of_word = find_tasks(word, root)
+            for task in of_word:
+                if tasks.setdefault(task.name, task) != task:
                     raise ConfigError(f"{word}: has another task that is called {task.name!r}")
                 try:
-                    read_so_far[task.name] = _read_with_roles(task, roles)
+                    data[task.name] = _read_with_roles(task, roles)
                 except GenFTError as e:
-                    if len(tasks) == 1:
+                    if len(of_word) == 1:
                         raise
                     missing[task.name] = str(e).splitlines()[0]
-    if not read_so_far:
+    if not data:
         name, reason = next(iter(missing.items()))
-        raise DataError(f"none of the {len(missing)} tasks has its data: {name}: {reason}")
+        raise DataError(f"none of the tasks has its data: {name}: {reason}")
     for name, reason in missing.items():
         console.print(f"[yellow]left out[/] {escape(f'{name}: {reason}')}", soft_wrap=True)
-    return list(read_so_far.values())
+    return [(tasks[name], of_task) for name, of_task in data.items()]
 
 
 def _read_with_roles(task: Task, roles: RoleOptions) -> TaskData:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from genft.runs.store import Result
+if TYPE_CHECKING:
+    from genft.runs.store import Result
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
