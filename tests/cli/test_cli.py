@@ -244,7 +244,7 @@ def test_an_output_that_cannot_be_written(reviews: Path, bert: Path, tmp_path: P
 
 def test_the_nearest_file_and_folder_are_named(trained: Path, reviews: Path) -> None:
     wrong = reviews.with_suffix(".cvs")
-    assert f"{wrong}: does not exist; nearest: '{reviews}'" in refused("train", wrong, "-m", "x")
+    assert f"{wrong}: does not exist; nearest: '{reviews.name}'" in refused("train", wrong, "-m", "x")
     near = trained.with_name(trained.name[:-1])
     assert f"{near}: does not exist; nearest: '{trained}'" in refused("predict", near, "--input", reviews)
 

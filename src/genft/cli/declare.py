@@ -176,7 +176,7 @@ def _typer_parameter(option_field: OptionField) -> tuple[Any, Any, Any]:
     annotation = kind if default is not None else kind | None
     if look.is_argument:
         return annotation, default, typer.Argument(**text)
-    bounds = {} if said else {"min": next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)}
+    bounds: dict[str, Any] = {} if said else {"min": next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)}
     names = look.names or [flag(name, field)]
     return annotation, default, typer.Option(*names, rich_help_panel=panel, **bounds, **text)
 

@@ -250,7 +250,7 @@ def task_from_path(
         if not given.exists():
             beside = [p.name for p in given.parent.iterdir()] if given.parent.is_dir() else []
             close = nearest(given.name, beside)
-            raise DataError(f"{given}: does not exist" + (f"; nearest: {str(given.parent / close)!r}" if close else ""))
+            raise DataError(f"{given}: does not exist" + (f"; nearest: {close!r}" if close else ""))
     kind: Literal["text", "image"] = "image" if path.is_dir() else "text"
     if kind == "text" and path.suffix.lower() not in TABLES:
         raise DataError(not_one_of(f"{path}: the ending", path.suffix, TABLES))

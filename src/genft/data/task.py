@@ -181,9 +181,13 @@ def squash(name: str) -> str:
 
 
 def _by_folder(name: str) -> Path | None:
-    """The file of the task whose folder is called so, in upper or lower case; nothing less certain starts a run."""
-    names = {known.lower(): t.name for t in list_tasks() for known in (t.name, *t.folders)}
-    return _shipped().get(names.get(name.lower(), ""))
+    """The file of the task whose folder is called so, ``-`` for ``_`` and upper case allowed; a wilder guess is none."""
+
+    def alike(text: str) -> str:
+        return text.lower().replace("-", "_")
+
+    names = {alike(known): task.name for task in list_tasks() for known in (task.name, *task.folders)}
+    return _shipped().get(names.get(alike(name), ""))
 
 
 def _placed(task: Task, beside: Path, root: Path | None) -> Task:
