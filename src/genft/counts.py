@@ -22,9 +22,10 @@ from genft.errors import ConfigError, not_one_of
 from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
 from genft.models.load import head_modules
+from genft.models.parameters import ParameterCount, count_parameters
 from genft.presets import Table, load_preset
 from genft.runs.spec import parse_settings
-from genft.training.attach import ParameterCount, changes_base, count_parameters, make_config
+from genft.training.attach import changes_base, make_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

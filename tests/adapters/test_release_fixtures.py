@@ -69,10 +69,10 @@ def test_stored_results_are_read(release: str) -> None:
     store = Store(FIXTURES / release / "out")
     results = {result.method: result for result in store}
     assert set(results) == {"genft", "vectorfit", "lora", "linear"}
-    assert all(result.score == result.metrics["accuracy"] for result in results.values())
+    assert all(result.scores.value == result.scores.metrics["accuracy"] for result in results.values())
     assert all(len(unpack(result.predictions)) == result.examples["report"] == 8 for result in results.values())
-    assert (results["linear"].adapter_parameters, results["linear"].head_parameters) == (0, 34)
-    assert {cell.key for cell in store.cells()} == {result.key for result in results.values()}
+    assert (results["linear"].counts.adapter, results["linear"].counts.head) == (0, 34)
+    assert {run.key for run in store.compared()} == {result.key for result in results.values()}
     (failure,) = store.failed()
     assert failure.method == "bitfit"
     assert "no linear weight matches 'absent'" in failure.error

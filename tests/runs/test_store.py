@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from genft.runs.store import (
     Store,
     pack,
     unpack,
-    write_atomically,
 )
 
 #: A result as genft 0.1 wrote it, before results were nested.
@@ -143,19 +141,6 @@ def test_readers_never_see_a_part(tmp_path: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert reads > 0
     assert [p.name for p in store.results.iterdir()] == ["shared.json"]
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    path = tmp_path / "a.json"
-    path.write_text("old")
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ConfigError, match=r"a\.json: cannot be written \(No space left on device\)"):
-        write_atomically(path, b"new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_comparison_fits_80_columns_and_is_sorted() -> None:

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from genft import ConfigError
 from genft.cli import app
 from genft.data import task_from_path
+from genft.models.parameters import trained_state
 from genft.presets import Preset
 from genft.runs.spec import RunSpec, build_spec
 from genft.runs.store import Result, Store, unpack
 from genft.training import ranks
-from genft.training.attach import trained_state
 from genft.training.loop import Loop
 from genft.training.run import Plan, prepare, run_once
 from saved_models import save_bert

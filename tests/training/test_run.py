@@ -20,6 +20,7 @@ from genft import AdapterFileError, BaseMismatchError, ConfigError, DataError, T
 from genft.adapters import saved as artifact
 from genft.data import task_from_path
 from genft.methods import METHODS
+from genft.models.load import find_model, load_model
 from genft.presets import Preset
 from genft.runs.spec import build_spec
 from genft.runs.store import Result, Store, unpack
@@ -279,7 +280,7 @@ def test_damaged_adapters_are_sentences(reviews: Path, bert: Path, tmp_path: Pat
 def test_another_base_is_refused(reviews: Path, bert: Path, tmp_path: Path) -> None:
     result = run(plan(reviews, bert), Store(tmp_path).open())
     other = shutil.copytree(bert, tmp_path / "other")
-    model = genft.models.load_model(genft.models.find_model(str(other)), plan(reviews, bert).data.task).model
+    model = load_model(find_model(str(other)), plan(reviews, bert).data.task).model
     torch.nn.init.normal_(model.bert.encoder.layer[0].attention.self.query.weight)
     model.bert.save_pretrained(other)
     with pytest.raises(BaseMismatchError, match=r"encoder\.layer\.0\.attention\.self\.query"):

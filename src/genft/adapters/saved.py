@@ -26,8 +26,8 @@ from genft.data import Task
 from genft.data.encode import Encoded, encode
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError
 from genft.models.load import LoadedModel, Preprocessing, find_model, load_model
+from genft.models.parameters import trained_state
 from genft.records import Record, check
-from genft.training.attach import trained_state
 
 TASK_FILE = "genft_task.json"
 BASELINE_FILE = "model.safetensors"

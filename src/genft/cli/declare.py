@@ -161,24 +161,20 @@ def _typer_parameter(option_field: OptionField) -> tuple[Any, Any, Any]:
     """(type, default, typer's Option or Argument) of the parameter that typer reads."""
     name, field, panel, said = option_field
     look, kind = _look(field), _kind(field)
-    if kind is bool and not said:
-        return bool, False, typer.Option(*(look.names or [flag(name, field)]), help=_help(field, None),
-                                         rich_help_panel=panel, show_default=False)  # fmt: skip
+    is_switch = kind is bool and not said
     default = inspect.Parameter.empty if field.is_required() else None if said else field.default or None
-    words = look.shown_default or (
-        str(field.default) if field.default not in (None, ()) and not field.is_required() else None
-    )
-    text: dict[str, Any] = {
-        "help": _help(field, words),
-        "metavar": look.metavar or _METAVARS.get(kind, "TEXT"),
-        "show_default": False,
-    }
-    annotation = kind if default is not None else kind | None
+    words = None if is_switch or field.is_required() or field.default in (None, ()) else str(field.default)
+    settings: dict[str, Any] = {"help": _help(field, look.shown_default or words), "show_default": False}
+    if is_switch:
+        default = False
+    else:
+        settings["metavar"] = look.metavar or _METAVARS.get(kind, "TEXT")
+    annotation = kind | None if default is None else kind
     if look.is_argument:
-        return annotation, default, typer.Argument(**text)
-    bounds: dict[str, Any] = {} if said else {"min": next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)}
-    names = look.names or [flag(name, field)]
-    return annotation, default, typer.Option(*names, rich_help_panel=panel, **bounds, **text)
+        return annotation, default, typer.Argument(**settings)
+    if not said:
+        settings["min"] = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
+    return annotation, default, typer.Option(*(look.names or [flag(name, field)]), rich_help_panel=panel, **settings)
 
 
 def _look(field: FieldInfo) -> _Look:

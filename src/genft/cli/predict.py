@@ -18,8 +18,8 @@ from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
 from genft.data.files import list_images, read_table
 from genft.errors import ConfigError, DataError
+from genft.files import write_atomically
 from genft.report.terminal import table
-from genft.runs.store import write_atomically
 from genft.sweeps.processes import be_quiet
 
 _SHOWN = 20

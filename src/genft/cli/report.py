@@ -7,10 +7,11 @@ from pathlib import Path
 from genft.cli.declare import Options, argument, option, takes_options
 from genft.cli.screen import screen
 from genft.errors import ConfigError, not_one_of
+from genft.files import write_atomically
 from genft.report import formats, page
 from genft.report.boards import boards
 from genft.runs.spec import split_outside_brackets
-from genft.runs.store import Store, write_atomically
+from genft.runs.store import Store
 
 FORMATS = ("md", "csv", "json", "html")
 

@@ -181,7 +181,7 @@ def squash(name: str) -> str:
 
 
 def _by_folder(name: str) -> Path | None:
-    """The file of the task whose folder is called so, ``-`` for ``_`` and upper case allowed; a wilder guess is none."""
+    """The file of the task whose folder is called so; case and ``-`` for ``_`` do not matter, anything else does."""
 
     def alike(text: str) -> str:
         return text.lower().replace("-", "_")

@@ -12,13 +12,10 @@ Several processes may write into one store: a file appears by one atomic rename,
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
-import os
 import shutil
 import tempfile
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError, model_validator
 
 from genft.errors import ConfigError, DataError
+from genft.files import write_atomically
 from genft.records import Record
 from genft.runs.spec import LIMITS
 
@@ -283,21 +281,6 @@ def _read(path: Path, record: type[R]) -> R:
     except (ValidationError, ValueError) as e:
         what = record.__name__.strip("_").lower()
         raise DataError(f"{path}: is not a {what} of this version ({str(e).splitlines()[0]}); delete it") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that other processes see whole or not at all, even if the machine stops in between."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # two machines may have the same process ids
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise ConfigError(f"{path}: cannot be written ({e.strerror})") from None
 
 
 def pack(array: NDArray[Any]) -> str:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genft.errors import ConfigError, GenFTError, not_one_of
+from genft.files import write_atomically
 from genft.methods import get_method
 from genft.presets import Space
 from genft.records import check
 from genft.runs.spec import Request, RunSpec, Training, check_settings, full_settings
-from genft.runs.store import Result, Store, write_atomically
+from genft.runs.store import Result, Store
 from genft.training.callbacks import Inferred, Progress
 from genft.training.run import Plan, prepare, run
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
@@ -21,6 +19,7 @@ from genft.bridge.targets import DEFAULT_TARGETS, linear_names
 from genft.errors import ConfigError, TargetError, not_one_of
 from genft.methods import MethodInfo
 from genft.models.load import LoadedModel, positions
+from genft.models.parameters import is_head
 
 #: Texts of a batch are padded to a multiple of so many tokens.
 PAD_TO = 8
@@ -119,37 +118,6 @@ def changes_base(config: Any) -> bool:
     """Whether this start of LoRA takes what it trains out of W0, so that its adapter fits no other model."""
     start = getattr(config, "init_lora_weights", None)
     return isinstance(start, str) and start.startswith(("pissa", "corda", "olora", "lora_ga"))
-
-
-def is_head(name: str, head: Sequence[str]) -> bool:
-    """Whether the parameter ``name`` belongs to one of the ``head`` modules, whatever peft wrapped around it."""
-    return any(re.search(rf"(^|\.){re.escape(module)}\.", name) for module in head)
-
-
-@dataclass(frozen=True)
-class ParameterCount:
-    """Numbers of parameters: what the adapter trains, what the head has, and the whole model with both."""
-
-    adapter: int
-    head: int
-    total: int
-
-
-def count_parameters(model: nn.Module, head: Sequence[str]) -> ParameterCount:
-    """Count from the model itself; a tensor that several layers share counts once."""
-    trained = [(name, p.numel()) for name, p in model.named_parameters() if p.requires_grad]
-    in_head = sum(n for name, n in trained if is_head(name, head))
-    total = sum(p.numel() for p in model.parameters())
-    return ParameterCount(sum(n for _, n in trained) - in_head, in_head, total)
-
-
-def trained_state(model: nn.Module) -> dict[str, Any]:
-    """The trained tensors by name, detached."""
-    return {name: p.detach() for name, p in _trained(model)}
-
-
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 def targeted(model: nn.Module) -> list[str]:

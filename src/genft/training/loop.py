@@ -41,9 +41,9 @@ from genft.api.recipe import Recipe
 from genft.data.encode import Encoded
 from genft.errors import TrainingError, first_line
 from genft.models.load import LoadedModel
+from genft.models.parameters import is_head, trained_state
 from genft.runs.spec import Training
 from genft.training import ranks
-from genft.training.attach import is_head, trained_state
 from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
 from genft.training.metrics import Array, score
 from genft.training.schedule import learning_rate

@@ -27,11 +27,12 @@ from genft.data.encode import Encoded, encode
 from genft.errors import ConfigError
 from genft.methods import get_method
 from genft.models.load import LoadedModel, ModelSource, find_model, load_model
+from genft.models.parameters import count_parameters
 from genft.runs.protocols import Roles, assign_roles, get_protocol
 from genft.runs.spec import RunSpec
 from genft.runs.store import Cost, Counts, History, Provenance, Result, Scores, Store, pack
 from genft.training import ranks
-from genft.training.attach import attach, count_parameters, targeted
+from genft.training.attach import attach, targeted
 from genft.training.callbacks import Inferred, Watch, ignore
 from genft.training.loop import Fitted, decide, fit
 from genft.training.memory import PeakMemory
