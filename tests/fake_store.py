@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from genft.data import load_task
+from genft.families.metrics import METRICS
 from genft.presets import load_preset
 from genft.runs.spec import build_spec
 from genft.runs.store import ComparedRun, Cost, Counts, History, Provenance, Result, Scores, Store, pack
-from genft.training.metrics import score
 
 MODEL = "models/tiny"
 _PARAMETERS = {"genft": 67_584, "vectorfit": 27_648, "lora": 147_456, "bitfit": 40_000, "linear": 0, "full": 22_565_000}
@@ -76,7 +76,7 @@ def _result(
         hard = rng.random(examples)
         right = 0.7 * hard + 0.3 * noise.random(examples) < skill + noise.normal(0, 0.01)
         predicted = np.where(right, target, (target + 1) % classes).astype(np.uint16)
-    value = score(task.metric, predicted, target)
+    value = METRICS[task.metric].score(predicted, target)
     curve = [value * (1 - 0.5 / (1 + epoch)) for epoch in range(spec.training.epochs)]
     adapter = _PARAMETERS[method]
     return Result(

@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
 
 from genft import catalogue, published
+from genft.api.settings import parse_settings
 from genft.bridge.targets import DEFAULT_TARGETS
 from genft.catalogue import Catalogue, Listed
 from genft.errors import ConfigError, not_one_of
@@ -24,7 +25,6 @@ from genft.methods.genft import GenFTConfig
 from genft.models.load import head_modules
 from genft.models.parameters import ParameterCount, count_parameters
 from genft.presets import Table, load_preset
-from genft.runs.spec import parse_settings
 from genft.training.attach import changes_base, make_config
 
 if TYPE_CHECKING:
@@ -234,11 +234,6 @@ def make_catalogue() -> Catalogue:
         for info in METHODS.values()
     )
     return Catalogue(files=catalogue.method_files(), methods=tuple(methods))
-
-
-def write_catalogue() -> None:
-    """Renew the file that ``genft list methods`` reads; a test compares it with :func:`make_catalogue`."""
-    catalogue.FILE.write_text(make_catalogue().model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def paper_table(benchmark: str) -> Table:

@@ -10,14 +10,14 @@ from genft import ConfigError, DataError
 from genft.data import READERS, Task, list_tasks, load_task, read
 from genft.data.packaged import package_folder
 from genft.data.task import Split, hold_out
+from genft.families.metrics import metric_for
 from genft.runs.protocols import get_protocol
-from genft.training.metrics import check_metric
 
 
 @pytest.mark.parametrize("task", list_tasks(), ids=lambda task: task.name)
 def test_shipped_tasks_are_complete(task: Task) -> None:
     assert task.reader in READERS
-    check_metric(task.metric, regression=task.regression)
+    metric_for(task.metric, classes=0 if task.regression else len(task.classes) or task.class_count)
     get_protocol(task.protocol)
     assert task.title
     assert task.licence

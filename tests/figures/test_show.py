@@ -42,17 +42,18 @@ def adapters(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         torch.manual_seed(1)
         base = hf.BertForSequenceClassification.from_pretrained(bert, num_labels=2)
         model = get_peft_model(base, copy.deepcopy(config))
+        model.save_pretrained(out / name)
         if name == "vectorfit":
             vectors = list(model.base_model.own_parameters("default"))
             first = [v for v in vectors if "layer.0" in v and "query" in v]
-            model.peft_config["default"].avf_history = {
+            history = {
                 "vectors": vectors,
                 "events": [
                     {"step": 10 * n, "frozen": first, "strength": [n + 0.01 * i for i in range(len(vectors))]}
                     for n in (1, 2)
                 ],
             }
-        model.save_pretrained(out / name)
+            (out / name / HISTORY_FILE).write_text(json.dumps(history))
     return {name: out / name for name in CONFIGS}
 
 

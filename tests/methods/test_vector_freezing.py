@@ -54,8 +54,9 @@ def vectors(model: nn.Module) -> dict[str, nn.Parameter]:
     return inner.base_model.own_parameters("default")
 
 
-def history(model: PeftModel) -> dict[str, Any]:
-    return model.peft_config["default"].avf_history
+def history(model: PeftModel) -> dict[str, Any] | None:
+    freezing = model.base_model.method("default").freezing
+    return freezing.history if freezing else None
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -206,10 +207,11 @@ def test_an_earlier_state_dict_stays_as_it_was() -> None:
     model = adapted()
     optimizer = adamw(model)
     step(model, optimizer)
-    kept = optimizer.state_dict()["param_groups"][0][KEY]["default"]
+    (kept,) = optimizer.state_dict()["param_groups"][0][KEY].values()
     step(model, optimizer)
     assert kept["steps"] == 0
-    assert optimizer.param_groups[0][KEY]["default"]["steps"] == 1
+    (state,) = optimizer.param_groups[0][KEY].values()
+    assert state["steps"] == 1
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

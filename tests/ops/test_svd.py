@@ -197,7 +197,7 @@ def test_two_processes_at_once(tmp_path: Path, cache: Path) -> None:
 _KILLED = """
 import os, signal, sys
 import torch
-from genft.bridge import svd_cache
+from genft.ops import svd as svd_cache
 svd_cache.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # in the middle of writing
 svd_cache.decompose({0: lambda: torch.eye(svd_cache.SMALLEST_CACHED)})
 """
@@ -205,7 +205,7 @@ svd_cache.decompose({0: lambda: torch.eye(svd_cache.SMALLEST_CACHED)})
 _FORKED = """
 import os, sys
 import torch
-from genft.bridge import svd_cache
+from genft.ops import svd as svd_cache
 torch.set_num_threads(2)
 weights = {n: (lambda n=n: torch.randn(150, 140 + n)) for n in range(4)}
 (torch.randn(900, 900) @ torch.randn(900, 900)).sum()  # OpenMP has threads, which a forked process does not

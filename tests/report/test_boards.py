@@ -2,21 +2,31 @@
 
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import pytest
 
 import fake_store
 from genft import ConfigError, DataError
-from genft.report.boards import Board, boards
+from genft.families.metrics import METRICS
+from genft.report.boards import Board
+from genft.report.collect import read_boards
+from genft.report.doubts import missing, mixed
+from genft.report.significance import compare, paired_draws
 from genft.runs.store import Store, pack, unpack
-from genft.training.metrics import score
 
 GLUE = {task: {"genft": 0.9, "lora": 0.8, "linear": 0.5} for task in ("cola", "rte", "stsb")}
 
 
-def only(store: Store, **chosen: object) -> Board:
-    (board,) = boards(store, **chosen)  # type: ignore[arg-type]
+def boards(store: Store, **chosen: Any) -> list[Board]:
+    found, notes = read_boards(store, **chosen)
+    assert notes == []
+    return found
+
+
+def only(store: Store, **chosen: Any) -> Board:
+    (board,) = boards(store, **chosen)
     return board
 
 
@@ -50,7 +60,7 @@ def test_one_method_without_a_task_has_no_mean_and_costs_the_others_none(tmp_pat
     assert board.complete == ("genft", "linear", "lora")
     assert board.mean_rank("genft") == 1  # among those, though full is better on cola
     assert board.ranks("cola")["full"] == 1
-    assert board.missing() == ["full is missing: rte, stsb"]
+    assert missing(board) == ["full is missing: rte, stsb"]
 
 
 def test_means_are_over_common_tasks_where_most_methods_miss_one(tmp_path: Path) -> None:
@@ -125,19 +135,19 @@ def test_methods_can_be_chosen_and_are_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no results"):
         boards(Store(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="--against: 'full'"):
-        only(store).differences("full")
+        compare(only(store), "full")
 
 
 def test_differences_are_paired_by_seed_and_example(tmp_path: Path) -> None:
     store = fake_store.put(tmp_path, {"cola": {"genft": 0.9, "lora": 0.85, "linear": 0.5}})
     fake_store.put(tmp_path, {"cola": {"full": 0.95}}, seeds=(1,))
     board = only(store)
-    found = board.differences("lora")
+    found = compare(board, "lora")
     runs = {(r.method, r.seed): r for r in store}
 
     def matthews(method: str, seed: int) -> float:
         run = runs[method, seed]
-        return score("matthews", unpack(run.predictions), unpack(run.targets))
+        return METRICS["matthews"].score(unpack(run.predictions), unpack(run.targets))
 
     wanted = fmean(matthews("linear", seed) - matthews("lora", seed) for seed in (0, 1, 2))
     linear = found.tasks["cola", "linear"]
@@ -146,13 +156,13 @@ def test_differences_are_paired_by_seed_and_example(tmp_path: Path) -> None:
     assert linear.difference.high < 0
     full = found.tasks["cola", "full"].difference
     assert (full.seeds, full.value) == (1, pytest.approx(matthews("full", 1) - matthews("lora", 1)))
-    assert board.differences("lora") == found
+    assert compare(board, "lora") == found
     assert board.reference() == "genft"  # not full, which has fewer seeds
 
 
 def test_the_difference_of_means_is_the_mean_of_the_differences(tmp_path: Path) -> None:
     board = only(fake_store.put(tmp_path, GLUE))
-    found = board.differences("genft")
+    found = compare(board, "genft")
     assert set(found.means) == {"lora", "linear"}
     values = [found.tasks[task, "lora"].difference for task in GLUE]
     mean = found.means["lora"].difference
@@ -165,8 +175,15 @@ def test_other_examples_cannot_be_compared(tmp_path: Path) -> None:
     store = fake_store.put(tmp_path, {"rte": {"genft": 0.9, "lora": 0.8}}, seeds=(0,))
     run = next(r for r in store if r.method == "lora")
     store.put(run.model_copy(update={"targets": pack(1 - unpack(run.targets))}))
+    (board,) = boards(store)
+    pair = [(board.runs["rte", "genft"][0], board.runs["rte", "lora"][0])]
     with pytest.raises(DataError, match="were not evaluated on the same examples"):
-        only(store).differences()
+        paired_draws("rte", pair)
+    found = compare(board)  # the report says so, and goes on
+    assert found.tasks == {}
+    (note,) = found.notes
+    assert note.startswith("not compared: rte: ")
+    assert note.endswith("were not evaluated on the same examples")
 
 
 def test_seeds_of_different_settings_are_said(tmp_path: Path) -> None:
@@ -174,5 +191,5 @@ def test_seeds_of_different_settings_are_said(tmp_path: Path) -> None:
     fake_store.put(tmp_path, {"cola": {"lora": 0.8, "genft": 0.8}}, bench="m", training={"learning_rate": 1e-3})
     store = fake_store.put(tmp_path, {"cola": {"lora": 0.9}}, bench="m", seeds=(0,), training={"learning_rate": 1e-2})
     (board,) = boards(store)
-    (sentence,) = board.mixed()
+    (sentence,) = mixed(board)
     assert sentence.startswith("lora on cola mixes seeds with different learning_rate: ")

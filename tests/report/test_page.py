@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 
 import fake_store
-from genft.report.boards import Board, boards
+from genft.report.boards import Board
+from genft.report.collect import Report, read_boards, read_report
 from genft.report.page import render
 from genft.runs.store import Store
 
@@ -30,14 +31,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     fake_store.put(out, {"cola": {"genft": 0.9, "lora": 0.8}}, limit_train=100)
     (out / "figures").mkdir()
     (out / "figures" / "shared_dim.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-    page = render(store, [(b, b.differences()) for b in boards(store)], ["failed: <b>cola</b>"])
+    report = read_report(store)
+    page = render(store, Report(report.boards, ("failed: <b>cola</b>",)))
     (out / "report.html").write_text(page)
     return store
 
 
 @pytest.fixture(scope="module")
 def vtab(store: Store) -> Board:
-    return next(board for board in boards(store) if board.suite == "vtab1k")
+    return next(board for board in read_boards(store)[0] if board.suite == "vtab1k")
 
 
 def dom(store: Store, view: str = "", *flags: str) -> str:
@@ -80,7 +82,7 @@ def test_the_page_is_whole_and_asks_for_nothing(store: Store) -> None:
 
 def test_text_in_a_result_cannot_become_markup(tmp_path: Path) -> None:
     store = fake_store.put(tmp_path, {"rte": {"lora": 0.8}}, seeds=(0,), model="</script><script>alert(1)</script>")
-    page = render(store, [(b, b.differences()) for b in boards(store)], [])
+    page = render(store, read_report(store))
     assert "<script>alert" not in page
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert json.loads(data)["boards"][0]["model"] == "</script><script>alert(1)</script>"

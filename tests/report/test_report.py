@@ -15,7 +15,7 @@ from genft.cli import app
 from genft.cli.declare import takes_options
 from genft.cli.request import RunOptions, build_request
 from genft.methods import get_method
-from genft.report.boards import boards
+from genft.report.collect import read_boards
 from genft.report.command import command
 from genft.runs.spec import Request, RunSpec, full_settings
 from genft.runs.store import Failure
@@ -37,7 +37,7 @@ def test_tables_for_the_terminal(tmp_path: Path) -> None:
     assert shown.count(heading) == 3  # every table says it
     lines = {line[:28].strip(): line for line in reversed(shown.splitlines())}  # the first table wins
     assert {"mean of 4 tasks", "mean, natural (2)", "mean, specialized (1)", "mean, structured (1)"} <= lines.keys()
-    board = boards(fake_store.Store(tmp_path))[0]
+    board = read_boards(fake_store.Store(tmp_path))[0][0]
     assert f"{100 * board.mean('lora', board.common).mean:.2f} ±" in lines["mean of 4 tasks"]
     assert lines["mean rank"].split() == ["mean", "rank", "1.00", "–", "2.00"]
     assert "n=1" in lines["dtd"]

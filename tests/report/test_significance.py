@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genft.report.significance import _WEIGHTED, bootstrap, holm, summarise
-from genft.training.metrics import METRICS, score
+from genft.families.metrics import METRICS
+from genft.report.significance import bootstrap, holm, summarise
 
 
 def predictions(metric: str, n: int, rows: int, classes: int = 3) -> tuple[Any, Any]:
@@ -21,48 +21,39 @@ def predictions(metric: str, n: int, rows: int, classes: int = 3) -> tuple[Any, 
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_metric_with_weights_is_the_metric_of_repeated_examples(metric: str) -> None:
-    (predicted,), target = predictions(metric, 40, 1)
-    weights = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), 20)
-    weights[-1] = np.where(np.arange(40) == 7, 40, 0)  # one example only
-    for got, counts in zip(_WEIGHTED[metric](predicted, target, weights.astype(float)), weights, strict=True):
-        assert got == pytest.approx(score(metric, predicted.repeat(counts), target.repeat(counts)), abs=1e-9)
-
-
-@pytest.mark.parametrize("metric", METRICS)
 def test_it_is_a_bootstrap_over_examples(metric: str) -> None:
     """Against resampling indices one draw at a time with the metrics of training."""
     (first, second), target = predictions(metric, 60, 2)
-    observed, drawn = bootstrap(metric, first[None], second[None], target, draws=2000)
-    assert observed == pytest.approx(score(metric, first, target) - score(metric, second, target))
+    observed, drawn = bootstrap(METRICS[metric], first[None], second[None], target, draws=2000)
+    assert observed == pytest.approx(METRICS[metric].score(first, target) - METRICS[metric].score(second, target))
     rng = np.random.default_rng(5)
+    score = METRICS[metric].score
     plain = []
     for _ in range(400):
         rows = rng.integers(0, 60, 60)
-        plain.append(score(metric, first[rows], target[rows]) - score(metric, second[rows], target[rows]))
+        plain.append(score(first[rows], target[rows]) - score(second[rows], target[rows]))
     assert drawn.mean() == pytest.approx(np.mean(plain), abs=0.02)
     assert drawn.std() == pytest.approx(np.std(plain), rel=0.12)
 
 
 def test_equal_methods_do_not_differ_and_equal_calls_agree() -> None:
     predicted, target = predictions("accuracy", 100, 3)
-    same = summarise(*bootstrap("accuracy", predicted, predicted, target), seeds=3)
+    same = summarise(*bootstrap(METRICS["accuracy"], predicted, predicted, target), seeds=3)
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
     others = 1 - predicted
-    assert np.array_equal(
-        bootstrap("accuracy", predicted, others, target)[1], bootstrap("accuracy", predicted, others, target)[1]
-    )
+    first, second = (bootstrap(METRICS["accuracy"], predicted, others, target)[1] for _ in range(2))
+    assert np.array_equal(first, second)
 
 
 def test_a_large_difference_is_real_and_a_seed_that_disagrees_widens_the_interval() -> None:
     target = np.zeros(500, dtype=int)
     good, bad = np.zeros((3, 500), dtype=int), np.zeros((3, 500), dtype=int)
     bad[:, :100] = 1
-    real = summarise(*bootstrap("accuracy", good, bad, target), seeds=3)
+    real = summarise(*bootstrap(METRICS["accuracy"], good, bad, target), seeds=3)
     assert real.low > 0.15
     assert real.p < 0.001
     bad[0], good[0] = good[0].copy(), bad[0].copy()  # one of three seeds says the opposite
-    doubtful = summarise(*bootstrap("accuracy", good, bad, target), seeds=3)
+    doubtful = summarise(*bootstrap(METRICS["accuracy"], good, bad, target), seeds=3)
     assert doubtful.value == pytest.approx(0.2 / 3)
     assert doubtful.low < 0 < doubtful.high
 
@@ -82,7 +73,7 @@ def test_intervals_cover_the_truth(seeds: int, of_seed: float, least: float) -> 
         strength = stats.norm.ppf(0.8 + rng.normal(0, of_seed, (2, seeds, 1)))
         hard = rng.normal(0, 1, 400)  # both methods find the same examples hard
         right = np.sqrt(0.5) * hard + np.sqrt(0.5) * rng.normal(0, 1, (2, seeds, 400)) < strength
-        found = summarise(*bootstrap("accuracy", right[0], right[1], target, draws=500), seeds=seeds)
+        found = summarise(*bootstrap(METRICS["accuracy"], right[0], right[1], target, draws=500), seeds=seeds)
         covered += found.low <= 0 <= found.high
     assert covered / 200 >= least
 

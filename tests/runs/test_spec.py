@@ -3,10 +3,11 @@
 import pytest
 
 from genft import ConfigError
+from genft.api.settings import default_settings, parse_settings, plain
 from genft.data import Task
 from genft.methods import METHODS, get_method
 from genft.presets import Preset, load_preset
-from genft.runs.spec import Request, build_spec, default_settings, parse_settings, plain
+from genft.runs.spec import Request, Training, build_spec
 
 TASK = Task(name="t", kind="text", reader="")
 NO_PRESET = Preset(name="none", source="")
@@ -61,14 +62,14 @@ def test_a_setting_gets_the_type_of_its_field(method: str, pair: str, value: obj
             [
                 "--set shred_dim: the method 'genft' has no such setting; nearest: 'shared_dim'; "
                 "all: `genft list methods genft`",
-                "--set batch_size: is of training, not of the method 'genft': use --batch-size",
+                "--set batch_size: belongs to training, not to the method 'genft'; use --batch-size",
             ],
         ),
     ],
 )
 def test_settings_that_cannot_be(method: str, pairs: list[str], problems: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        parse_settings(get_method(method), pairs)
+        parse_settings(get_method(method), pairs, Training.model_fields)
     assert error.value.problems == problems
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from genft import ConfigError, DataError
-from genft.report.terminal import comparison, count, duration, size
+from genft.report.style import count, duration, size
+from genft.report.terminal import comparison
 from genft.runs.store import (
     Cost,
     Counts,

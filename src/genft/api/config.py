@@ -6,8 +6,9 @@ A method's configuration is a peft configuration with the method's own fields ad
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+import math
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 from peft import PeftConfig
@@ -18,12 +19,93 @@ from genft.errors import ConfigError, not_one_of
 SliceSpec = str | tuple[int, int]
 
 
-def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), **kwargs: Any) -> Any:
-    """A dataclass field with its one description, and the names it allows where they are few."""
-    metadata = {"help": help, "choices": choices}
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that a setting allows; None leaves a side open. Numbers are finite in any case."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    ne: float | None = None
+
+    def allow(self, value: Any, *, whole: bool = False) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            return False
+        return (
+            math.isfinite(value)
+            and (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+            and value != self.ne
+        )
+
+    def in_words(self, name: str, *, whole: bool = False) -> str:
+        """``0 <= dropout < 1``, ``a whole number above 0``, ``any number but 0``."""
+        lower = f"{self.ge:g} <= " if self.ge is not None else f"{self.gt:g} < " if self.gt is not None else ""
+        upper = f" <= {self.le:g}" if self.le is not None else f" < {self.lt:g}" if self.lt is not None else ""
+        number = "a whole number" if whole else "a number"
+        if lower and upper:
+            return f"{lower}{name}{upper}"
+        if upper:
+            return f"{number}{upper}"
+        if lower:
+            return f"{number}, {self.ge:g} or more" if self.ge is not None else f"{number} above {self.gt:g}"
+        return f"any number but {self.ne:g}" if self.ne is not None else number
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[bool | str, ...] = (),
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    ne: float | None = None,
+    later: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """A dataclass field with its one description and what it allows; the command line shows both.
+
+    Args:
+        choices: the values it allows, if they are few.
+        ge, gt, le, lt, ne: bounds of a number (at least, above, at most, below, other than).
+        later: whether the setting was added after results had been stored. It is then left out of a result's key
+            while it has its default, so that those results keep their keys.
+    """
+    bounds = Bounds(ge, gt, le, lt, ne)
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "bounds": None if bounds == Bounds() else bounds,
+        "later": later,
+    }
     if callable(default):
         return field(default_factory=default, metadata=metadata, **kwargs)
     return field(default=default, metadata=metadata, **kwargs)
+
+
+def setting_problems(config: Any) -> list[str]:
+    """One sentence for every field of ``config`` whose value its own :func:`setting` does not allow."""
+    problems = []
+    for f in fields(config):
+        value, bounds, choices = getattr(config, f.name), f.metadata.get("bounds"), f.metadata.get("choices")
+        if f.type in ("bool", bool) and not isinstance(value, bool):
+            problems.append(f"{f.name}: received {value!r}; allowed: True, False")
+        elif choices and not any(value == c and type(value) is type(c) for c in choices):
+            problems.append(not_one_of(f.name, value, map(str, choices)))
+        elif bounds and not (value is None and "None" in str(f.type)):
+            whole = takes_whole_numbers(f)
+            if not bounds.allow(value, whole=whole):
+                problems.append(f"{f.name}: received {value!r}; allowed: {bounds.in_words(f.name, whole=whole)}")
+    return problems
+
+
+def takes_whole_numbers(f: Field[Any]) -> bool:
+    return f.type is int or str(f.type).split(" | ")[0] == "int"
 
 
 @dataclass
@@ -67,12 +149,19 @@ class AdapterConfig(PeftConfig):
         #: What a loaded adapter was trained on; None for a new one. A configuration that records its own
         #: fingerprint stays reusable for another model, so the two are kept apart.
         self.expected_fingerprint = self.base_fingerprint
+        #: Text files, by name, that are written beside the saved configuration.
+        self.saved_files: dict[str, str] = {}
         #: Sketches of the updates that came with an adapter file, until compared (``bridge/base_check.py``).
         self.expected_sketches: dict[str, Any] = {}
         if isinstance(self.target_modules, set | tuple):
             self.target_modules = sorted(self.target_modules)
         if problems := self.problems():
             raise ConfigError(problems)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, **kwargs)
+        for name, text in self.saved_files.items():
+            (Path(save_directory) / name).write_text(text, encoding="utf-8")
 
     @property
     def default_scope(self) -> str:
@@ -81,14 +170,7 @@ class AdapterConfig(PeftConfig):
 
     def problems(self) -> list[str]:
         """One sentence for every setting that cannot be used. Methods extend this list."""
-        found = []
-        for f in fields(self):
-            choices = f.metadata.get("choices")
-            value = getattr(self, f.name)
-            if f.type in ("bool", bool) and not isinstance(value, bool):
-                found.append(f"{f.name}: received {value!r}; allowed: True, False")
-            elif choices and not any(value == c and type(value) is type(c) for c in choices):
-                found.append(not_one_of(f.name, value, map(str, choices)))
+        found = setting_problems(self)
         if self.target_slices is not None:
             found += _slice_problems(self.target_slices)
         if self.layers_to_transform is not None and isinstance(self.target_modules, str):
@@ -128,16 +210,3 @@ def _slice_problems(slices: Any) -> list[str]:
             if not (isinstance(r, list | tuple) and len(r) == 2 and all(isinstance(n, int) for n in r))
         ]
     return found
-
-
-def in_range(
-    where: str,
-    value: Any,
-    ok: Callable[[Any], bool],
-    allowed: str,
-    kind: type | tuple[type, ...] = (int, float),
-) -> list[str]:
-    """A problem sentence in a list, or an empty list: ``dropout: received 1.5; allowed: 0 <= dropout < 1``."""
-    if isinstance(value, bool) or not isinstance(value, kind) or not ok(value):
-        return [f"{where}: received {value!r}; allowed: {allowed}"]
-    return []

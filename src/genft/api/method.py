@@ -2,8 +2,8 @@
 
 A method file holds formulas and nothing else. It is told *where* it works (a :class:`Site`), answers *which
 tensors* it trains there (:class:`Factor`), and computes from them. Storage, devices, dtypes, saving, merging,
-several adapters and the choice of a fast form belong to ``genft.bridge``; because of that every formula here is a
-function of tensors that a test can compare with its paper.
+several adapters and the choice of a fast form belong to ``genft.bridge``. So every formula is a function of tensors
+that a test can compare with its paper.
 
 * :class:`WeightMethod` changes a weight: ΔW (o, i) and Δb (o,) from the frozen W0 and b0.
 * :class:`BlockMethod` adds computations inside a transformer block, beside the frozen ones.
@@ -16,11 +16,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from genft.api.config import AdapterConfig
 from genft.ops.plan import Shape
 
 Init = Callable[[Tensor], object]
@@ -35,7 +35,7 @@ class Site:
     Attributes:
         module: path of the module in the base model, ``"encoder.layer.0.attention.self.query"``.
         out_features: o, the rows of W0 that belong to this site (the length of a bias; the width of a block).
-        in_features: i, the columns of W0 (0 where the module has no linear weight).
+        in_features: i, the columns of W0 (0 if the module has no linear weight).
         slice: name of the row slice (``"q"`` of a fused ``qkv``), or None for the whole weight.
         start: first row of the slice in the whole weight; the slice is rows ``start : start + out_features``.
         has_bias: whether the base module has a bias for these rows.
@@ -76,125 +76,13 @@ class Factor:
     Attributes:
         shape: its shape.
         init: fills it in place at the start.
-        shared_as: None where the tensor belongs to this site alone; otherwise the name under which all sites
-            that say the same name use one and the same tensor, stored and saved once.
+        shared_as: None if the tensor belongs to this site alone; otherwise all sites that give the same name here
+            use one and the same tensor, stored and saved once.
     """
 
     shape: tuple[int, ...]
     init: Init
     shared_as: str | None = None
-
-
-class Method(ABC):
-    """What both kinds of method have in common. ``config`` is the method's configuration, read only."""
-
-    #: True where some factors are shared between sites (``Factor.shared_as``).
-    shares_factors: bool = False
-    #: What to change when a factor never gets a gradient; said with the warning.
-    advice_for_silent_factors: str = "choose another initialisation"
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    @abstractmethod
-    def factors(self, site: Site) -> dict[str, Factor]:
-        """The trained tensors of one site, by the symbol that the formulas use.
-
-        A tensor that no formula reads under this configuration must not be listed: it would never get a
-        gradient (which breaks DDP) and would be saved for nothing.
-        """
-
-    def overrides(self, name: str) -> bool:
-        """Whether this method has its own ``name``, one of the functions of its kind that do nothing by themselves."""
-        kind = WeightMethod if isinstance(self, WeightMethod) else BlockMethod
-        return getattr(type(self), name) is not getattr(kind, name)
-
-    def check(self, sites: Sequence[Site]) -> list[str]:
-        """Sentences about what this configuration cannot do at these sites; empty when all is well."""
-        return []
-
-    def attached(  # noqa: B027 - most methods have nothing to do here
-        self, adapter_name: str, trained: Callable[[], dict[str, torch.nn.Parameter]]
-    ) -> None:
-        """Called once the adapter is in place; for what a method does besides its formulas.
-
-        Args:
-            adapter_name: peft's name of this adapter.
-            trained: looks up the adapter's own tensors, ``"<site>.<symbol>"`` → parameter. Loading and casting
-                replace parameters, so nothing may keep what it returns.
-        """
-
-    def before_forward(self) -> None:  # noqa: B027
-        """Called before each forward pass of the model in training mode (but not in a compiled one)."""
-
-
-class WeightMethod(Method):
-    """ΔW and Δb of a linear weight, generated from the frozen W0 and a few trained factors."""
-
-    #: True where the method changes only biases: it may then target any module that has one.
-    bias_only: bool = False
-
-    #: True where the constants are saved with the adapter.
-    saves_constants: bool = False
-
-    def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
-        """Called with all the adapter's frozen weights before :meth:`constants` is asked site by site: here work on
-        several weights can be done at once. Each weight is read (and dequantised) by calling its function."""
-
-    def derived_settings(self) -> dict[str, Any]:
-        """Settings that the user left open and the adapted weights decided; saved with the adapter's configuration."""
-        return {}
-
-    def constants(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
-        """Frozen tensors derived from W0 once (an SVD, say); they are kept beside the weight."""
-        return {}
-
-    def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
-        """leftᵀ ΔW right, for left (o, 8) and right (i, 8), where ΔW depends on constants that another machine could
-        compute differently; otherwise None. It is saved, and compared when the adapter is loaded."""
-        return None
-
-    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor | None:
-        """ΔW (o, i).
-
-        Args:
-            w0: the frozen weight of the site, (o, i).
-            f: the site's factors and constants by name.
-            dropout_seed: fixes the dropout masks on entries of the generated matrix (a 0-dim integer tensor while
-                torch.compile traces); None means no dropout (evaluation, merging). Methods without such dropout
-                ignore it.
-        """
-        return None
-
-    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
-        """Δb (o,), or None where the method leaves biases alone."""
-        return None
-
-    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor] | None:
-        """(L, R) with ΔW = L Rᵀ, L (o, k) and R (i, k), where that holds by construction; otherwise None."""
-        return None
-
-    @property
-    def plan(self) -> str:
-        """The form of the forward pass that the user asks for, a member of ``ops.plan.PLANS``."""
-        return getattr(self.config, "plan", "auto")
-
-    def linear(self, x: Tensor, base: Base, bias: Tensor | None, f: Factors, shape: Shape) -> Tensor | None:
-        """(W0 + ΔW) x + b0 + Δb in a form of the method's own, or None to leave it to the general ones.
-
-        Args:
-            x: (..., i).
-            base: the frozen module: ``base(x)`` is W0 x + b0 + Δb, and ``base(x, delta)`` is (W0 + delta) x + b0 + Δb.
-            bias: b0 + Δb (o,), or None; it needs a gradient too.
-            f: the site's factors and constants by name.
-            shape: what the cost model needs to know of this call.
-        """
-        return None
-
-    @property
-    def entry_dropout(self) -> float:
-        """Probability with which an entry of a generated matrix is dropped in training."""
-        return 0.0
 
 
 @dataclass(frozen=True)
@@ -212,7 +100,136 @@ class BlockSite(Site):
     last: bool = True
 
 
-class BlockMethod(Method):
+ConfigT = TypeVar("ConfigT", bound=AdapterConfig)
+SiteT = TypeVar("SiteT", bound=Site)
+
+
+class Method(ABC, Generic[ConfigT, SiteT]):
+    """What both kinds of method have in common.
+
+    Args:
+        config: the method's configuration. It is only read: what the base model or training decides belongs to the
+            method (:meth:`WeightMethod.derived_settings`, :meth:`saved_files`).
+    """
+
+    #: Whether some factors are shared between sites (``Factor.shared_as``).
+    shares_factors: bool = False
+    #: What to change if a factor never gets a gradient; part of the warning.
+    advice_for_silent_factors: str = "choose another initialisation"
+
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
+
+    @abstractmethod
+    def factors(self, site: SiteT) -> dict[str, Factor]:
+        """The trained tensors of one site, by the symbol that the formulas use.
+
+        A tensor that no formula reads under this configuration must not be listed: it would never get a
+        gradient (which breaks DDP) and would be saved for nothing.
+        """
+
+    def overrides(self, name: str) -> bool:
+        """Whether this method has its own ``name``, one of the functions of its kind that do nothing by themselves."""
+        kind = WeightMethod if isinstance(self, WeightMethod) else BlockMethod
+        return getattr(type(self), name) is not getattr(kind, name)
+
+    def check(self, sites: Sequence[SiteT]) -> list[str]:
+        """One sentence for everything that this configuration cannot do at these sites."""
+        return []
+
+    def attached(self, adapter_name: str, trained: Callable[[], dict[str, nn.Parameter]]) -> None:
+        """Called once the adapter is in place; for what a method does besides its formulas.
+
+        Args:
+            adapter_name: peft's name of this adapter.
+            trained: looks up the adapter's own tensors, ``"<site>.<symbol>"`` → parameter. Loading and casting
+                replace parameters, so nothing may keep what it returns.
+        """
+
+    def before_forward(self) -> None:
+        """Called before each forward pass of the model in training mode (but not in a compiled one)."""
+
+    def saved_files(self) -> dict[str, str]:
+        """Text files, by name, that are written beside a saved adapter: a record of training, for example."""
+        return {}
+
+
+class WeightMethod(Method[ConfigT, Site]):
+    """ΔW and Δb of a linear weight, generated from the frozen W0 and a few trained factors."""
+
+    #: Whether the method changes only biases: it may then target any module that has one.
+    bias_only: bool = False
+
+    #: Whether derived tensors are saved with the adapter.
+    saves_derived: bool = False
+
+    #: Whether derived tensors also follow a base weight that is trained beside the adapter, and so changes in every
+    #: step. Those that are costly to derive are renewed only if a frozen weight has changed.
+    derives_every_step: bool = False
+
+    def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
+        """Called with all the adapter's frozen weights before :meth:`derive` is asked site by site and before factors
+        are initialised, for work on several weights at once. Calling a function reads (and dequantises) its weight.
+        It is not called while weights are on the meta device."""
+
+    def derived_settings(self) -> dict[str, Any]:
+        """Settings that the user left open and the adapted weights decided; saved with the adapter's configuration."""
+        return {}
+
+    def derive(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
+        """Frozen tensors derived from W0 (o, i) once, such as an SVD. They are kept beside the weight, passed on with
+        the factors, and derived anew if W0 has changed."""
+        return {}
+
+    def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
+        """leftᵀ ΔW right, for left (o, 8) and right (i, 8), if ΔW depends on derived tensors that another machine could
+        compute differently; otherwise None. It is saved, and compared when the adapter is loaded."""
+        return None
+
+    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor | None:
+        """ΔW (o, i).
+
+        Args:
+            w0: the frozen weight of the site, (o, i).
+            f: the site's factors and derived tensors by name.
+            dropout_seed: fixes the dropout masks on entries of the generated matrix (a 0-dim integer tensor while
+                torch.compile traces); None means no dropout (evaluation, merging). Methods without such dropout
+                ignore it.
+        """
+        return None
+
+    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
+        """Δb (o,), or None if the method leaves biases alone."""
+        return None
+
+    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor] | None:
+        """(L, R) with ΔW = L Rᵀ, L (o, k) and R (i, k), if that holds by construction; otherwise None."""
+        return None
+
+    @property
+    def plan(self) -> str:
+        """The form of the forward pass that the user asks for, a member of ``ops.plan.PLANS``."""
+        return getattr(self.config, "plan", "auto")
+
+    def linear(self, x: Tensor, base: Base, bias: Tensor | None, f: Factors, shape: Shape) -> Tensor | None:
+        """(W0 + ΔW) x + b0 + Δb in a form of the method's own, or None to leave it to the general ones.
+
+        Args:
+            x: (..., i).
+            base: the frozen module: ``base(x)`` is W0 x + b0 + Δb, and ``base(x, delta)`` is (W0 + delta) x + b0 + Δb.
+            bias: b0 + Δb (o,), or None; it needs a gradient too.
+            f: the site's factors and derived tensors by name.
+            shape: what the cost model needs to know of this call.
+        """
+        return None
+
+    @property
+    def entry_dropout(self) -> float:
+        """Probability with which an entry of a generated matrix is dropped in training."""
+        return 0.0
+
+
+class BlockMethod(Method[ConfigT, BlockSite]):
     """Computations inside a transformer block. A method overrides the hooks that it needs, one at least.
 
     ``f`` holds the site's factors by name; ``training`` says whether dropout is on.
@@ -252,16 +269,3 @@ class BlockMethod(Method):
 
 
 BLOCK_HOOKS = ("beside_mlp", "after_attention", "after_mlp", "norm_offset", "prefix", "prompts")
-
-
-def orthonormal_(t: Tensor, *, gain: float = 1.0) -> Tensor:
-    """Columns of norm about ``gain`` whatever the width: orthogonal where they can be, else normal(0, gain/√rows)."""
-    rows, columns = t.shape
-    if t.is_meta:
-        return t
-    if columns <= rows:
-        # torch's QR needs at least float32
-        with torch.no_grad():
-            t.copy_(torch.nn.init.orthogonal_(torch.empty(rows, columns, dtype=torch.float32), gain))
-        return t
-    return torch.nn.init.normal_(t, std=gain * rows**-0.5)

@@ -1,4 +1,4 @@
-"""What a method needs of a training run besides gradients. Most need nothing."""
+"""What a method needs from a training run besides gradients. Most need nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, TrainerCallback
 
-#: n → n training examples as inputs of the model, each in a batch of its own; without labels.
+#: n → n training examples as inputs of the model, each in a batch of its own, without labels.
 Examples = Callable[[int], Iterable[dict[str, "Tensor"]]]
 
 
@@ -18,14 +18,15 @@ class Recipe:
     :meth:`learning_rate`, :meth:`callbacks`."""
 
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
-        """Settings that follow from the base model or from the number of optimizer steps; what the user says wins."""
+        """Settings that follow from the base model or from the number of optimizer steps; the user's own take
+        precedence."""
         return {}
 
     def prepare(self, model: PreTrainedModel, config: Any, examples: Examples) -> None:
-        """Called with the base model, in evaluation, before the adapter is attached."""
+        """Called with the base model in evaluation mode, before the adapter is attached; ``config`` is only read."""
 
     def learning_rate(self, config: Any, name: str) -> float:
-        """By how much the adapter's learning rate is multiplied for the parameter ``name``."""
+        """The factor on the adapter's learning rate for the parameter ``name``."""
         return 1.0
 
     def callbacks(self, model: Any) -> list[TrainerCallback]:

@@ -19,7 +19,7 @@ from genft.api.recipe import Recipe
 from genft.errors import ConfigError, not_one_of
 
 Family = Literal["weight", "block", "peft", "baseline"]
-M = TypeVar("M", bound=type[Method])
+M = TypeVar("M", bound=type[Method[Any, Any]])
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class MethodInfo:
         family: "weight" and "block" are ours through the bridge; "peft" is peft's own tuner under our presets;
             "baseline" needs no adapter (full fine-tuning, linear probe).
         config: the peft configuration class; None for a baseline.
-        method: the mathematics; None where peft has it.
+        method: the mathematics; None if it is peft's.
         paper: where it comes from.
         trains: what is trained, in words.
-        defaults: settings that differ from the configuration class's own defaults, with which the method is run
-            in the comparisons; each is visible in ``genft explain``.
+        defaults: settings of the comparisons that differ from the configuration class's own defaults; each is visible
+            in ``genft explain``.
         mergeable: whether the result can be folded into the base weights.
-        kinds: the inputs it works on.
-        recipe: what it needs of a training run besides gradients.
+        kinds: the kinds of input it works on.
+        recipe: what it needs from a training run besides gradients.
     """
 
     name: str
@@ -46,7 +46,7 @@ class MethodInfo:
     paper: str
     trains: str
     config: type[Any] | None = None
-    method: type[Method] | None = None
+    method: type[Method[Any, Any]] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     mergeable: bool = True
     kinds: tuple[str, ...] = ("text", "image")
@@ -58,13 +58,13 @@ class MethodInfo:
         return {"peft": "peft", "baseline": "transformers"}.get(self.family, "genft")
 
     def check_kind(self, kind: str) -> None:
-        """Raise :class:`~genft.errors.ConfigError` where the method does not work on inputs of this kind."""
+        """Raise :class:`~genft.errors.ConfigError` if the method does not work on inputs of this kind."""
         if kind not in self.kinds:
             raise ConfigError(f"method: {self.name!r} works on {' and '.join(self.kinds)}, and this task has {kind}s")
 
 
 METHODS: dict[str, MethodInfo] = {}
-#: How a method of peft that is not in the list is named: "peft:RANDLORA".
+#: The prefix of peft's own methods that are not in the list: "peft:RANDLORA".
 PEFT = "peft:"
 
 
@@ -125,7 +125,7 @@ def get_method(name: str) -> MethodInfo:
 
 
 def _of_peft(name: str) -> MethodInfo:
-    """A method that peft has and the list has not, with peft's own defaults."""
+    """A method of peft that is not in the list, with peft's own defaults."""
     configs = {
         f"{PEFT}{kind.value}": config
         for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()

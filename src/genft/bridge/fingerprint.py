@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from genft.errors import BaseMismatchError
+from genft.ops.sketch import signs
 
-SIZE = 8
 #: Largest relative distance of two sketches of one weight, by how coarsely the coarser of the two is stored.
 TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 5e-3, "bfloat16": 8e-3, "int8": 5e-2, "4bit": 0.35}
 COARSEST = 0.35
@@ -47,19 +47,6 @@ def allow_other_base() -> Iterator[None]:
 
 def other_base_allowed() -> bool:
     return _allow_other_base.get()
-
-
-def signs(n: int, side: int) -> Tensor:
-    """Ω (n, 8) of ±1 from a counter (splitmix64 of row, column and side): the same on every machine, forever."""
-    rows = torch.arange(n, dtype=torch.int64)[:, None]
-    columns = torch.arange(SIZE, dtype=torch.int64)[None, :]
-    z = (rows * SIZE + columns) * 2 + side + 1
-    # splitmix64 with the constants written as signed integers: torch has no arithmetic on uint64
-    z = z * -7046029254386353131
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    z = z ^ ((z >> 31) & 0x1FFFFFFFF)
-    return (1 - 2 * (z & 1)).to(torch.float32)
 
 
 def take(weight: Tensor, *, stored: Tensor | None = None, quantisation: str | None = None) -> dict[str, Any]:

@@ -149,9 +149,9 @@ class BridgeTuner(BaseTuner):
         self._warn_of_silent_factors(method, every_site)
         self._sites[self._injecting] = (method, sites)
         self._check_base(peft_config, model, sites)
-        self._prepare_constants(self._injecting)
+        self._prepare_derived(self._injecting)
 
-    def _prepare_constants(self, adapter_name: str) -> None:
+    def _prepare_derived(self, adapter_name: str) -> None:
         """Let the method work on all frozen weights of an adapter at once, before its layers are made."""
 
     def _warn_of_silent_factors(self, method: Method, sites: list[Site]) -> None:
@@ -232,6 +232,10 @@ class BridgeTuner(BaseTuner):
         if adapter_name in self._sites:
             self._sites[adapter_name][0].attached(adapter_name, partial(self.own_parameters, adapter_name))
 
+    def method(self, adapter_name: str) -> Method:
+        """The method of an adapter, which knows what the base and training decided."""
+        return self._sites[adapter_name][0]
+
     def own_parameters(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order."""
         if adapter_name not in self._sites:  # deleted
@@ -281,10 +285,10 @@ class BridgeTuner(BaseTuner):
         def check(module: nn.Module, args: Any) -> None:
             handle.remove()
             self._check_base(config, model, sites)
-            self._prepare_constants(adapter_name)
+            self._prepare_derived(adapter_name)
             for layer in (model.get_submodule(path) for path in sites):
                 if isinstance(layer, WeightLayer):
-                    layer.derive_constants(adapter_name)
+                    layer.derive(adapter_name)
             check_updates(config, model, adapter_name, model.state_dict())
 
         handle = model.register_forward_pre_hook(check)
@@ -317,6 +321,9 @@ class BridgeTuner(BaseTuner):
             config.base_fingerprint = recorded[adapter_name] | _of_trained_bases(model, recorded[adapter_name])
         for name, value in derived_settings(model, adapter_name).items():
             setattr(config, name, value)
+        tuner = getattr(model, "base_model", model)
+        if isinstance(tuner, BridgeTuner):
+            config.saved_files = tuner.method(adapter_name).saved_files()
         return found | file_entries(update_sketches(model, adapter_name, found), cls.prefix)
 
     # ---------------------------------------------------------------- what peft does per layer, for shared factors
@@ -402,7 +409,7 @@ class WeightTuner(BridgeTuner):
         shared = self.shared if self.uses_shared_state else None
         return WeightLayer(target, self.prefix, shared, self.forward_pass, self.update_cache)
 
-    def _prepare_constants(self, adapter_name: str) -> None:
+    def _prepare_derived(self, adapter_name: str) -> None:
         method, by_module = self._sites[adapter_name]
         assert isinstance(method, WeightMethod)
         modules = {path: self.model.get_submodule(path) for path in by_module}

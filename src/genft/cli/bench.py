@@ -19,9 +19,9 @@ from genft.cli.request import numbers, read_tasks, run_alone
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
 from genft.presets import load_preset
-from genft.report.boards import boards
+from genft.report.collect import read_report
 from genft.report.formats import as_rich
-from genft.report.terminal import count, duration, table
+from genft.report.style import count, duration, table
 from genft.runs.protocols import get_protocol
 from genft.runs.spec import Training
 from genft.runs.store import Result, Store
@@ -151,11 +151,7 @@ def _conclude(console: Console, schedule: Schedule) -> list[Result]:
     tell_failures(console, schedule)
     results = [r for _, run in schedule.compared if isinstance(r := schedule.outcomes[run.key], Result)]
     if results:
-        keys = {result.key for result in results}
-        made = [
-            board for board in boards(schedule.store) if keys & {r.key for runs in board.runs.values() for r in runs}
-        ]
         console.print()
-        console.print(as_rich([(board, board.differences(None)) for board in made], []))
+        console.print(as_rich(read_report(schedule.store, only=schedule.matrix.name)))
     console.print(f"The tables again: genft report {schedule.store.out}", soft_wrap=True, markup=False)
     return results

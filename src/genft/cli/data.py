@@ -19,7 +19,7 @@ from genft.data import LAYOUTS, Task, find_tasks, list_tasks
 from genft.data.check import Checked, check_task
 from genft.data.task import SPLITS
 from genft.errors import ConfigError
-from genft.report.terminal import table
+from genft.report.style import table
 
 _MOST_WRONG, _MOST_OTHER = 10, 3  # sentences that are shown per task
 

@@ -14,7 +14,8 @@ from genft.cli.progress import RunBar
 from genft.cli.screen import print_json, screen
 from genft.methods import METHODS as REGISTERED
 from genft.presets import load_preset
-from genft.report.terminal import LEGEND, comparison, duration
+from genft.report.style import duration
+from genft.report.terminal import LEGEND, comparison
 from genft.runs.spec import build_spec
 from genft.runs.store import Result, Store
 from genft.sweeps.processes import be_quiet, run_in_process

@@ -7,12 +7,13 @@ from typing import Any
 
 from rich.markup import escape
 
+from genft.api.settings import plain
 from genft.cli.declare import takes_options
 from genft.cli.options import JsonOptions, TaskOptions
 from genft.cli.request import RunOptions, build_request, is_file
 from genft.cli.screen import print_json, screen
-from genft.report.terminal import table
-from genft.runs.spec import Request, Sourced, plain
+from genft.report.style import table
+from genft.runs.spec import Request, Sourced
 from genft.sweeps.processes import be_quiet
 from genft.training.callbacks import Inferred
 from genft.training.run import Plan, build, prepare

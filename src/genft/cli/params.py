@@ -10,7 +10,7 @@ from genft.cli.options import JsonOptions
 from genft.cli.screen import print_json, screen
 from genft.counts import ARCHITECTURES, MethodCount, SuiteCount, count_methods, count_suite, rank_curves
 from genft.errors import ConfigError
-from genft.report.terminal import table
+from genft.report.style import table
 from genft.sweeps.processes import be_quiet
 
 _TITLES = {

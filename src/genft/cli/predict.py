@@ -19,7 +19,7 @@ from genft.cli.screen import print_json, screen
 from genft.data.files import list_images, read_table
 from genft.errors import ConfigError, DataError
 from genft.files import write_atomically
-from genft.report.terminal import table
+from genft.report.style import table
 from genft.sweeps.processes import be_quiet
 
 _SHOWN = 20

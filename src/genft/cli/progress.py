@@ -10,7 +10,7 @@ from rich.progress import TaskID, TextColumn, TimeRemainingColumn
 
 from genft.cli.screen import bars
 from genft.errors import GenFTError
-from genft.report.terminal import duration
+from genft.report.style import duration
 from genft.runs.store import Result
 from genft.sweeps.matrix import Schedule
 from genft.training.callbacks import Inferred

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from genft.api.settings import split_outside_brackets
 from genft.cli.declare import Options, argument, option, takes_options
 from genft.cli.screen import screen
 from genft.errors import ConfigError, not_one_of
 from genft.files import write_atomically
 from genft.report import formats, page
-from genft.report.boards import boards
-from genft.runs.spec import split_outside_brackets
+from genft.report.collect import read_report
 from genft.runs.store import Store
 
 FORMATS = ("md", "csv", "json", "html")
@@ -49,29 +49,25 @@ def report(options: ReportOptions) -> None:
 
         genft report --html runs
     """
-    out, against = options.out, options.against
-    kind = "html" if options.html else _format(options)
+    out, kind = options.out, "html" if options.html else _format(options)
     if options.html:
         out = out or options.folder / "report.html"
     store = Store(options.folder)
-    compared = boards(
-        store,
-        methods=split_outside_brackets(options.methods or ""),
-        everything=options.everything,
-        together=options.together,
-    )
-    if against and not any(against in board.labels for board in compared):
-        compared[0].differences(against)  # which says what there is
     with screen(True).status("Comparing example by example"):
-        made = [(board, board.differences(against if against in board.labels else None)) for board in compared]
-    notes = formats.failure_notes(store.failed())
+        made = read_report(
+            store,
+            methods=split_outside_brackets(options.methods or ""),
+            everything=options.everything,
+            together=options.together,
+            against=options.against,
+        )
     if kind is None:
-        screen().print(formats.as_rich(made, notes))
+        screen().print(formats.as_rich(made))
         return
     if kind == "html":
-        text = page.render(store, made, notes)
+        text = page.render(store, made)
     else:
-        text = {"md": formats.as_markdown, "csv": formats.as_csv, "json": formats.as_json}[kind](made, notes)
+        text = {"md": formats.as_markdown, "csv": formats.as_csv, "json": formats.as_json}[kind](made)
     if out is None:
         print(text, end="")
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from genft.api.settings import parse_settings
 from genft.cli.declare import Options, Said, flag
 from genft.cli.options import MethodOptions, ModelOptions, RoleOptions, TaskOptions
 from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read, task_from_path
@@ -17,7 +18,7 @@ from genft.errors import ConfigError, DataError, GenFTError, nearest
 from genft.methods import get_method
 from genft.presets import load_preset
 from genft.runs.protocols import assign_roles, get_protocol
-from genft.runs.spec import Request, Training, build_spec, parse_settings
+from genft.runs.spec import Request, Training, build_spec
 
 
 class RunOptions(Options):
@@ -39,7 +40,7 @@ def build_request(run: RunOptions) -> Request:
         task,
         run.model.model,
         load_preset(run.model.preset),
-        settings=parse_settings(info, run.method.settings),
+        settings=parse_settings(info, run.method.settings, Training.model_fields),
         training=run.training.values,
         **{name: value for name, value in said.items() if value is not None},
     )

@@ -15,7 +15,7 @@ from genft.cli.progress import RunBar
 from genft.cli.request import RunOptions, build_request, run_alone
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
-from genft.report.terminal import count, duration, table
+from genft.report.style import count, duration, table
 from genft.runs.store import Result, Store
 from genft.sweeps.processes import be_quiet
 from genft.sweeps.search import Search, open_search

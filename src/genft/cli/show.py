@@ -11,7 +11,7 @@ from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
 from genft.figures import FIGURES, Subject, draw, read_subjects
-from genft.report.terminal import table
+from genft.report.style import table
 from genft.sweeps.processes import be_quiet
 
 

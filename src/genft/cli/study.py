@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from genft.api.settings import parse_settings
 from genft.cli.declare import Options, Said, argument, option, takes_options
 from genft.cli.options import (
     FigureOptions,
@@ -27,8 +28,8 @@ from genft.errors import ConfigError
 from genft.figures.style import check_format, save, style
 from genft.methods import get_method
 from genft.presets import load_preset
-from genft.report.terminal import count, table
-from genft.runs.spec import Training, parse_settings
+from genft.report.style import count, table
+from genft.runs.spec import Training
 from genft.runs.store import Store
 from genft.sweeps.matrix import Schedule
 from genft.sweeps.processes import be_quiet
@@ -74,7 +75,7 @@ def study(
     repeated.grid(grid)
     check_format(drawing.format)
     store = Store(output.out) if sweep.dry_run else Store(output.out).open()
-    settings = parse_settings(get_method("genft"), setting.settings)
+    settings = parse_settings(get_method("genft"), setting.settings, Training.model_fields)
     data = read_tasks(console, tasks.tasks, tasks.data, roles)
     matrices = study_matrices(
         repeated,

@@ -19,7 +19,7 @@ from genft.cli.options import InputOptions, JsonOptions, OpenOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
-from genft.report.terminal import table
+from genft.report.style import table
 from genft.sweeps.processes import be_quiet
 
 

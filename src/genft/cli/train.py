@@ -15,7 +15,8 @@ from genft.cli.options import AgainOptions, OutputOptions, TrackerOptions
 from genft.cli.progress import RunBar
 from genft.cli.request import RunOptions, build_request
 from genft.cli.screen import print_json, screen
-from genft.report.terminal import LEGEND, comparison, size
+from genft.report.style import size
+from genft.report.terminal import LEGEND, comparison
 from genft.runs.protocols import get_protocol
 from genft.runs.store import Result, Store
 from genft.sweeps.processes import be_quiet

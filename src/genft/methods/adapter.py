@@ -20,12 +20,11 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.api.config import PaperStartConfig, in_range, setting
-from genft.api.method import BlockMethod, BlockSite, Factor, Factors, Init, Site
+from genft.api.config import PaperStartConfig, setting
+from genft.api.method import BlockMethod, BlockSite, Factor, Factors, Init
 from genft.api.registry import register
 from genft.methods.bottleneck import bottleneck, bottleneck_factors, prefixed, under
 
-WHOLE = "a whole number above 0"
 #: The tanh form, which the original code of BERT and of the adapters uses.
 gelu_tanh = partial(F.gelu, approximate="tanh")
 
@@ -39,10 +38,7 @@ class AdapterMLPConfig(PaperStartConfig):
 
     method = "adapter"
 
-    bottleneck: int = setting(8, "m: width of the bottleneck.")
-
-    def problems(self) -> list[str]:
-        return super().problems() + in_range("bottleneck", self.bottleneck, lambda m: m > 0, WHOLE, int)
+    bottleneck: int = setting(8, "m: width of the bottleneck.", gt=0)
 
 
 @dataclass
@@ -55,13 +51,10 @@ class HoulsbyConfig(PaperStartConfig):
 
     method = "houlsby"
 
-    bottleneck: int = setting(64, "m: width of the bottlenecks.")
+    bottleneck: int = setting(64, "m: width of the bottlenecks.", gt=0)
     layer_norms: str = setting(
         "all", "Which layer normalisations of a block are trained, as offsets.", choices=("all", "last", "none")
     )
-
-    def problems(self) -> list[str]:
-        return super().problems() + in_range("bottleneck", self.bottleneck, lambda m: m > 0, WHOLE, int)
 
 
 @register(
@@ -70,12 +63,10 @@ class HoulsbyConfig(PaperStartConfig):
     paper="Houlsby et al., arXiv 1902.00751, in the form of V-PETL (arXiv 2210.00788)",
     trains="a bottleneck after the MLP of every block",
 )
-class AdapterMLP(BlockMethod):
+class AdapterMLP(BlockMethod[AdapterMLPConfig]):
     """h + Up(GELU(Down h)) after the MLP."""
 
-    config: AdapterMLPConfig
-
-    def factors(self, site: Site) -> dict[str, Factor]:
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
         d, m = site.out_features, self.config.bottleneck
         small: Init = partial(nn.init.trunc_normal_, std=0.02)
         return bottleneck_factors(d, m, *((small, small) if self.config.init_weights else _large(d, m)))
@@ -90,16 +81,13 @@ class AdapterMLP(BlockMethod):
     paper="Houlsby et al., arXiv 1902.00751",
     trains="bottlenecks after attention and MLP of every block, and its layer normalisations",
 )
-class Houlsby(BlockMethod):
+class Houlsby(BlockMethod[HoulsbyConfig]):
     """h + Up(GELU(Down h)) after attention and after the MLP; offsets of γ and β."""
-
-    config: HoulsbyConfig
 
     def hooks(self) -> frozenset[str]:
         return super().hooks() - ({"norm_offset"} if self.config.layer_norms == "none" else set())
 
-    def factors(self, site: Site) -> dict[str, Factor]:
-        assert isinstance(site, BlockSite)
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
         d, m = site.out_features, self.config.bottleneck
         # cut off at two standard deviations, as TensorFlow's truncated_normal_initializer does
         small: Init = partial(nn.init.trunc_normal_, std=1e-3, a=-2e-3, b=2e-3)

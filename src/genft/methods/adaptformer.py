@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from genft.api.config import AdapterConfig, in_range, setting
-from genft.api.method import BlockMethod, Factor, Factors, Site
+from genft.api.config import AdapterConfig, setting
+from genft.api.method import BlockMethod, BlockSite, Factor, Factors
 from genft.api.registry import register
-from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, zero_unless
+from genft.methods.bottleneck import bottleneck, bottleneck_factors, zero_unless
+from genft.ops.initial import linear_
 
 
 @dataclass
@@ -29,15 +30,9 @@ class AdaptFormerConfig(AdapterConfig):
 
     method = "adaptformer"
 
-    bottleneck: int = setting(64, "m: width of the bottleneck (8 in the paper's VTAB-1k comparison).")
+    bottleneck: int = setting(64, "m: width of the bottleneck (8 in the paper's VTAB-1k comparison).", gt=0)
     scale: float = setting(0.1, "s: factor of the bottleneck's output.")
-    dropout: float = setting(0.1, "Dropout on the bottleneck in training.")
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        found += in_range("bottleneck", self.bottleneck, lambda m: m > 0, "a whole number above 0", int)
-        found += in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
-        return found
+    dropout: float = setting(0.1, "Dropout on the bottleneck in training.", ge=0, lt=1)
 
 
 @register(
@@ -46,14 +41,12 @@ class AdaptFormerConfig(AdapterConfig):
     paper="AdaptFormer, arXiv 2205.13535",
     trains="a bottleneck MLP beside the MLP of every block",
 )
-class AdaptFormer(BlockMethod):
+class AdaptFormer(BlockMethod[AdaptFormerConfig]):
     """s · Up(ReLU(Down x)), added to the MLP's output."""
 
-    config: AdaptFormerConfig
-
-    def factors(self, site: Site) -> dict[str, Factor]:
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
         d, m = site.out_features, self.config.bottleneck
-        return bottleneck_factors(d, m, LINEAR, zero_unless(not self.config.init_weights, m))
+        return bottleneck_factors(d, m, linear_, zero_unless(not self.config.init_weights, m))
 
     def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
         return self.config.scale * bottleneck(x, f, F.relu, self.config.dropout, training)

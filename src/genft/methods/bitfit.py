@@ -25,7 +25,7 @@ class BitFitConfig(AdapterConfig):
 
 
 @register("bitfit", config=BitFitConfig, paper="BitFit, arXiv 2106.10199", trains="an offset of every bias")
-class BitFit(WeightMethod):
+class BitFit(WeightMethod[BitFitConfig]):
     """Δb, starting at zero."""
 
     bias_only = True

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from genft.api.method import Factor, Init
 
-#: nn.Linear's own initialisation of its weight: U(-1/√i, 1/√i).
-LINEAR: Init = partial(nn.init.kaiming_uniform_, a=5**0.5)
-
 
 def bottleneck_factors(d: int, m: int, down: Init, up: Init) -> dict[str, Factor]:
     """2·d·m + m + d numbers; both biases start at zero."""

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genft.api.config import AdapterConfig, in_range, setting
-from genft.api.method import Factor, Factors, Init, Site, WeightMethod, orthonormal_
+from genft.api.config import AdapterConfig, setting
+from genft.api.method import Factor, Factors, Init, Site, WeightMethod
 from genft.api.registry import register
 from genft.errors import ConfigError
 from genft.ops import generator
+from genft.ops.initial import orthonormal_
 from genft.ops.plan import PLANS
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "gelu", "tanh")
@@ -57,17 +58,20 @@ class GenFTConfig(AdapterConfig):
         "'attention': key and output too; 'block': all in every layer, the MLP's too.",
         choices=("qv", "attention", "block"),
     )
-    shared_dim: int = setting(24, "a: columns of the factors that all adapted weights share; 0 for none.")
-    specific_dim: int = setting(2, "b: columns of the factors of each weight (or layer) alone; 0 for none.")
+    shared_dim: int = setting(24, "a: columns of the factors that all adapted weights share; 0 for none.", ge=0)
+    specific_dim: int = setting(2, "b: columns of the factors of each weight (or layer) alone; 0 for none.", ge=0)
     act_row: str = setting("identity", "Activation σ1 of the row stage.", choices=ACTIVATIONS)
     act_col: str = setting("identity", "Activation σ2 of the column stage.", choices=ACTIVATIONS)
     w0_ratio: float | None = setting(
         None,
         "How much of W0 enters the generator (ratio in Eq. 5). By default as much as gives the entries of the adapted "
-        "weights a root mean square of 1, so that training is as fast on every base; written when the adapter is made.",
+        "weights a root mean square of 1, so that training is as fast on every base.",
+        ne=0,
     )
-    scaling: float = setting(0.05, "Factor of the generated update (Eq. 7).")
-    dropout: float = setting(0.0, "Probability with which an entry of a generated matrix is dropped in training.")
+    scaling: float = setting(0.05, "Factor of the generated update (Eq. 7).", ne=0)
+    dropout: float = setting(
+        0.0, "Probability with which an entry of a generated matrix is dropped in training.", ge=0, lt=1
+    )
     factors: str = setting(
         "independent",
         "'independent': input and output factors differ, one generator for all weights (the authors' code); "
@@ -93,6 +97,7 @@ class GenFTConfig(AdapterConfig):
         4.0,
         "Norm of the columns of every factor that does not start at zero, unless init_weights='paper'; ΔW is divided "
         "by what that adds. The larger, the less these factors turn in a step of Adam, and the calmer training is.",
+        gt=0,
     )
     init_a: str = setting(
         "kaiming_uniform", "Initialisation of A where init_weights='paper'.", choices=tuple(PAPER_INITS)
@@ -110,25 +115,14 @@ class GenFTConfig(AdapterConfig):
         choices=PLANS,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        #: Whether the base decides the ratio. A configuration that has served one model may serve another.
-        self.ratio_is_open = self.w0_ratio is None
-
     @property
     def default_scope(self) -> str:
         return self.scope
 
     def problems(self) -> list[str]:
         found = super().problems()
-        for name in ("shared_dim", "specific_dim"):
-            found += in_range(name, getattr(self, name), lambda n: n >= 0, "a whole number, 0 or more", int)
         if not found and self.shared_dim + self.specific_dim == 0:
             found.append("shared_dim, specific_dim: both are 0, so nothing would be trained; make one positive")
-        found += in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
-        for name in ("scaling",) if self.w0_ratio is None else ("w0_ratio", "scaling"):
-            found += in_range(name, getattr(self, name), lambda v: v != 0 and math.isfinite(v), "any number but 0")
-        found += in_range("init_gain", self.init_gain, lambda g: 0 < g < math.inf, "a number above 0")
         if not (self.row_stage or self.col_stage):
             found.append("row_stage, col_stage: both are off, so there is no update; switch one on")
         if not self.transpose_delta and not self.col_stage:
@@ -159,16 +153,15 @@ class GenFTConfig(AdapterConfig):
     paper="GenFT, arXiv 2506.11042",
     trains="factors that generate ΔW from W0: part shared by all layers, part of each weight",
 )
-class GenFT(WeightMethod):
+class GenFT(WeightMethod[GenFTConfig]):
     """ΔW = scaling · σ2(σ1(ratio · W0 P1 Q1ᵀ)ᵀ P2 Q2ᵀ)ᵀ."""
 
     shares_factors = True
     advice_for_silent_factors = (
         "set init_a or init_b to another initialisation than 'zeros', use init_weights=True, or set specific_dim=0"
     )
-    config: GenFTConfig
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: GenFTConfig) -> None:
         super().__init__(config)
         #: 1 / root mean square of the adapted weights' entries; None where the configuration says the ratio.
         self._inverse_rms: float | None = None
@@ -196,7 +189,7 @@ class GenFT(WeightMethod):
         return found
 
     def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
-        if not self.config.ratio_is_open:
+        if self.config.w0_ratio is not None:
             return
         square = sum(float(torch.linalg.vector_norm(read(), dtype=torch.float32)) ** 2 for read in weights.values())
         if not 0 < square < math.inf:
@@ -206,7 +199,7 @@ class GenFT(WeightMethod):
             )
         entries = sum(site.out_features * site.in_features for site in weights)
         # three digits, so that another device hardly ever rounds to another number
-        self._inverse_rms = self.config.w0_ratio = float(f"{(entries / square) ** 0.5:.3g}")
+        self._inverse_rms = float(f"{(entries / square) ** 0.5:.3g}")
 
     def derived_settings(self) -> dict[str, Any]:
         return {} if self._inverse_rms is None else {"w0_ratio": self._inverse_rms}

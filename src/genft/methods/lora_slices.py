@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from genft.api.config import AdapterConfig, in_range, setting
+from genft.api.config import AdapterConfig, setting
 from genft.api.method import Factor, Factors, Site, WeightMethod
 from genft.api.registry import register
+from genft.ops.initial import linear_
 
 
 @dataclass
@@ -22,26 +23,21 @@ class LoraSlicesConfig(AdapterConfig):
 
     method = "lora_slices"
 
-    r: int = setting(8, "Rank of ΔW.")
+    r: int = setting(8, "Rank of ΔW.", gt=0)
     lora_alpha: float = setting(8, "ΔW is scaled by lora_alpha / r.")
-
-    def problems(self) -> list[str]:
-        return super().problems() + in_range("r", self.r, lambda r: r > 0, "a whole number above 0", int)
 
 
 @register(
     "lora_slices", config=LoraSlicesConfig, paper="LoRA, arXiv 2106.09685", trains="low-rank factors of row slices"
 )
-class LoraSlices(WeightMethod):
+class LoraSlices(WeightMethod[LoraSlicesConfig]):
     """ΔW = (alpha / r) · B A."""
-
-    config: LoraSlicesConfig
 
     def factors(self, site: Site) -> dict[str, Factor]:
         r = self.config.r
         zero = self.config.init_weights is True
         return {
-            "A": Factor((r, site.in_features), lambda t: nn.init.kaiming_uniform_(t, a=5**0.5)),
+            "A": Factor((r, site.in_features), linear_),
             "B": Factor((site.out_features, r), nn.init.zeros_ if zero else nn.init.kaiming_uniform_),
         }
 

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.api.config import PaperStartConfig, in_range, setting
-from genft.api.method import BlockMethod, Factor, Factors, Init, Site
+from genft.api.config import PaperStartConfig, setting
+from genft.api.method import BlockMethod, BlockSite, Factor, Factors
 from genft.api.registry import register
-from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, prefixed, under, zero_unless
+from genft.methods.bottleneck import bottleneck, bottleneck_factors, prefixed, under, zero_unless
+from genft.ops.initial import linear_, linear_bias_
 
 
 @dataclass
@@ -33,16 +34,10 @@ class MAMConfig(PaperStartConfig):
 
     method = "mam"
 
-    prefix_length: int = setting(16, "l: tokens of the prefix.")
-    prefix_hidden: int = setting(800, "h: width of the MLP that makes the prefix.")
-    bottleneck: int = setting(16, "m: width of the adapter's bottleneck.")
+    prefix_length: int = setting(16, "l: tokens of the prefix.", gt=0)
+    prefix_hidden: int = setting(800, "h: width of the MLP that makes the prefix.", gt=0)
+    bottleneck: int = setting(16, "m: width of the adapter's bottleneck.", gt=0)
     scale: float = setting(2.0, "s: factor of the adapter's output.")
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        for name in ("prefix_length", "prefix_hidden", "bottleneck"):
-            found += in_range(name, getattr(self, name), lambda n: n > 0, "a whole number above 0", int)
-        return found
 
 
 @register(
@@ -51,15 +46,14 @@ class MAMConfig(PaperStartConfig):
     paper="MAM adapter, arXiv 2110.04366",
     trains="a prefix of keys and values, and a bottleneck beside the MLP of every block",
 )
-class MAM(BlockMethod):
+class MAM(BlockMethod[MAMConfig]):
     """A prefix made by an MLP, and s · Up(ReLU(Down x)) added to the MLP's output."""
 
-    config: MAMConfig
     shares_factors = True
 
-    def factors(self, site: Site) -> dict[str, Factor]:
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
         d, m = site.out_features, self.config.bottleneck
-        adapter = bottleneck_factors(d, m, LINEAR, zero_unless(not self.config.init_weights, m))
+        adapter = bottleneck_factors(d, m, linear_, zero_unless(not self.config.init_weights, m))
         return prefix_factors(d, self.config.prefix_length, self.config.prefix_hidden) | prefixed("adapter_", adapter)
 
     def prefix(self, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
@@ -76,18 +70,12 @@ def prefix_factors(d: int, length: int, hidden: int, *, shared: bool = False) ->
     The last layer belongs to the block unless ``shared``. As in torch's and the authors' modules, embeddings start
     as N(0, 1), a linear layer as U(-1/√i, 1/√i).
     """
-    last = {
-        "prefix_weight": ((2 * d, hidden), LINEAR),
-        "prefix_bias": ((2 * d,), linear_bias(hidden)),
-    }
-    first = {
-        "prefix_embedding": ((length, d), nn.init.normal_),
-        "prefix_hidden_weight": ((hidden, d), LINEAR),
-        "prefix_hidden_bias": ((hidden,), linear_bias(d)),
-    }
-    found = {name: Factor(shape, init, f"{name}_{d}") for name, (shape, init) in first.items()}
-    return found | {
-        name: Factor(shape, init, f"{name}_{d}" if shared else None) for name, (shape, init) in last.items()
+    return {
+        "prefix_embedding": Factor((length, d), nn.init.normal_, f"prefix_embedding_{d}"),
+        "prefix_hidden_weight": Factor((hidden, d), linear_, f"prefix_hidden_weight_{d}"),
+        "prefix_hidden_bias": Factor((hidden,), partial(linear_bias_, fan_in=d), f"prefix_hidden_bias_{d}"),
+        "prefix_weight": Factor((2 * d, hidden), linear_, f"prefix_weight_{d}" if shared else None),
+        "prefix_bias": Factor((2 * d,), partial(linear_bias_, fan_in=hidden), f"prefix_bias_{d}" if shared else None),
     }
 
 
@@ -95,7 +83,3 @@ def prefix_states(f: Factors) -> Tensor:
     """Keys and values side by side, (length, 2·d)."""
     hidden = torch.tanh(F.linear(f["prefix_embedding"], f["prefix_hidden_weight"], f["prefix_hidden_bias"]))
     return F.linear(hidden, f["prefix_weight"], f["prefix_bias"])
-
-
-def linear_bias(width: int) -> Init:
-    return partial(nn.init.uniform_, a=-(width**-0.5), b=width**-0.5)

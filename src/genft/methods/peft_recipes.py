@@ -1,4 +1,4 @@
-"""What some of peft's methods need of a training run, which peft leaves to its user."""
+"""What some of peft's methods need from a training run and peft leaves to its user."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ from genft.errors import ConfigError
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in names}
+
+
+def _default_targets(model: PreTrainedModel) -> dict[str, Any]:
+    """Query and value, if they are known for this family."""
+    known = targets.DEFAULT_TARGETS.get(model.config.model_type)
+    return {"target_modules": known} if known else {}
 
 
 # -------------------------------------------------------------------- LoRA+
@@ -70,12 +76,12 @@ class CordaLoraConfig(LoraConfig):
 
 
 class Corda(Recipe):
+    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
+        """LoRA's targets: peft reads the configuration before it fills in defaults of its own."""
+        return _default_targets(model)
+
     def prepare(self, model: PreTrainedModel, config: CordaLoraConfig, examples: Examples) -> None:
         from peft.tuners.lora.corda import preprocess_corda  # here, because it imports attrs: a fifth of genft's import
-
-        if config.target_modules is None:
-            known: Any = targets.DEFAULT_TARGETS.get(model.config.model_type)
-            config.target_modules = known
 
         def run_model() -> None:
             for inputs in examples(config.calibration_examples):
@@ -86,17 +92,16 @@ class Corda(Recipe):
 
 # -------------------------------------------------------------------- AdaLoRA
 
-#: The mean over the eight GLUE tasks of the paper's Table 8: the first and the last part of all steps in which
-#: the ranks stay as they are.
+#: The parts of all steps, at the beginning and at the end, in which ranks stay as they are: the means over the eight
+#: GLUE tasks of the paper's Table 8.
 ADALORA_FIRST, ADALORA_LAST = 0.13, 0.48
 
 
 class AdaLora(Recipe):
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
-        """The schedule of ranks; and LoRA's targets, for peft's own differ from family to family."""
-        known: Any = targets.DEFAULT_TARGETS.get(model.config.model_type)
-        found = {"total_step": steps, "tinit": int(ADALORA_FIRST * steps), "tfinal": int(ADALORA_LAST * steps)}
-        return found | ({"target_modules": known} if known else {})
+        """The schedule of ranks; and LoRA's targets, because peft's own for AdaLoRA differ from family to family."""
+        schedule = {"total_step": steps, "tinit": int(ADALORA_FIRST * steps), "tfinal": int(ADALORA_LAST * steps)}
+        return schedule | _default_targets(model)
 
     def prepare(self, model: PreTrainedModel, config: Any, examples: Examples) -> None:
         if config.init_r <= config.target_r:
@@ -105,7 +110,7 @@ class AdaLora(Recipe):
             )
 
     def callbacks(self, model: Any) -> list[TrainerCallback]:
-        if type(model) is PeftModel:  # without a task type its forward pass goes round the tuner's regulariser
+        if type(model) is PeftModel:  # without a task type its forward pass bypasses the tuner's regulariser
             model.forward = model.base_model.forward  # type: ignore[method-assign]
         return [AllocateRanks(model)]
 
@@ -113,9 +118,9 @@ class AdaLora(Recipe):
 class AllocateRanks(TrainerCallback):
     """Calls AdaLoRA's ``update_and_allocate`` after every optimizer step; for any ``transformers.Trainer``.
 
-    The singular values that are pruned stay in the model as zeros. peft would cut them out of what it saves, and
-    then a checkpoint of one step does not fit the model of another. For a resumed run the smoothed importance lies in
-    the optimizer's parameter group, and so in its state. Under DDP all processes have the same gradients, so they
+    Singular values that are pruned stay in the model as zeros. peft would cut them out of what it saves, and then a
+    checkpoint of one step would not fit the model of another. The smoothed importance lies in the optimizer's
+    parameter group, and so in its state, for a resumed run. Under DDP all processes have the same gradients, so they
     prune alike.
     """
 
@@ -125,7 +130,7 @@ class AllocateRanks(TrainerCallback):
     def __init__(self, model: Any) -> None:
         self.tuner = model.base_model
         self.config = model.peft_config[model.active_adapter]
-        #: Which singular values are left, by the name of their parameter.
+        #: Which singular values remain, by the name of their parameter.
         self.pattern: dict[str, list[bool]] | None = None
 
     def on_train_begin(
@@ -140,11 +145,13 @@ class AllocateRanks(TrainerCallback):
         for kind, values in kwargs["optimizer"].param_groups[0].get(self.KEY, {}).items():
             for name, value in values.items():
                 getattr(allocator, kind)[name] = value.to(args.device)
-                allocator.ipt[name] = value  # only asked whether it is there
+                allocator.ipt[name] = value  # peft only asks whether it is there
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        # The one configuration that is written to in training: peft's allocator reads and writes rank_pattern there,
+        # and peft's saving would cut the adapter by it. It is taken out again after every step.
         self.config.rank_pattern = self.pattern
         self.tuner.update_and_allocate(state.global_step)
         self.pattern, self.config.rank_pattern = self.config.rank_pattern, None

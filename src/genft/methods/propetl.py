@@ -20,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.api.config import AdapterConfig, PaperStartConfig, in_range, setting
-from genft.api.method import BlockMethod, Factor, Factors, Init, Site, WeightMethod
+from genft.api.config import AdapterConfig, PaperStartConfig, setting
+from genft.api.method import BlockMethod, BlockSite, Factor, Factors, Init, Site, WeightMethod
 from genft.api.recipe import Recipe
 from genft.api.registry import register
-from genft.methods.bottleneck import LINEAR, bottleneck, bottleneck_factors, zero_unless
+from genft.methods.bottleneck import bottleneck, bottleneck_factors, zero_unless
 from genft.methods.mam import prefix_factors, prefix_states
+from genft.ops.initial import linear_
 
 KEEP = "Share of each mask's entries that are 1."
 SCORE_RATIO = "Learning rate of the scores as a multiple of the shared network's; it takes effect in genft's own runs."
-WHOLE = "a whole number above 0"
 
 
 class ScoreRate(Recipe):
@@ -61,12 +61,7 @@ def masked(f: Factors, name: str, keep: float) -> Tensor:
 def scored(factors: dict[str, Factor], names: tuple[str, ...], key: str) -> dict[str, Factor]:
     """The factors shared under ``key``, and scores of the site's own for those called ``names``."""
     found = {name: Factor(f.shape, f.init, f"{name}_{key}") for name, f in factors.items()}
-    return found | {f"{name}_score": Factor(factors[name].shape, LINEAR) for name in names}
-
-
-def mask_problems(config: Any) -> list[str]:
-    found = in_range("keep", config.keep, lambda k: 0 < k <= 1, "0 < keep <= 1")
-    return found + in_range("score_lr_ratio", config.score_lr_ratio, lambda r: r > 0, "a number above 0")
+    return found | {f"{name}_score": Factor(factors[name].shape, linear_) for name in names}
 
 
 # -------------------------------------------------------------------- adapter
@@ -83,13 +78,9 @@ class PropetlAdapterConfig(PaperStartConfig):
 
     method = "propetl_adapter"
 
-    bottleneck: int = setting(64, "m: width of the bottleneck.")
-    keep: float = setting(0.5, KEEP)
-    score_lr_ratio: float = setting(30.0, SCORE_RATIO)
-
-    def problems(self) -> list[str]:
-        found = super().problems() + mask_problems(self)
-        return found + in_range("bottleneck", self.bottleneck, lambda m: m > 0, WHOLE, int)
+    bottleneck: int = setting(64, "m: width of the bottleneck.", gt=0)
+    keep: float = setting(0.5, KEEP, gt=0, le=1)
+    score_lr_ratio: float = setting(30.0, SCORE_RATIO, gt=0)
 
 
 @register(
@@ -99,13 +90,12 @@ class PropetlAdapterConfig(PaperStartConfig):
     trains="one bottleneck for all blocks, and a mask of it in each",
     recipe=ScoreRate(),
 )
-class PropetlAdapter(BlockMethod):
+class PropetlAdapter(BlockMethod[PropetlAdapterConfig]):
     """h + Up(ReLU(Down h)) after the MLP, with both weights masked."""
 
-    config: PropetlAdapterConfig
     shares_factors = True
 
-    def factors(self, site: Site) -> dict[str, Factor]:
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
         d, m = site.out_features, self.config.bottleneck
         down, up = (0.02, 0.02) if self.config.init_weights else (d**-0.5, m**-0.5)
         network = bottleneck_factors(d, m, partial(nn.init.normal_, std=down), partial(nn.init.normal_, std=up))
@@ -130,16 +120,10 @@ class PropetlPrefixConfig(PaperStartConfig):
 
     method = "propetl_prefix"
 
-    prefix_length: int = setting(64, "l: tokens of the prefix.")
-    prefix_hidden: int = setting(512, "h: width of the MLP that makes the prefix.")
-    keep: float = setting(0.1, KEEP)
-    score_lr_ratio: float = setting(1.0, SCORE_RATIO)
-
-    def problems(self) -> list[str]:
-        found = super().problems() + mask_problems(self)
-        for name in ("prefix_length", "prefix_hidden"):
-            found += in_range(name, getattr(self, name), lambda n: n > 0, WHOLE, int)
-        return found
+    prefix_length: int = setting(64, "l: tokens of the prefix.", gt=0)
+    prefix_hidden: int = setting(512, "h: width of the MLP that makes the prefix.", gt=0)
+    keep: float = setting(0.1, KEEP, gt=0, le=1)
+    score_lr_ratio: float = setting(1.0, SCORE_RATIO, gt=0)
 
 
 @register(
@@ -149,16 +133,15 @@ class PropetlPrefixConfig(PaperStartConfig):
     trains="one prefix of keys and values for all blocks, and a mask of it in each",
     recipe=ScoreRate(),
 )
-class PropetlPrefix(BlockMethod):
+class PropetlPrefix(BlockMethod[PropetlPrefixConfig]):
     """Keys and values of one prefix, masked for the block."""
 
-    config: PropetlPrefixConfig
     shares_factors = True
 
-    def factors(self, site: Site) -> dict[str, Factor]:
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
         d, length = site.out_features, self.config.prefix_length
         network = prefix_factors(d, length, self.config.prefix_hidden, shared=True)
-        return network | {"states_score": Factor((length, 2 * d), LINEAR)}
+        return network | {"states_score": Factor((length, 2 * d), linear_)}
 
     def prefix(self, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
         states = masked({**f, "states": prefix_states(f)}, "states", self.config.keep)
@@ -179,14 +162,10 @@ class PropetlLoraConfig(AdapterConfig):
 
     method = "propetl_lora"
 
-    r: int = setting(32, "Rank.")
+    r: int = setting(32, "Rank.", gt=0)
     alpha: float = setting(48.0, "ΔW is scaled by alpha / r.")
-    keep: float = setting(0.1, KEEP)
-    score_lr_ratio: float = setting(300.0, SCORE_RATIO)
-
-    def problems(self) -> list[str]:
-        found = super().problems() + mask_problems(self)
-        return found + in_range("r", self.r, lambda r: r > 0, WHOLE, int)
+    keep: float = setting(0.1, KEEP, gt=0, le=1)
+    score_lr_ratio: float = setting(300.0, SCORE_RATIO, gt=0)
 
 
 @register(
@@ -196,16 +175,15 @@ class PropetlLoraConfig(AdapterConfig):
     trains="one A and B for all weights of a role, and a mask of them for each",
     recipe=ScoreRate(),
 )
-class PropetlLora(WeightMethod):
+class PropetlLora(WeightMethod[PropetlLoraConfig]):
     """ΔW = alpha / r · (B ⊙ m_B) (A ⊙ m_A)."""
 
-    config: PropetlLoraConfig
     shares_factors = True
 
     def factors(self, site: Site) -> dict[str, Factor]:
         o, i, r = site.out_features, site.in_features, self.config.r
         b: Init = zero_unless(not self.config.init_weights, r)
-        return scored({"a": Factor((r, i), LINEAR), "b": Factor((o, r), b)}, ("a", "b"), f"{site.role}_{o}x{i}")
+        return scored({"a": Factor((r, i), linear_), "b": Factor((o, r), b)}, ("a", "b"), f"{site.role}_{o}x{i}")
 
     def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor]:
         c = self.config

@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from genft.api.config import AdapterConfig, in_range, setting
+from genft.api.config import AdapterConfig, setting
 from genft.api.method import Base, Factor, Factors, Site, WeightMethod
 from genft.api.registry import register
 from genft.ops.plan import Shape
@@ -26,15 +26,12 @@ class PropulsionConfig(AdapterConfig):
     method = "propulsion"
 
     degree: int = setting(
-        15, "k: the power of z. 15 is the default of the released layer; its GLUE notebooks have 55, MNLI's 35."
+        15, "k: the power of z. 15 is the default of the released layer; its GLUE notebooks use 55, MNLI's 35.", gt=0
     )
 
     @property
     def default_scope(self) -> str:
         return "block"
-
-    def problems(self) -> list[str]:
-        return super().problems() + in_range("degree", self.degree, lambda k: k > 0, "a whole number above 0", int)
 
 
 @register(
@@ -43,10 +40,8 @@ class PropulsionConfig(AdapterConfig):
     paper="Propulsion, arXiv 2409.10927",
     trains="a scale per output of every weight in a block",
 )
-class Propulsion(WeightMethod):
+class Propulsion(WeightMethod[PropulsionConfig]):
     """W = diag(z^k) W0 and b = z^k ⊙ b0, with z = 1 + z_bias."""
-
-    config: PropulsionConfig
 
     def factors(self, site: Site) -> dict[str, Factor]:
         init = nn.init.zeros_ if self.config.init_weights else partial(nn.init.normal_, std=0.3 / self.config.degree)

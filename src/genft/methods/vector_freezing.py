@@ -3,7 +3,7 @@
     S_v(t) = ‖v(t) − v(0)‖₁ / dim v,   S̃ ← β S̃ + (1 − β) S after every optimizer step
 
 After ``avf_start`` steps, and every ``avf_interval`` steps from then on, the ``avf_top_k`` vectors of largest S̃ are
-frozen until the next time, ``avf_events`` times at most (arXiv 2503.19530).
+frozen until the next event, for ``avf_events`` events at most (arXiv 2503.19530).
 
 Nobody has to call this. A hook that torch runs before the step of every optimizer finds the vectors among its
 parameters and clears the gradients of the frozen ones, so that the optimizer skips them: no update, no momentum, no
@@ -11,18 +11,18 @@ weight decay. ``requires_grad`` never changes, which DDP and compiled graphs cou
 adapters have nothing to undo. Gradients are cleared after clipping, whose norm therefore counts frozen vectors. In DDP
 all processes hold the same vectors and decide alike.
 
-The state lives in the optimizer's parameter group, beside its learning rate: it is saved and restored with the
-optimizer's state, by transformers.Trainer and by hand-written loops alike.
+The state lies in the optimizer's parameter group, beside its learning rate, so it is saved and restored with the
+optimizer's state, by transformers.Trainer and by hand-written loops alike. One optimizer may hold the vectors of
+several models: the state of each is kept under the position of its first vector among the optimizer's parameters,
+which a checkpoint preserves. Within a state, everything is keyed by the vector's name, so vectors may come and go.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
+import weakref
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-from weakref import WeakSet
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,63 +32,124 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 HISTORY_FILE = "avf_history.json"
 KEY = "genft_avf"
 
+State = dict[str, Any]
+
+
+class FreezingSettings(Protocol):
+    """What AVF reads of a configuration."""
+
+    avf_start: int
+    avf_interval: int
+    avf_top_k: int
+    avf_events: int
+    avf_beta: float
+
 
 class AdaptiveVectorFreezing:
     """AVF of one adapter.
 
     Args:
-        config: holds ``avf_start``, ``avf_interval``, ``avf_top_k``, ``avf_events``, ``avf_beta``, and gets
-            ``avf_history``.
+        settings: steps, events, and how many vectors are frozen.
         adapter_name: peft's name of the adapter.
         vectors: looks up the trained vectors by name, as offsets v − v(0).
     """
 
-    def __init__(self, config: Any, adapter_name: str, vectors: Callable[[], dict[str, nn.Parameter]]) -> None:
-        self.config = config
+    def __init__(
+        self, settings: FreezingSettings, adapter_name: str, vectors: Callable[[], dict[str, nn.Parameter]]
+    ) -> None:
+        self.settings = settings
         self.adapter_name = adapter_name
         self.vectors = vectors
+        self._states: dict[int, State] = {}  # by the id of the optimizer that holds them
         self._watching = True  # until an optimizer that holds the vectors has stepped
         self._forwards = 0
         self._moves = 0
         self._seen: list[Tensor] = []
         _LIVE.add(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_states": {}}  # the copy of a model is in no optimizer yet
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         _LIVE.add(self)  # the copy of a model freezes its own vectors
 
+    @property
+    def history(self) -> dict[str, Any] | None:
+        """``{"vectors": names, "events": [...]}`` of all optimizers together, or None before the first step.
+
+        An event holds "step" (optimizer steps before it), "frozen" (names), and "strength": the last known S̃ of every
+        vector, in the order of "vectors".
+        """
+        if not self._states:
+            return None
+        names, by_step = list(self.vectors()), dict[int, tuple[list[str], dict[str, float]]]()
+        for state in self._states.values():
+            for event in state["events"]:
+                frozen, strength = by_step.setdefault(event["step"], ([], {}))
+                frozen += event["frozen"]
+                strength.update(zip(state["names"], event["strength"], strict=False))  # names that joined come last
+        known, events = dict.fromkeys(names, 0.0), []
+        for step, (frozen, strength) in sorted(by_step.items()):
+            known |= strength
+            events.append({"step": step, "frozen": frozen, "strength": [known[name] for name in names]})
+        return {"vectors": names, "events": events}
+
     def before_step(self, optimizer: Optimizer) -> list[nn.Parameter]:
-        """Count a step of ``optimizer``, freeze anew where it is time, and return what is frozen in this step."""
-        group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        held = {name: p for name, p in self.vectors().items() if id(p) in group_of and p.requires_grad}
-        if not held:
+        """Count a step of ``optimizer``, freeze anew if it is time, and return what is frozen in this step."""
+        position = {id(p): n for n, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+        held = {name: p for name, p in self.vectors().items() if id(p) in position}
+        if not held or not any(p.requires_grad for p in held.values()):
             return []
         self._watching, self._seen = False, []
-        group = group_of[id(next(iter(held.values())))]
-        states = group.get(KEY, {})
-        state = self._advance(states.get(self.adapter_name), held)
-        group[KEY] = {**states, self.adapter_name: state}  # anew, so that a state dict taken earlier stays as it was
-        self.config.avf_history = {"vectors": list(held), "events": state["events"]}
+        label = f"{self.adapter_name}@{min(position[id(p)] for p in held.values())}"
+        first = next(iter(held.values()))
+        home = next((g for g in optimizer.param_groups if label in g.get(KEY, {})), None) or next(
+            g for g in optimizer.param_groups if any(p is first for p in g["params"])
+        )
+        states = home.get(KEY, {})
+        # a checkpoint of an earlier version knows the adapter's name alone
+        before = states.get(label, states.get(self.adapter_name))
+        state = self._advance(before, {name: p for name, p in held.items() if p.requires_grad})
+        home[KEY] = {**states, label: state}  # anew, so that a state dict taken earlier stays as it was
+        self._remember(optimizer, state)
         return [held[name] for name in state["frozen"] if name in held]
 
     @torch.no_grad()
-    def _advance(self, state: dict[str, Any] | None, held: dict[str, nn.Parameter]) -> dict[str, Any]:
-        """The state before the coming step, from that before the last one."""
+    def _advance(self, state: State | None, trained: dict[str, nn.Parameter]) -> State:
+        """The state before the coming step, from that before the last one.
+
+        A vector that the user has frozen keeps its strength and is not ranked; one that joins begins at zero.
+        """
+        names = list(trained)
         if state is None:
-            return {"steps": 0, "strength": torch.zeros(len(held)), "frozen": [], "events": []}
-        c, steps = self.config, state["steps"] + 1
-        now = strengths(list(held.values()))
-        smoothed = torch.lerp(state["strength"].to(now.device), now, 1 - c.avf_beta)
+            return {"steps": 0, "names": names, "strength": torch.zeros(len(names)), "frozen": [], "events": []}
+        c, steps, now = self.settings, state["steps"] + 1, strengths(list(trained.values()))
+        smoothed, known = state["strength"].to(now.device), state.get("names", names)
+        if known == names:
+            smoothed = torch.lerp(smoothed, now, 1 - c.avf_beta)
+        else:
+            known = [*known, *(name for name in names if name not in known)]
+            smoothed = torch.cat([smoothed, smoothed.new_zeros(len(known) - len(smoothed))])
+            places = torch.tensor([known.index(name) for name in names], device=now.device)
+            smoothed[places] = torch.lerp(smoothed[places], now, 1 - c.avf_beta)
         frozen, events = state["frozen"], state["events"]
         if steps >= c.avf_start and (steps - c.avf_start) % c.avf_interval == 0 and len(events) < c.avf_events:
-            names, values = list(held), smoothed.tolist()
-            strongest = sorted(range(len(names)), key=lambda n: -values[n])
-            frozen = [names[n] for n in strongest[: min(c.avf_top_k, len(names) - 1)]]
+            values = smoothed.tolist()
+            strength = dict(zip(known, values, strict=True))
+            frozen = sorted(names, key=lambda name: -strength[name])[: min(c.avf_top_k, len(names) - 1)]
             events = [*events, {"step": steps, "frozen": frozen, "strength": values}]
-        return {"steps": steps, "strength": smoothed, "frozen": frozen, "events": events}
+        return {"steps": steps, "names": known, "strength": smoothed, "frozen": frozen, "events": events}
+
+    def _remember(self, optimizer: Optimizer, state: State) -> None:
+        """Keep the state for the history; an optimizer that takes over the vectors of another replaces it."""
+        for other, known in list(self._states.items()):
+            if other != id(optimizer) and not set(known["names"]).isdisjoint(state["names"]):
+                del self._states[other]
+        self._states[id(optimizer)] = state
 
     def before_forward(self) -> None:
-        """Say, once, where the vectors are trained by something that AVF cannot see."""
+        """Warn, once, if the vectors are trained by something that AVF cannot see."""
         if not self._watching or not torch.is_grad_enabled():
             return
         self._forwards += 1
@@ -117,18 +178,7 @@ def strengths(offsets: list[nn.Parameter]) -> Tensor:
     return (summed.full_tensor() if isinstance(summed, DTensor) else summed).float() / sizes
 
 
-def save_history(history: dict[str, Any], folder: str | Path) -> None:
-    """Write the history as avf_history.json.
-
-    Args:
-        history: ``{"vectors": names, "events": [...]}``; an event holds "step" (optimizer steps before it), "frozen"
-            (names), and "strength" (S̃ of every vector then, in the order of "vectors").
-        folder: where the adapter is saved.
-    """
-    (Path(folder) / HISTORY_FILE).write_text(json.dumps(history) + "\n", encoding="utf-8")
-
-
-_LIVE: WeakSet[AdaptiveVectorFreezing] = WeakSet()
+_LIVE: weakref.WeakSet[AdaptiveVectorFreezing] = weakref.WeakSet()
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:

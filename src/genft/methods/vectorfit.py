@@ -16,19 +16,19 @@ Both names contain "bias": that is how transformers.Trainer, timm and others rec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genft.api.config import AdapterConfig, in_range, setting
+from genft.api.config import AdapterConfig, setting
 from genft.api.method import Base, Factor, Factors, Site, WeightMethod
 from genft.api.registry import register
 from genft.errors import ConfigError
-from genft.methods.vector_freezing import AdaptiveVectorFreezing, save_history
+from genft.methods.vector_freezing import HISTORY_FILE, AdaptiveVectorFreezing
 from genft.ops import plan, spectral
 from genft.ops import svd as svd_cache
 
@@ -48,11 +48,13 @@ class VectorFitConfig(AdapterConfig):
         choices=("block", "attention"),
     )
     avf: bool = setting(True, "Whether the vectors that have moved most are frozen for a while, again and again.")
-    avf_start: int = setting(100, "Optimizer steps before the first freezing (unverified constant).")
-    avf_interval: int = setting(100, "Optimizer steps from one freezing to the next (unverified constant).")
-    avf_top_k: int = setting(5, "Vectors frozen each time, never all (unverified constant).")
-    avf_events: int = setting(10, "Freezings in all; the vectors of the last one stay frozen (unverified constant).")
-    avf_beta: float = setting(0.99, "Smoothing of the training strengths over steps (unverified constant).")
+    avf_start: int = setting(100, "Optimizer steps before the first freezing (unverified constant).", ge=1)
+    avf_interval: int = setting(100, "Optimizer steps from one freezing to the next (unverified constant).", ge=1)
+    avf_top_k: int = setting(5, "Vectors frozen at a time, never all of them (unverified constant).", ge=1)
+    avf_events: int = setting(
+        10, "Freezings in all; the vectors of the last one stay frozen (unverified constant).", ge=0
+    )
+    avf_beta: float = setting(0.99, "Smoothing of the training strengths over steps (unverified constant).", ge=0, lt=1)
     plan: str = setting(
         "auto",
         "How the layers are computed: 'factored' (through U and V), 'materialised' (through W0 + ΔW), 'beside' "
@@ -73,16 +75,6 @@ class VectorFitConfig(AdapterConfig):
         False, "Save U and V with the adapter, which then does not depend on how another machine computes them."
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        #: What was frozen when, and how strong each vector was (``methods/vector_freezing.py``); None before training.
-        self.avf_history: dict[str, Any] | None = None
-
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        super().save_pretrained(save_directory, **kwargs)
-        if self.avf_history is not None:
-            save_history(self.avf_history, save_directory)
-
     @property
     def default_scope(self) -> str:
         return self.scope
@@ -91,10 +83,6 @@ class VectorFitConfig(AdapterConfig):
         found = super().problems()
         if not (self.train_sigma or self.train_bias):
             found.append("train_sigma, train_bias: both are off, so nothing would be trained; switch one on")
-        for name in ("avf_start", "avf_interval", "avf_top_k"):
-            found += in_range(name, getattr(self, name), lambda n: n >= 1, "a whole number, 1 or more", int)
-        found += in_range("avf_events", self.avf_events, lambda n: n >= 0, "a whole number, 0 or more", int)
-        found += in_range("avf_beta", self.avf_beta, lambda b: 0 <= b < 1, "0 <= avf_beta < 1")
         if self.lean and not self.exact:
             found.append("lean, exact: the lean form always computes with W0; set exact=True or lean=False")
         return found
@@ -106,12 +94,10 @@ class VectorFitConfig(AdapterConfig):
     paper="VectorFit, arXiv 2503.19530",
     trains="singular values and biases of every weight in a block, with adaptive vector freezing",
 )
-class VectorFit(WeightMethod):
+class VectorFit(WeightMethod[VectorFitConfig]):
     """ΔW = U diag(sigma_bias) Vᵀ and Δb = bias."""
 
-    config: VectorFitConfig
-
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: VectorFitConfig) -> None:
         super().__init__(config)
         self.freezing: AdaptiveVectorFreezing | None = None
         self._prepared: dict[Site, svd_cache.SVD] = {}
@@ -133,14 +119,14 @@ class VectorFit(WeightMethod):
     # ---------------------------------------------------------------- the decomposition
 
     @property
-    def saves_constants(self) -> bool:  # type: ignore[override]
+    def saves_derived(self) -> bool:  # type: ignore[override]
         return self.config.save_bases
 
     def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
         if self.config.train_sigma:
             self._prepared = svd_cache.decompose(weights)
 
-    def constants(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
+    def derive(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
         """``sigma`` with ``u`` and ``v``; in the lean form with the smaller of the two alone."""
         if not self.config.train_sigma:
             return {}
@@ -217,6 +203,10 @@ class VectorFit(WeightMethod):
     def before_forward(self) -> None:
         if self.freezing is not None:
             self.freezing.before_forward()
+
+    def saved_files(self) -> dict[str, str]:
+        history = self.freezing.history if self.freezing else None
+        return {} if history is None else {HISTORY_FILE: json.dumps(history) + "\n"}
 
 
 def _may_be_zero(delta: Tensor) -> bool:

@@ -18,8 +18,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genft.api.config import PaperStartConfig, in_range, setting
-from genft.api.method import BlockMethod, BlockSite, Factor, Factors, Init, Site
+from genft.api.config import PaperStartConfig, setting
+from genft.api.method import BlockMethod, BlockSite, Factor, Factors, Init
 from genft.api.registry import register
 
 
@@ -27,15 +27,11 @@ from genft.api.registry import register
 class VPTConfig(PaperStartConfig):
     """What both forms share. The prompt lengths of the paper are 1, 5, 10, 50, 100 and 200, chosen for each task."""
 
-    prompts: int = setting(50, "p: number of prompts.")
-    dropout: float = setting(0.0, "Dropout on the prompts in training (0 in the authors' code, 0.1 in later work).")
-    patch_size: int = setting(16, "Side of a patch; it only sets how large prompts are at the start.")
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        for name in ("prompts", "patch_size"):
-            found += in_range(name, getattr(self, name), lambda n: n > 0, "a whole number above 0", int)
-        return found + in_range("dropout", self.dropout, lambda p: 0 <= p < 1, "0 <= dropout < 1")
+    prompts: int = setting(50, "p: number of prompts.", gt=0)
+    dropout: float = setting(
+        0.0, "Dropout on the prompts in training (0 in the authors' code, 0.1 in later work).", ge=0, lt=1
+    )
+    patch_size: int = setting(16, "Side of a patch; it only sets how large prompts are at the start.", gt=0)
 
 
 @dataclass
@@ -57,15 +53,13 @@ class VPTShallowConfig(VPTConfig):
 
     method = "vpt_shallow"
 
-    prompts: int = setting(100, "p: number of prompts.")
+    prompts: int = setting(100, "p: number of prompts.", gt=0)
 
 
-class VPT(BlockMethod):
+class VPT(BlockMethod[VPTConfig]):
     """P at this block's input, with dropout."""
 
-    config: VPTConfig
-
-    def factors(self, site: Site) -> dict[str, Factor]:
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
         bound = (6 / (3 * self.config.patch_size**2 + site.out_features)) ** 0.5
         init: Init = partial(nn.init.uniform_, a=-bound, b=bound) if self.config.init_weights else nn.init.normal_
         return {"prompts": Factor((self.config.prompts, site.out_features), init)}
@@ -98,8 +92,7 @@ class VPTDeep(VPT):
 class VPTShallow(VPT):
     """The prompts of the first block pass through all others."""
 
-    def factors(self, site: Site) -> dict[str, Factor]:
-        assert isinstance(site, BlockSite)
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
         return super().factors(site) if site.first else {}
 
     def prompts(self, f: Factors, *, training: bool) -> Tensor | None:

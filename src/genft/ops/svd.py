@@ -31,8 +31,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genft.bridge import fingerprint
 from genft.errors import ConfigError
+from genft.ops.sketch import distance, signs
 
 #: Smaller decompositions take less time than reading them would.
 SMALLEST_CACHED = 128
@@ -104,7 +104,7 @@ def compute(name: str, w0: Tensor) -> SVD:
 
 
 def folder() -> Path | None:
-    """Where decompositions are kept; None where the user wants no cache."""
+    """Where decompositions are kept, or None if the user wants no cache."""
     place = os.environ.get("GENFT_CACHE", "")
     if place.lower() in ("off", "0", "none", "false"):
         return None
@@ -133,16 +133,16 @@ def _key(w0: Tensor) -> str:
 
 
 def _load(file: Path, w0: Tensor) -> SVD | None:
-    """What is in ``file``; None where there is none, or where it is damaged."""
+    """The decomposition in ``file``, or None if there is none or it is damaged."""
     try:
         svd = SVD(**load_file(file))
         os.utime(file)
     except (OSError, SafetensorError, TypeError):
         return None
-    left, right = (fingerprint.signs(n, side).to(torch.float64) for side, n in enumerate(w0.shape))
+    left, right = (signs(n, side).to(torch.float64) for side, n in enumerate(w0.shape))
     expected = left.T @ w0.cpu().to(torch.float64) @ right
-    sketch = (left.T @ svd.u.to(torch.float64) * svd.sigma) @ (svd.v.to(torch.float64).T @ right)
-    return svd if (sketch - expected).norm() <= 1e-2 * expected.norm() else None
+    found = (left.T @ svd.u.to(torch.float64) * svd.sigma) @ (svd.v.to(torch.float64).T @ right)
+    return svd if distance(expected, found) <= 1e-2 else None
 
 
 def _store(file: Path, svd: SVD) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -12,18 +11,20 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from genft import __version__
-from genft.report.formats import Made, as_dict
+from genft.report.collect import Report
+from genft.report.formats import as_dict
 from genft.runs.store import Store
 
 _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-def render(store: Store, made: Sequence[Made], notes: Sequence[str]) -> str:
-    """The page for ``made``, with the pictures in the store's folder ``figures``."""
-    runs = sum(len(found) for board, _ in made for found in board.runs.values())
-    tasks = {task for board, _ in made for task in board.tasks}
-    labels = {label for board, _ in made for label in board.labels}
-    data = json.dumps({"boards": [as_dict(*one) for one in made]}, ensure_ascii=False)
+def render(store: Store, report: Report) -> str:
+    """The page of a report, with the pictures in the store's folder ``figures``."""
+    boards = [board for board, _ in report.boards]
+    runs = sum(len(of_cell) for board in boards for of_cell in board.runs.values())
+    tasks = {task for board in boards for task in board.tasks}
+    labels = {label for board in boards for label in board.labels}
+    data = json.dumps({"boards": [as_dict(board) for board in report.boards]}, ensure_ascii=False)
     return (
         Environment(autoescape=True)
         .from_string(_template("report.html"))
@@ -35,7 +36,7 @@ def render(store: Store, made: Sequence[Made], notes: Sequence[str]) -> str:
             js=Markup(_template("report.js")),
             data=Markup(data.replace("<", "\\u003c")),  # a text in it cannot end the script
             figures=[_figure(path) for path in sorted((store.out / "figures").glob("*")) if path.suffix in _MIME],
-            notes=notes,
+            notes=report.notes,
         )
     )
 

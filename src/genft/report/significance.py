@@ -6,36 +6,38 @@ difference over many draws says how much it would change with other examples *an
 examples are drawn, and the interval says nothing about another seed.
 
 The variance of resampled means of S seeds is too small by (S − 1) / S; the seeds' deviations are therefore stretched
-by √(S / (S − 1)). What three seeds do not tell, no resampling adds: docs/report.md has the measured coverage.
+by √(S / (S − 1)). Resampling cannot add what three seeds do not hold: docs/report.md has the measured coverage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from statistics import fmean
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.generic]
-Floats = NDArray[np.float64]
+from genft.errors import ConfigError, DataError, not_one_of
+from genft.families.metrics import METRICS, Array, Floats, Metric, distinct, resample
+from genft.report.boards import Board
+from genft.runs.store import Result, answers
+
 K = TypeVar("K", bound=Hashable)
 
 DRAWS = 10_000
-#: Weights that are held at once, (draws, kinds).
-_WEIGHTS = 2_000_000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The score of one method less that of another, on the same examples with the same seeds.
+    """The score of one method minus that of another, on the same examples with the same seeds.
 
     Attributes:
         value: mean over the seeds.
         low, high: 95 % interval.
-        p: two-sided: how often a draw says the opposite; at least 2 / (draws + 1).
-        seeds: how many both methods have.
+        p: two-sided: how often a draw has the other sign; at least 2 / (draws + 1).
+        seeds: how many seeds both methods have.
     """
 
     value: float
@@ -45,8 +47,102 @@ class Difference:
     seeds: int
 
 
+class Tested(NamedTuple):
+    """A difference, and its p after Holm's correction over all differences that it is shown with."""
+
+    difference: Difference
+    p: float
+
+    @property
+    def real(self) -> bool:
+        return self.p < 0.05
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Every method compared with the reference.
+
+    Attributes:
+        tasks: by (task, label).
+        means: by label: of the mean over the common tasks.
+        notes: a sentence for each comparison that was not possible.
+    """
+
+    reference: str
+    tasks: Mapping[tuple[str, str], Tested]
+    means: Mapping[str, Tested]
+    notes: tuple[str, ...] = ()
+
+
+class ComparedBoard(NamedTuple):
+    """A board, and the differences of its methods to one of them."""
+
+    board: Board
+    differences: Differences
+
+
+def compare(board: Board, against: str | None = None) -> Differences:
+    """Every method minus ``against`` (by default the best by its mean), example by example.
+
+    Raises:
+        ConfigError: ``against`` is no column of the board.
+    """
+    if against is not None and against not in board.labels:
+        raise ConfigError(not_one_of("--against", against, board.labels))
+    reference = against or board.reference()
+    tasks: dict[tuple[str, str], Difference] = {}
+    means: dict[str, Difference] = {}
+    notes: list[str] = []
+    for label in (label for label in board.labels if label != reference):
+        observed: list[float] = []
+        drawn: list[Floats] = []
+        fewest = len(board.seeds)
+        for task in board.tasks:
+            pairs = _pairs(board, task, label, reference)
+            if not (pairs and board.has_score(task, label) and board.has_score(task, reference)):
+                continue
+            try:
+                of_task = paired_draws(task, pairs)
+            except DataError as e:
+                notes.append(f"not compared: {e}")
+                continue
+            tasks[task, label] = summarise(*of_task, len(pairs))
+            if task in board.common:
+                observed.append(of_task[0])
+                drawn.append(of_task[1])
+                fewest = min(fewest, len(pairs))
+        everywhere = len(observed) == len(board.common) and {label, reference} <= set(board.complete)
+        if observed and everywhere and board.mean_metric:
+            means[label] = summarise(fmean(observed), np.mean(drawn, axis=0), fewest)
+    return Differences(reference, _corrected(tasks), _corrected(means), tuple(dict.fromkeys(notes)))
+
+
+def _pairs(board: Board, task: str, label: str, reference: str) -> list[tuple[Result, Result]]:
+    """The runs of both methods that have the same seed."""
+    ours, theirs = ({run.seed: run for run in board.runs.get((task, name), ())} for name in (label, reference))
+    return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def paired_draws(task: str, pairs: Sequence[tuple[Result, Result]]) -> tuple[float, Floats]:
+    """(the observed difference, the drawn ones) of runs in pairs of equal seed.
+
+    Raises:
+        DataError: predictions cannot be read, are not of the same examples, or are not numbers.
+    """
+    first, second = pairs[0]
+    sides = [[answers(pair[side]) for pair in pairs] for side in (0, 1)]
+    target, *targets = (target for side in sides for _, target in side)
+    if not all(np.array_equal(target, other) for other in targets):
+        raise DataError(f"{task}: {first.label} and {second.label} were not evaluated on the same examples")
+    ours, theirs = (np.stack([predicted for predicted, _ in side]) for side in sides)
+    observed, drawn = bootstrap(METRICS[first.scores.metric], ours, theirs, target, seed=(0, zlib.crc32(task.encode())))
+    if not (np.isfinite(observed) and np.isfinite(drawn).all()):
+        raise DataError(f"{task}: {first.label} or {second.label} has predictions that are not finite")
+    return observed, drawn
+
+
 def bootstrap(
-    metric: str, first: Array, second: Array, target: Array, seed: int | tuple[int, ...] = 0, draws: int = DRAWS
+    metric: Metric, first: Array, second: Array, target: Array, seed: int | tuple[int, ...] = 0, draws: int = DRAWS
 ) -> tuple[float, Floats]:
     """(the observed difference, as many drawn ones), of scores by ``metric``.
 
@@ -55,26 +151,25 @@ def bootstrap(
         target: (examples,).
         seed: of the draws: equal calls give equal results.
     """
-    if metric == "accuracy":  # which example was right is all that counts, and leaves few kinds of examples
+    if metric.counts_hits:  # leaves few distinct examples
         first, second, target = first == target, second == target, np.ones_like(target, dtype=bool)
-    kinds, counts = np.unique(np.stack([target, *first, *second]), axis=1, return_counts=True)
-    seeds, n = len(first), len(target)
+    (target, *predicted), counts = distinct(target, *first, *second)
+    seeds = len(first)
     rng = np.random.default_rng(seed)
 
     def differences(weights: Floats) -> Floats:
-        scored = np.stack([_WEIGHTED[metric](kind, kinds[0], weights) for kind in kinds[1:]], axis=1)
+        scored = np.stack([metric.weighted(of_run, target, weights) for of_run in predicted], axis=1)
         return scored[:, :seeds] - scored[:, seeds:]
 
     observed = differences(counts[None].astype(float)).mean()
     drawn = []
-    at_once = max(1, _WEIGHTS // len(counts))
-    for start in range(0, draws, at_once):
-        some = min(at_once, draws - start)
-        of_seeds = differences(rng.multinomial(n, counts / n, some).astype(float))
+    for weights in resample(counts, draws, rng):
+        of_seeds = differences(weights)
         mean = of_seeds.mean(axis=1)
         if seeds > 1:
-            taken = np.take_along_axis(of_seeds, rng.integers(0, seeds, (some, seeds)), axis=1).mean(axis=1)
-            mean = mean + np.sqrt(seeds / (seeds - 1)) * (taken - mean)
+            chosen = rng.integers(0, seeds, (len(weights), seeds))
+            of_chosen = np.take_along_axis(of_seeds, chosen, axis=1).mean(axis=1)
+            mean = mean + np.sqrt(seeds / (seeds - 1)) * (of_chosen - mean)
         drawn.append(mean)
     return float(observed), np.concatenate(drawn)
 
@@ -86,81 +181,16 @@ def summarise(observed: float, drawn: Floats, seeds: int) -> Difference:
     return Difference(observed, float(low), float(high), min(1.0, 2 * (float(against) + 1) / (len(drawn) + 1)), seeds)
 
 
+def _corrected(differences: Mapping[K, Difference]) -> dict[K, Tested]:
+    p = holm({key: difference.p for key, difference in differences.items()})
+    return {key: Tested(difference, p[key]) for key, difference in differences.items()}
+
+
 def holm(p: Mapping[K, float]) -> dict[K, float]:
-    """Holm's step-down correction: below 0.05 where a difference is real though so many were looked at."""
+    """Holm's step-down correction: a p below 0.05 still means a real difference, however many were looked at."""
     adjusted: dict[K, float] = {}
     highest = 0.0
     for rank, key in enumerate(sorted(p, key=lambda key: p[key])):
         highest = max(highest, min(1.0, (len(p) - rank) * p[key]))
         adjusted[key] = highest
     return adjusted
-
-
-# The metrics of training/metrics.py where an example counts several times: predicted and target (kinds,), weights
-# (draws, kinds), scores (draws,).
-
-
-def _accuracy(predicted: Array, target: Array, weights: Floats) -> Floats:
-    return weights @ (predicted == target) / weights.sum(axis=1)
-
-
-def _f1_of(c: object, predicted: Array, target: Array, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """(F1 of class ``c``, whether it occurs at all)."""
-    twice = 2 * weights @ ((predicted == c) & (target == c))
-    total = weights @ ((predicted == c).astype(float) + (target == c))
-    return np.divide(twice, total, out=np.zeros_like(total), where=total > 0), total > 0
-
-
-def _f1(predicted: Array, target: Array, weights: Floats) -> Floats:
-    return _f1_of(1, predicted, target, weights)[0]
-
-
-def _macro_f1(predicted: Array, target: Array, weights: Floats) -> Floats:
-    classes = [_f1_of(c, predicted, target, weights) for c in np.union1d(predicted, target)]
-    return np.sum([f1 for f1, _ in classes], axis=0) / np.sum([occurs for _, occurs in classes], axis=0)
-
-
-def _matthews(predicted: Array, target: Array, weights: Floats) -> Floats:
-    n = weights.sum(axis=1)
-    classes = np.union1d(predicted, target)
-    said = weights @ (predicted[:, None] == classes)
-    true = weights @ (target[:, None] == classes)
-    above = n * (weights @ (predicted == target)) - (said * true).sum(axis=1)
-    below = np.sqrt((n**2 - (said**2).sum(axis=1)) * (n**2 - (true**2).sum(axis=1)))
-    return np.divide(above, below, out=np.zeros_like(n), where=below > 0)
-
-
-def _correlate(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation; x and y are (kinds,) or (draws, kinds)."""
-    n = weights.sum(axis=1, keepdims=True)
-    x = x - (weights * x).sum(axis=1, keepdims=True) / n
-    y = y - (weights * y).sum(axis=1, keepdims=True) / n
-    above = (weights * x * y).sum(axis=1)
-    below = np.sqrt((weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1))
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 1e-12 * n[:, 0])
-
-
-def _pearson(predicted: Array, target: Array, weights: Floats) -> Floats:
-    return _correlate(predicted.astype(float), target.astype(float), weights)
-
-
-def _ranks(values: Array, weights: Floats) -> Floats:
-    """The rank of every kind in every draw, ties averaged: (draws, kinds)."""
-    levels, level = np.unique(values, return_inverse=True)
-    order = np.argsort(level, kind="stable")
-    counts = np.add.reduceat(weights[:, order], np.searchsorted(level[order], np.arange(len(levels))), axis=1)
-    return (np.cumsum(counts, axis=1) - (counts - 1) / 2)[:, level]
-
-
-def _spearman(predicted: Array, target: Array, weights: Floats) -> Floats:
-    return _correlate(_ranks(predicted, weights), _ranks(target, weights), weights)
-
-
-_WEIGHTED: dict[str, Callable[[Array, Array, Floats], Floats]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
-}

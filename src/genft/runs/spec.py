@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import enum
 import hashlib
 import json
-import re
-import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from genft.api.settings import (  # noqa: F401 - some for those who still import them from here
+    check_settings,
+    default_settings,
+    full_settings,
+    key_settings,
+    parse_settings,
+    plain,
+    setting_types,
+    split_outside_brackets,
+    type_name,
+)
 from genft.data import Task
-from genft.errors import ConfigError, nearest, not_one_of
-from genft.methods import MethodInfo, get_method
+from genft.methods import get_method
 from genft.presets import Preset, Space
 from genft.records import Record, check
-
-#: Fields of a peft configuration that genft fills in, or that describe the file and not the method.
-_OURS = {"task_type", "modules_to_save", "inference_mode"}
-_BOOKKEEPING = {
-    "peft_type",
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-    "auto_mapping",
-    "base_fingerprint",
-}
-
 
 #: Fields of a :class:`RunSpec` that make it a part of the real thing.
 LIMITS = ("limit_train", "limit_select", "limit_eval")
@@ -110,8 +104,7 @@ class RunSpec(Record):
         content = self.model_dump(mode="json", exclude={"task", "model"})
         task = self.task.model_dump(mode="json", include={"name", "text_columns", "regression", "metric", "max_length"})
         content |= {"task": task, "model": model_fingerprint, "data": data_fingerprint}
-        settings = full_settings(get_method(self.method), self.settings)
-        content["settings"] = {k: v for k, v in settings.items() if k != "plan"}  # how fast, not what
+        content["settings"] = key_settings(get_method(self.method), self.settings)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -180,7 +173,7 @@ def build_spec(
         *((source, values.settings) for source, values in of_preset),
         (user, settings or {}),
     )
-    check_settings(info, all_settings)
+    check_settings(info, all_settings, Training.model_fields)
     spec = check(
         RunSpec,
         {
@@ -192,142 +185,3 @@ def build_spec(
         "run",
     )
     return Request(spec, run, all_settings, all_training, preset.spaces(info.name))
-
-
-def setting_types(info: MethodInfo) -> dict[str, Any]:
-    """The settings of a method and their types; a baseline has none."""
-    if info.config is None:
-        return {}
-    hints = typing.get_type_hints(info.config)
-    return {
-        f.name: hints[f.name] for f in dataclasses.fields(info.config) if f.init and f.name not in _OURS | _BOOKKEEPING
-    }
-
-
-def default_settings(info: MethodInfo) -> dict[str, Any]:
-    """The settings of a method as its configuration class has them."""
-    if info.config is None:
-        return {}
-    values, known = {}, setting_types(info)
-    for f in dataclasses.fields(info.config):
-        if f.name in known:
-            values[f.name] = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-    return {k: v for k, v in values.items() if v is not dataclasses.MISSING}
-
-
-def full_settings(info: MethodInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting with its default, in a form that JSON can hold."""
-    return {k: plain(v) for k, v in {**default_settings(info), **settings}.items()}
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: sets sorted, nested configurations as dictionaries."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return sorted(plain(v) for v in value)
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain(dataclasses.asdict(value))
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
-
-
-def check_settings(info: MethodInfo, settings: Iterable[str]) -> None:
-    """Refuse settings that the method does not have, all at once."""
-    known = setting_types(info)
-    problems = []
-    for key in settings:
-        if key not in known and key in Training.model_fields:
-            flag = key.replace("_", "-")
-            problems.append(f"--set {key}: is of training, not of the method {info.name!r}: use --{flag}")
-        elif key not in known and not known:
-            problems.append(f"--set {key}: the method {info.name!r} has no settings")
-        elif key not in known:
-            close = nearest(key, known)
-            problems.append(
-                f"--set {key}: the method {info.name!r} has no such setting"
-                + (f"; nearest: {close!r}" if close else "")
-                + f"; all: `genft list methods {info.name}`"
-            )
-    if problems:
-        raise ConfigError(problems)
-
-
-def parse_settings(info: MethodInfo, pairs: Iterable[str]) -> dict[str, Any]:
-    """``["shared_dim=8", "target_modules=query,value"]`` → values of the types that the method's settings have."""
-    problems, texts = [], {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if equals:
-            texts[key.strip().replace("-", "_")] = text.strip()
-        else:
-            problems.append(f"--set {pair}: must be key=value")
-    if problems:
-        raise ConfigError(problems)
-    check_settings(info, texts)
-    hints, values = setting_types(info), {}
-    for key, text in texts.items():
-        try:
-            values[key] = _parse(hints[key], text)
-        except ValueError as e:
-            problems.append(f"--set {key}: {e}")
-    if problems:
-        raise ConfigError(problems)
-    return values
-
-
-def split_outside_brackets(text: str) -> list[str]:
-    """``"a,b[c=1,d=2]"`` → ``["a", "b[c=1,d=2]"]``."""
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
-
-
-def _parse(hint: Any, text: str) -> Any:
-    """``text`` as a value of type ``hint``: JSON where it is JSON, ``none``, a comma list, or the text itself."""
-    options = set(_options(hint))
-    literals = [value for o in options if typing.get_origin(o) is Literal for value in typing.get_args(o)]
-    candidates: list[Any] = []
-    if text.lower() in ("none", "null") and types.NoneType in options:
-        return None
-    with contextlib.suppress(json.JSONDecodeError):
-        candidates.append(json.loads(text.lower() if bool in options else text))
-    takes_list = any((typing.get_origin(o) or o) in (list, set, tuple) for o in options)
-    # one plain name is a list of one; a text with other signs may be a regular expression
-    one_name = re.fullmatch(r"[\w.]+", text) is not None and text != "all-linear"
-    if takes_list and ("," in text or str not in options or one_name):
-        candidates.append([part.strip() for part in text.split(",") if part.strip()])
-    candidates.append(text)
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticSchemaGenerationError:
-        raise ValueError("cannot be set on the command line; use Python") from None
-    for candidate in candidates:
-        try:
-            return adapter.validate_python(candidate)
-        except ValidationError:
-            continue
-    if literals:
-        raise ValueError(not_one_of("value", text, literals))
-    raise ValueError(f"{text!r} is not {type_name(hint)}")
-
-
-def _options(hint: Any) -> Iterable[Any]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        for option in typing.get_args(hint):
-            yield from _options(option)
-    else:
-        yield hint
-
-
-def type_name(hint: Any) -> str:
-    """The type of a setting in words."""
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        types.NoneType: "none",
-    }
-    return " or ".join(names.get(o, str(o).replace("typing.", "")) for o in _options(hint))

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import ValidationError, model_validator
 
-from genft.errors import ConfigError, DataError
+from genft.errors import ConfigError, DataError, first_line
 from genft.files import write_atomically
 from genft.records import Record
 from genft.runs.spec import LIMITS
@@ -241,6 +241,11 @@ class Store:
             raise ConfigError(f"{self.failures}: the folder cannot be made ({e.strerror})") from None
         write_atomically(self.failures / f"{failure.key}.json", failure.model_dump_json(indent=1).encode())
 
+    def failure(self, key: str) -> Failure | None:
+        """Why the run has no result, or None if it has one, or did not fail."""
+        path = self.failures / f"{key}.json"
+        return _read(path, Failure) if path.is_file() and not self.path(key).is_file() else None
+
     def failed(self) -> list[Failure]:
         """The runs that ended with an error and have not been finished since."""
         paths = sorted(self.failures.glob("*.json"))
@@ -270,6 +275,10 @@ class Store:
         write_atomically(self.path(result.key), result.model_dump_json(indent=1).encode())
         (self.failures / f"{result.key}.json").unlink(missing_ok=True)
 
+    def keys(self) -> list[str]:
+        """The keys of all results, sorted."""
+        return sorted(path.stem for path in self.results.glob("*.json"))
+
     def __iter__(self) -> Iterator[Result]:
         for path in sorted(self.results.glob("*.json")):
             yield _read(path, Result)
@@ -290,6 +299,41 @@ def pack(array: NDArray[Any]) -> str:
     return base64.b64encode(zlib.compress(buffer.getvalue(), 9)).decode()
 
 
+#: Arrays of predictions are refused above this size: a small file may unpack to gigabytes.
+LARGEST_ARRAY = 64 * 2**20
+
+
 def unpack(text: str) -> NDArray[Any]:
     """The array that :func:`pack` was given."""
-    return np.load(io.BytesIO(zlib.decompress(base64.b64decode(text))), allow_pickle=False)
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(base64.b64decode(text), LARGEST_ARRAY)
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"it unpacks to more than {LARGEST_ARRAY // 2**20} MiB")
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def answers(result: Result) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(predictions, targets) of the reporting split, each (examples,).
+
+    Raises:
+        DataError: they are damaged, too large, or do not belong together.
+    """
+    try:
+        predicted, target = unpack(result.predictions), unpack(result.targets)
+    except (ValueError, EOFError, zlib.error, MemoryError) as e:
+        raise DataError(f"results/{result.key}.json: its predictions cannot be read ({first_line(e)})") from None
+    if predicted.ndim != 1 or predicted.shape != target.shape or not len(target):
+        raise DataError(
+            f"results/{result.key}.json: its predictions {predicted.shape} and targets {target.shape} do not belong "
+            "together"
+        )
+    return predicted, target
+
+
+def is_constant(result: Result) -> bool:
+    """Whether the run predicts the same for every example, and the right answers differ."""
+    try:
+        predicted, target = answers(result)
+    except DataError:  # which the comparison of methods reports
+        return False
+    return len(predicted) > 1 and bool(np.all(predicted == predicted[0]) and np.any(target != target[0]))

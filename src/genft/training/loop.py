@@ -40,12 +40,12 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from genft.api.recipe import Recipe
 from genft.data.encode import Encoded
 from genft.errors import TrainingError, first_line
+from genft.families.metrics import Array, Metric
 from genft.models.load import LoadedModel
 from genft.models.parameters import is_head, trained_state
 from genft.runs.spec import Training
 from genft.training import ranks
 from genft.training.callbacks import StopOnNaN, Stopwatch, Watch, Watcher
-from genft.training.metrics import Array, score
 from genft.training.schedule import learning_rate
 
 
@@ -78,7 +78,7 @@ def fit(
     training: Training,
     *,
     recipe: Recipe,
-    metric: str,
+    metric: Metric,
     seed: int,
     checkpoints: Path,
     watch: Watch,
@@ -113,7 +113,7 @@ def fit(
         train_dataset=train,
         eval_dataset=None if select is None else _longest_first(select)[0],
         data_collator=_collator(loaded),
-        compute_metrics=lambda outcome: {metric: score(metric, *decide(outcome))},
+        compute_metrics=lambda outcome: {metric.name: metric.score(*decide(outcome))},
         preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
         callbacks=[Watcher(watch), stopwatch, *recipe.callbacks(model), EveryFew(every), *callbacks],
     )
@@ -129,14 +129,15 @@ def fit(
         ) from None
     history = trainer.state.log_history
     epochs = [
-        {"epoch": round(entry["epoch"]), metric: entry[f"eval_{metric}"], "loss": entry["eval_loss"]}
+        {"epoch": round(entry["epoch"]), metric.name: entry[f"eval_{metric.name}"], "loss": entry["eval_loss"]}
         for entry in history
-        if f"eval_{metric}" in entry
+        if f"eval_{metric.name}" in entry
     ]
     losses = {round(entry["epoch"]): entry["loss"] for entry in history if "loss" in entry}
     for entry in epochs:
         entry["train_loss"] = losses[int(entry["epoch"])]
-    best = max(epochs, key=lambda entry: entry[metric], default=None)  # the first of equals, as Trainer keeps it
+    choose = max if metric.higher_is_better else min  # the first of equals, as Trainer keeps it
+    best = choose(epochs, key=lambda entry: entry[metric.name], default=None)
     return Fitted(
         trainer,
         epochs,
@@ -343,7 +344,7 @@ def _collator(loaded: LoadedModel) -> Any:
     return DataCollatorWithPadding(loaded.tokenizer, pad_to_multiple_of=8)
 
 
-def _arguments(training: Training, metric: str, seed: int, folder: Path, *, evaluates: bool) -> TrainingArguments:
+def _arguments(training: Training, metric: Metric, seed: int, folder: Path, *, evaluates: bool) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
@@ -362,8 +363,8 @@ def _arguments(training: Training, metric: str, seed: int, folder: Path, *, eval
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
         load_best_model_at_end=evaluates,
-        metric_for_best_model=metric,
-        greater_is_better=True,
+        metric_for_best_model=metric.name,
+        greater_is_better=metric.higher_is_better,
         save_total_limit=2,  # the best and the last; of one, Trainer deletes the last when it ends
         remove_unused_columns=False,
         label_names=["labels"],

@@ -25,6 +25,7 @@ from genft.bridge.tuner import derived_settings
 from genft.data import Split, TaskData, read
 from genft.data.encode import Encoded, encode
 from genft.errors import ConfigError
+from genft.families.metrics import METRICS, metric_for, score_all
 from genft.methods import get_method
 from genft.models.load import LoadedModel, ModelSource, find_model, load_model
 from genft.models.parameters import count_parameters
@@ -36,7 +37,6 @@ from genft.training.attach import attach, targeted
 from genft.training.callbacks import Inferred, Watch, ignore
 from genft.training.loop import Fitted, decide, fit
 from genft.training.memory import PeakMemory
-from genft.training.metrics import check_metric, interval, scores
 from genft.training.trackers import tracker_callbacks
 
 
@@ -74,7 +74,7 @@ def prepare(
     Everything that can be refused early is refused here.
     """
     get_method(spec.method).check_kind(spec.task.kind)
-    check_metric(spec.task.metric, regression=spec.task.regression)
+    metric_for(spec.task.metric, classes=0 if spec.task.regression else None)
     if spec.task.regression and spec.training.label_smoothing:
         raise ConfigError("label_smoothing: is for classes, and this task predicts a number")
     if spec.task.kind == "text" and spec.training.augment != "none":
@@ -86,6 +86,7 @@ def prepare(
     protocol = get_protocol(spec.protocol)
     source = source or find_model(spec.model)
     data = data or read(spec.task)
+    metric_for(data.task.metric, classes=0 if data.task.regression else len(data.task.classes))
     roles = roles or assign_roles(data, protocol, spec.limit_train, spec.limit_eval, spec.limit_select)
     return Plan(spec, data, roles, source, spec.key(source.fingerprint, data.fingerprint))
 
@@ -173,9 +174,9 @@ def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str
             )
             steps, resumed_at = steps + fitted.steps, resumed_at + fitted.resumed_at
         predicted, target = decide(fitted.trainer.predict_arrays(_encoded(plan, loaded, plan.roles.report)))
-        metrics = scores(predicted, target, classes=classes)
+        metrics = score_all(predicted, target, classes=classes)
         for name, split in plan.roles.also.items():
-            beside = scores(*decide(fitted.trainer.predict_arrays(_encoded(plan, loaded, split))), classes=classes)
+            beside = score_all(*decide(fitted.trainer.predict_arrays(_encoded(plan, loaded, split))), classes=classes)
             metrics |= {f"{metric} ({name})": value for metric, value in beside.items()}
     value = metrics[task.metric]
     adapter = store.adapter(plan.name)
@@ -194,7 +195,7 @@ def run(plan: Plan, store: Store, watch: Watch = ignore, report_to: Sequence[str
         protocol=spec.protocol,
         examples=plan.roles.sizes,
         scores=Scores(
-            metric=task.metric, value=value, metrics=metrics, interval=interval(task.metric, predicted, target)
+            metric=task.metric, value=value, metrics=metrics, interval=METRICS[task.metric].interval(predicted, target)
         ),
         history=History(epochs=epochs, best_epoch=best_epoch, steps=steps, resumed_at=resumed_at),
         counts=Counts(
@@ -248,7 +249,7 @@ def _fit(
         _encoded(plan, loaded, select, several_passes=True) if select is not None else None,
         plan.spec.training,
         recipe=get_method(plan.spec.method).recipe,
-        metric=plan.data.task.metric,
+        metric=METRICS[plan.data.task.metric],
         seed=plan.spec.seed,
         checkpoints=checkpoints,
         watch=watch,

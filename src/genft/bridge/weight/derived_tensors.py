@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Constants(nn.Module):
+class DerivedTensors(nn.Module):
     """Frozen tensors by name that move with the model. They are not buffers, because DDP would broadcast those in
     every forward pass.
 
@@ -21,7 +21,7 @@ class Constants(nn.Module):
         self.saved = saved
         self.tensors: dict[str, Tensor] = {}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Constants:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DerivedTensors:
         # what is on the meta device has no values to move; it is derived anew when W0 has some
         self.tensors = {name: t if t.is_meta else fn(t) for name, t in self.tensors.items()}
         return self

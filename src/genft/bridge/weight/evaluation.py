@@ -108,12 +108,12 @@ class UpdateCache:
         update: Kept,
         trained: Iterable[Tensor],
         frozen: Iterable[Tensor],
-        constants: Sequence[Tensor],
+        derived: Sequence[Tensor],
     ) -> None:
         """Keep ``update``, which was made from these tensors; ``key`` has to tell them apart (their ids do, since all
-        of them are held). Constants are the library's own, which nobody writes to."""
+        of them are held). Derived tensors are the library's own, which nobody writes to."""
         seen: list[Any] = [self._seen(t) for t in trained]
-        self._entries[layer] = (key, [*seen, *map(_Frozen, frozen)], update, constants)
+        self._entries[layer] = (key, [*seen, *map(_Frozen, frozen)], update, derived)
 
     def _seen(self, tensor: Tensor) -> _Trained:
         """Layers that share a tensor share what is known of it, as long as it holds."""

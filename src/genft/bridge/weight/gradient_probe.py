@@ -31,9 +31,9 @@ def silent_factors(method: WeightMethod, site: Site) -> list[str]:
                 factor.init(value)
             factors[name] = value.double().requires_grad_()
         silent = set(factors)
-        constants = method.constants(small, w0)
+        derived = method.derive(small, w0)
         for _ in range(STEPS):
-            delta = method.delta_weight(w0, {**factors, **constants})
+            delta = method.delta_weight(w0, {**factors, **derived})
             if delta is None or not silent:
                 return []
             offset = method.delta_bias(None, factors)

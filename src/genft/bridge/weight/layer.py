@@ -20,7 +20,7 @@ from genft.api.method import Method, Site, WeightMethod
 from genft.bridge import fingerprint
 from genft.bridge.layer import entry, own_key
 from genft.bridge.targets import computes_plainly, features, is_meta, weight_kind
-from genft.bridge.weight.derived_tensors import Constants
+from genft.bridge.weight.derived_tensors import DerivedTensors
 from genft.bridge.weight.evaluation import UpdateCache
 from genft.bridge.weight.mask_seeds import ForwardPass, MaskSeeds
 from genft.bridge.weight.merging import MergingLayer
@@ -71,33 +71,33 @@ class WeightLayer(MergingLayer):
         self.kind = weight_kind(pretrained)
         self.out_features, self.in_features = features(pretrained)
         self.quantization_backend = resolve_quantization_backend(pretrained)
-        self.constants_name = f"{prefix}constants"
-        setattr(self, self.constants_name, nn.ModuleDict())
-        self.other_param_names = ("attachments", self.constants_name)
+        self.derived_name = f"{prefix}constants"  # the name in saved files
+        setattr(self, self.derived_name, nn.ModuleDict())
+        self.other_param_names = ("attachments", self.derived_name)
         self.mask_seeds = MaskSeeds(forward_pass)
         self.update_cache = update_cache
 
     def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
         super().attach(adapter_name, method, sites)
-        self.derive_constants(adapter_name)
+        self.derive(adapter_name)
 
-    def derive_constants(self, adapter_name: str) -> None:
+    def derive(self, adapter_name: str) -> None:
         """Ask the adapter's method for the tensors that it derives from W0."""
         method = self.attachments[adapter_name].method
         assert isinstance(method, WeightMethod)
-        constants = Constants(saved=method.saves_constants)
+        derived = DerivedTensors(saved=method.saves_derived)
         if self.kind is not None:
             w0 = self.frozen_weight()
             for site in self.attachments[adapter_name].sites:
-                for name, value in method.constants(site, w0[site.start : site.stop]).items():
-                    constants.tensors[own_key(site, name)] = value
-        getattr(self, self.constants_name)[adapter_name] = constants
+                for name, value in method.derive(site, w0[site.start : site.stop]).items():
+                    derived.tensors[own_key(site, name)] = value
+        getattr(self, self.derived_name)[adapter_name] = derived
 
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
         found = super().factors(adapter_name, site)
-        constants: Constants = getattr(self, self.constants_name)[adapter_name]
+        derived: DerivedTensors = getattr(self, self.derived_name)[adapter_name]
         prefix = own_key(site, "")
-        for key, value in constants.tensors.items():
+        for key, value in derived.tensors.items():
             if key.startswith(prefix):
                 found[key.removeprefix(prefix)] = value
         return found
@@ -112,7 +112,7 @@ class WeightLayer(MergingLayer):
                 continue
             values = self.factors(adapter_name, site)
             for name in values:
-                for kind in (self.factors_name, self.constants_name):
+                for kind in (self.factors_name, self.derived_name):
                     key = f"{path}.{kind}.{adapter_name}.{own_key(site, name)}"
                     values[name] = state_dict.get(key, values[name])
             left, right = fingerprint.signs(site.out_features, 0), fingerprint.signs(site.in_features, 1)
@@ -344,37 +344,37 @@ class WeightLayer(MergingLayer):
         """The update of an earlier pass, or one that will be kept for the next; None where none may be kept."""
         if self.training or torch.compiler.is_compiling() or not self.update_cache.limit:
             return None
-        trained, frozen, constants = self._sources(names)
+        trained, frozen, derived = self._sources(names)
         if any(type(t) not in (Tensor, nn.Parameter) for t in trained):
             return None
         if any(t.is_inference() for t in (*trained, *frozen)):
             return None
         if torch.is_grad_enabled() and any(t.requires_grad for t in (*trained, *frozen)):
             return None
-        key = (*names, exact, x.dtype, x.device, *map(id, (*trained, *frozen, *constants)))
+        key = (*names, exact, x.dtype, x.device, *map(id, (*trained, *frozen, *derived)))
         update = self.update_cache.get(self, key, x.numel() // x.shape[-1])
         if update is None:
             # what is made in inference mode could not meet a gradient later
             with torch.inference_mode(False), torch.no_grad():
                 update, keep = self._update_to_keep(names, x, exact)
             if keep:
-                self.update_cache.keep(self, key, update, trained, frozen, constants)
+                self.update_cache.keep(self, key, update, trained, frozen, derived)
         return update
 
     def _sources(self, names: list[str]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """What the active updates are made from: trained tensors, W0 and b0 as stored, and constants."""
+        """What the active updates are made from: trained tensors, W0 and b0 as stored, and derived tensors."""
         base, (shared,) = self.get_base_layer(), self._shared
         assert self.kind is not None
         weight, bias = getattr(base, self.kind.weight), getattr(base, self.kind.bias, None)
         trained: list[Tensor] = []
-        constants: list[Tensor] = []
+        derived: list[Tensor] = []
         for name in names:
             trained += entry(self.own_factors, name).values()
             if shared is not None and name in shared:
                 container = entry(shared, name)
                 trained += [container[key] for key in self.attachments[name].shared_names]
-            constants += getattr(self, self.constants_name)[name].tensors.values()
-        return trained, [weight] if bias is None else [weight, bias], constants
+            derived += getattr(self, self.derived_name)[name].tensors.values()
+        return trained, [weight] if bias is None else [weight, bias], derived
 
     def _update_to_keep(self, names: list[str], x: Tensor, exact: bool) -> tuple[Update, bool]:
         """W0 + ΔW where the sum is exact and there is room, else what costs least memory; and whether to keep it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from genft.cli.screen import print_json, screen
 from genft.data import list_tasks
-from genft.report.terminal import table
+from genft.report.style import table
 
 
 def show(as_json: bool) -> None:

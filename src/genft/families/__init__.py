@@ -1,0 +1,1 @@
+"""How each kind of task is learned and scored."""

@@ -1,0 +1,228 @@
+"""How predictions are scored, and how sure a score is.
+
+Every score is computed from weighted examples, many sets of weights at once. Weights of one give the plain score that
+training reports; how often a bootstrap draws each example gives the scores of its draws. A test compares every metric
+with scikit-learn or SciPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genft.errors import ConfigError, not_one_of
+
+Array = NDArray[np.generic]
+Floats = NDArray[np.float64]
+
+#: How many weights (draws × distinct examples) are held in memory at once.
+_WEIGHTS_AT_ONCE = 2_000_000
+#: A spread below this share of the largest value is the rounding of a constant.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One way to score predictions.
+
+    Attributes:
+        text: what it is, for people.
+        weighted: predictions (examples,), targets (examples,), weights (draws, examples) → scores (draws,).
+        numbers: whether it scores numbers; otherwise, classes.
+        classes: the one number of classes that it needs, or None if it takes any.
+        higher_is_better: False for errors and losses.
+        counts_hits: whether the score is the share of predictions that equal their target.
+        scale: what a score is multiplied by where people read it: 100 for shares and correlations.
+        digits: how many decimals people read.
+    """
+
+    name: str
+    text: str
+    weighted: Callable[[Array, Array, Floats], Floats]
+    numbers: bool = False
+    classes: int | None = None
+    higher_is_better: bool = True
+    counts_hits: bool = False
+    scale: float = 100.0
+    digits: int = 2
+
+    def fits(self, classes: int | None) -> bool:
+        """Whether it can score answers of ``classes`` classes (0: numbers; None: classes, how many is not known)."""
+        if classes == 0 or self.numbers:
+            return self.numbers and classes == 0
+        return classes is None or self.classes in (None, classes)
+
+    def score(self, predicted: Array, target: Array) -> float:
+        """The score of predictions (examples,): class numbers, or values in a regression."""
+        (predicted, target), counts = distinct(predicted, target)
+        return float(self.weighted(predicted, target, counts[None].astype(float))[0])
+
+    def interval(self, predicted: Array, target: Array, level: float = 0.95, draws: int = 1000) -> tuple[float, float]:
+        """A confidence interval over examples: Wilson's for a share of hits, otherwise a percentile bootstrap.
+
+        It says how certain the score is for these trained weights, not how much another seed would change it.
+        """
+        if self.counts_hits:
+            from scipy import stats
+
+            correct = int(np.sum(predicted == target))
+            wilson = stats.binomtest(correct, len(target)).proportion_ci(level, method="wilson")
+            return float(wilson.low), float(wilson.high)
+        (predicted, target), counts = distinct(predicted, target)
+        resampled = resample(counts, draws, np.random.default_rng(0))
+        scores = np.concatenate([self.weighted(predicted, target, weights) for weights in resampled])
+        low, high = np.nanpercentile(scores, [50 * (1 - level), 50 * (1 + level)])
+        return float(low), float(high)
+
+    def shown(self, value: float, sign: str = "") -> str:
+        """A score, or a difference of scores, as people read it; ``sign`` is ``"+"`` to always show one."""
+        return f"{self.scale * value:{sign}.{self.digits}f}"
+
+    @property
+    def unit(self) -> str:
+        """What stands behind the metric's name where scores are shown: ``" × 100"``, or nothing."""
+        return "" if self.scale == 1 else f" × {self.scale:g}"
+
+    def better(self, a: float, b: float) -> bool:
+        return a > b if self.higher_is_better else a < b
+
+
+def metric_for(name: str, *, classes: int | None) -> Metric:
+    """The metric ``name``, for answers of ``classes`` classes (0: numbers; None: classes, how many is not known yet).
+
+    Raises:
+        ConfigError: no metric has this name, or it cannot score such answers.
+    """
+    fitting = [m.name for m in METRICS.values() if m.fits(classes)]
+    if name not in fitting:
+        raise ConfigError(not_one_of("metric", name, fitting, what=f"cannot score this task{_reason(name)}"))
+    return METRICS[name]
+
+
+def _reason(name: str) -> str:
+    metric = METRICS.get(name)
+    if metric is None or not (metric.numbers or metric.classes):
+        return ""
+    return " (it scores numbers)" if metric.numbers else f" (it needs {metric.classes} classes)"
+
+
+def score_all(predicted: Array, target: Array, *, classes: int) -> dict[str, float]:
+    """Name → score of every metric that fits the answers: numbers (``classes`` is 0), two classes, or more."""
+    return {m.name: m.score(predicted, target) for m in METRICS.values() if m.fits(classes)}
+
+
+# ---------------------------------------------------------------- resampling
+
+
+def distinct(*rows: Array) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+    """(the distinct examples (rows, kinds), each a column of ``rows`` (examples,); how often each occurs (kinds,))."""
+    kinds, counts = np.unique(np.stack(rows), axis=1, return_counts=True)
+    return kinds, counts
+
+
+def resample(counts: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """Weights (some draws, kinds) of ``draws`` bootstrap draws of as many examples as ``counts`` holds, in batches."""
+    examples = int(counts.sum())
+    at_once = max(1, _WEIGHTS_AT_ONCE // len(counts))
+    for start in range(0, draws, at_once):
+        yield rng.multinomial(examples, counts / examples, min(at_once, draws - start)).astype(float)
+
+
+# ---------------------------------------------------------------- classes
+
+
+class _Counts(NamedTuple):
+    """Weighted counts by class, each (draws, classes), over the classes that are predicted or true."""
+
+    classes: Array
+    hits: Floats
+    predicted: Floats
+    true: Floats
+
+    @property
+    def f1(self) -> Floats:
+        """F1 of every class; 0 for a class that a draw does not hold."""
+        total = self.predicted + self.true
+        return np.divide(2 * self.hits, total, out=np.zeros_like(total), where=total > 0)
+
+
+def _count(predicted: Array, target: Array, weights: Floats) -> _Counts:
+    classes = np.union1d(predicted, target)
+    is_predicted, is_true = (answers[:, None] == classes for answers in (predicted, target))
+    hits, said, true = (weights @ each.astype(float) for each in (is_predicted & is_true, is_predicted, is_true))
+    return _Counts(classes, hits, said, true)
+
+
+def _accuracy(predicted: Array, target: Array, weights: Floats) -> Floats:
+    return weights @ (predicted == target) / weights.sum(axis=1)
+
+
+def _f1(predicted: Array, target: Array, weights: Floats) -> Floats:
+    counts = _count(predicted, target, weights)
+    return counts.f1[:, counts.classes == 1].sum(axis=1)
+
+
+def _macro_f1(predicted: Array, target: Array, weights: Floats) -> Floats:
+    counts = _count(predicted, target, weights)
+    return counts.f1.sum(axis=1) / (counts.predicted + counts.true > 0).sum(axis=1)
+
+
+def _matthews(predicted: Array, target: Array, weights: Floats) -> Floats:
+    """R_K of Gorodkin (2004), which is Matthews' coefficient for two classes."""
+    _, hits, said, true = _count(predicted, target, weights)
+    n = weights.sum(axis=1)
+    covariance = n * hits.sum(axis=1) - (said * true).sum(axis=1)
+    norm = np.sqrt((n**2 - (said**2).sum(axis=1)) * (n**2 - (true**2).sum(axis=1)))
+    return np.divide(covariance, norm, out=np.zeros_like(n), where=norm > 0)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _correlate(x: Floats, y: Floats, weights: Floats) -> Floats:
+    """Pearson's correlation of x and y, each (kinds,) or (draws, kinds); 0 where one is constant, NaN where one is."""
+    n = weights.sum(axis=1)
+
+    def centred(values: Floats) -> tuple[Floats, Floats]:
+        deviations = values - (weights * values).sum(axis=1, keepdims=True) / n[:, None]
+        return deviations, (weights * deviations**2).sum(axis=1)
+
+    (dx, sxx), (dy, syy) = centred(x), centred(y)
+    constant = [spread <= n * (_ROUNDING * np.abs(values).max()) ** 2 for spread, values in ((sxx, x), (syy, y))]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(constant[0] | constant[1], 0.0, (weights * dx * dy).sum(axis=1) / np.sqrt(sxx * syy))
+
+
+def _pearson(predicted: Array, target: Array, weights: Floats) -> Floats:
+    return _correlate(predicted.astype(float), target.astype(float), weights)
+
+
+def _ranks(values: Array, weights: Floats) -> Floats:
+    """The rank of every kind in every draw (draws, kinds), ties averaged; NaN throughout if a value is NaN."""
+    if np.isnan(values.astype(float)).any():
+        return np.full(weights.shape, np.nan)
+    levels, level = np.unique(values, return_inverse=True)
+    order = np.argsort(level, kind="stable")
+    counts = np.add.reduceat(weights[:, order], np.searchsorted(level[order], np.arange(len(levels))), axis=1)
+    return (np.cumsum(counts, axis=1) - (counts - 1) / 2)[:, level]
+
+
+def _spearman(predicted: Array, target: Array, weights: Floats) -> Floats:
+    return _correlate(_ranks(predicted, weights), _ranks(target, weights), weights)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "share of right answers", _accuracy, counts_hits=True),
+        Metric("f1", "F1 of class 1, as GLUE has it for MRPC and QQP", _f1, classes=2),
+        Metric("macro_f1", "mean F1 of the classes", _macro_f1),
+        Metric("matthews", "Matthews correlation coefficient", _matthews),
+        Metric("pearson", "Pearson correlation", _pearson, numbers=True),
+        Metric("spearman", "Spearman rank correlation", _spearman, numbers=True),
+    )
+}

@@ -1,0 +1,218 @@
+"""The boards of a store: which of its results may stand in one table, under which names.
+
+A result that cannot be read is left out, named and counted; it never ends a report.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from genft.errors import ConfigError, DataError, not_one_of
+from genft.families.metrics import METRICS
+from genft.report.boards import Board, settings_of
+from genft.report.significance import ComparedBoard, compare
+from genft.runs.spec import LIMITS
+from genft.runs.store import Failure, Result, Store, is_constant
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the results in a store say.
+
+    Attributes:
+        boards: each compared with one of its methods.
+        notes: a sentence per result that is left out, and per run that failed.
+    """
+
+    boards: tuple[ComparedBoard, ...]
+    notes: tuple[str, ...]
+
+
+def read_report(
+    store: Store,
+    *,
+    methods: Collection[str] = (),
+    everything: bool = False,
+    together: bool = False,
+    against: str | None = None,
+    only: str | None = None,
+) -> Report:
+    """The boards of a store with their differences, and what is missing from them.
+
+    Args:
+        methods, everything, together, only: as for :func:`read_boards`.
+        against: the method to compare with, on the boards that have it; by default the best of each board.
+
+    Raises:
+        ConfigError: a method that has no result.
+        DataError: no results at all.
+    """
+    boards, notes = read_boards(store, methods=methods, everything=everything, together=together, only=only)
+    if against is not None and not any(against in board.labels for board in boards):
+        known = dict.fromkeys(label for board in boards for label in board.labels)
+        raise ConfigError(not_one_of("--against", against, known))
+    compared = [ComparedBoard(b, compare(b, against if against in b.labels else None)) for b in boards]
+    return Report(tuple(compared), (*notes, *failure_notes(store)))
+
+
+def failure_notes(store: Store) -> list[str]:
+    """A sentence per run that ended with an error."""
+    notes = []
+    for path in sorted(store.failures.glob("*.json")):
+        try:
+            failure = store.failure(path.stem)
+        except DataError as e:
+            notes.append(f"left out: {e}")
+        else:
+            notes += [_failed(failure)] if failure else []
+    return notes
+
+
+def _failed(failure: Failure) -> str:
+    reason = (failure.error.splitlines() or ["no reason was recorded"])[0]
+    return f"failed: {failure.task} {failure.method} seed {failure.seed}: {reason}"
+
+
+def read_boards(
+    store: Store,
+    *,
+    methods: Collection[str] = (),
+    everything: bool = False,
+    together: bool = False,
+    only: str | None = None,
+) -> tuple[list[Board], list[str]]:
+    """(the boards of a store, each in the order of its bench, or of method names; a sentence per result left out).
+
+    Args:
+        methods: only these columns, by label or by name of the method; empty for all.
+        everything: also results that no bench compares: a grid's candidates, single runs.
+        together: benches with different training share boards; if two have the same column and task, the later
+            one's runs count.
+        only: the comparison of this name alone: :attr:`genft.sweeps.matrix.Matrix.name` of a bench.
+
+    Raises:
+        ConfigError: a method that has no result.
+        DataError: no results at all.
+    """
+    rows, notes = _labelled(store, everything)
+    total = len(rows) + len(notes)
+    tables: dict[tuple[Any, ...], list[tuple[str, Result]]] = defaultdict(list)
+    for matrix, label, result in _latest(rows) if together else rows:
+        if only in (None, matrix):
+            tables[(matrix, *_comparable(result))].append((label, result))
+    if not tables:
+        reasons = f" ({len(notes)} cannot be read; the first: {notes[0]})" if notes else ""
+        raise DataError(
+            f"{store.out}: holds no results{reasons}; `genft train` and `genft bench` write them with --out"
+        )
+    known = {name for table in tables.values() for label, run in table for name in (label, run.method)}
+    if unknown := [name for name in methods if name not in known]:
+        raise ConfigError(not_one_of("--methods", unknown[0], sorted(known), what="has no result"))
+    boards = []
+    for (_, model, _, suite, protocol, limits), table in tables.items():
+        wanted = [(label, run) for label, run in table if not methods or {label, run.method} & set(methods)]
+        if wanted:
+            runs, left_out = _placed(wanted)
+            notes += left_out
+            labels = tuple(dict.fromkeys(label for label, _ in wanted))
+            constant = frozenset(run.key for of_cell in runs.values() for run in of_cell if is_constant(run))
+            boards.append(Board(model, suite, protocol, limits, labels, runs, constant))
+    if notes:
+        notes.insert(0, f"{len(notes)} of {total} results are left out")
+    return boards, notes
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _labelled(store: Store, everything: bool) -> tuple[list[tuple[str, str, Result]], list[str]]:
+    """(comparison, column, result) of what a bench compares; without a bench, or for everything, of every result."""
+    cells = [] if everything else store.compared()
+    keys = dict.fromkeys(cell.key for cell in cells) if cells else store.keys()
+    results, notes = _readable(store, keys)
+    if not cells:
+        return [("", label, run) for label, run in _distinguished(list(results.values()))], notes
+    return [(cell.matrix, cell.label, results[cell.key]) for cell in cells if cell.key in results], notes
+
+
+def _readable(store: Store, keys: Iterable[str]) -> tuple[dict[str, Result], list[str]]:
+    """(the results that can be read and scored, by key; a sentence per one that cannot)."""
+    results, notes = {}, []
+    for key in keys:
+        try:
+            result = store.get(key)
+            if result is not None and result.scores.metric not in METRICS:
+                raise DataError(not_one_of(f"{store.path(key)}: metric", result.scores.metric, METRICS))
+        except DataError as e:
+            notes.append(f"left out: {e}")
+        else:
+            if result is not None:
+                results[key] = result
+    return results, notes
+
+
+# ---------------------------------------------------------------- which table, which row, which column
+
+
+def _comparable(run: Result) -> tuple[Any, ...]:
+    """What must be equal for two runs to stand in one table."""
+    suite = run.spec.get("task", {}).get("suite", "")
+    return run.model, run.provenance.model_fingerprint, suite, run.protocol, _limits(run)
+
+
+def _limits(run: Result) -> tuple[int | None, ...]:
+    return tuple(run.spec.get(name) for name in LIMITS)
+
+
+def _row(run: Result) -> tuple[str, str, str]:
+    """What must be equal for two runs to stand in one row."""
+    return run.task, run.provenance.data_fingerprint, run.scores.metric
+
+
+def _latest(rows: Sequence[tuple[str, str, Result]]) -> list[tuple[str, str, Result]]:
+    """Of what several comparisons have at one place of a board, the runs of the last one; all as one comparison."""
+    last = {(_comparable(run), label, _row(run)): matrix for matrix, label, run in rows}
+    return [("", label, run) for matrix, label, run in rows if last[_comparable(run), label, _row(run)] == matrix]
+
+
+def _distinguished(results: Sequence[Result]) -> Iterable[tuple[str, Result]]:
+    """A method that ran with several settings on one task and seed is a column for each of them."""
+    methods: dict[str, list[Result]] = defaultdict(list)
+    for run in sorted(results, key=lambda run: (run.method, run.task, run.seed)):
+        methods[run.method].append(run)
+    for method, runs in methods.items():
+        places: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        for run in runs:
+            places[(_comparable(run), _row(run), run.seed)].append(settings_of(run))
+        names = {name for place in places.values() for settings in place for name in settings}
+        differ = sorted(name for name in names if any(len({repr(s.get(name)) for s in p}) > 1 for p in places.values()))
+        labels = {}
+        for run in runs:
+            settings = settings_of(run)
+            parts = [f"{name}={settings[name]}" for name in differ if settings.get(name) is not None]
+            labels[run.key] = f"{method}[{','.join(parts)}]" if parts else method
+        yield from ((labels[run.key], run) for run in sorted(runs, key=lambda run: labels[run.key]))
+
+
+def _placed(rows: Sequence[tuple[str, Result]]) -> tuple[dict[tuple[str, str], tuple[Result, ...]], list[str]]:
+    """(the runs by (task, label), ordered by seed; a sentence per run that another one of the same seed replaces)."""
+    data, metrics = defaultdict(set), defaultdict(set)
+    for _, run in rows:
+        data[run.task].add(run.provenance.data_fingerprint)
+        metrics[run.task].add(run.scores.metric)
+    cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
+    left_out = []
+    for label, run in rows:
+        # one name for other data, or scored in another way, is another row
+        other_data = [f"data {run.provenance.data_fingerprint[:4]}"] if len(data[run.task]) > 1 else []
+        notes = other_data + ([run.scores.metric] if len(metrics[run.task]) > 1 else [])
+        of_seed = cells[f"{run.task} ({', '.join(notes)})" if notes else run.task, label]
+        other = of_seed.get(run.seed, run)
+        older, newer = sorted((other, run), key=lambda r: r.provenance.started)
+        of_seed[run.seed] = newer
+        if older.key != newer.key:
+            left_out.append(f"left out: {older.key} is {label} on {run.task} with seed {run.seed}, as {newer.key} is")
+    return {key: tuple(run for _, run in sorted(of_seed.items())) for key, of_seed in cells.items()}, left_out

@@ -1,0 +1,70 @@
+"""What a reader of a board must know before trusting a number: missing runs, mixed seeds, collapsed trainings."""
+
+from __future__ import annotations
+
+import math
+
+from genft.report.boards import Board, settings_of
+
+
+def doubts(board: Board) -> list[str]:
+    """All that is doubtful about a board, a sentence each."""
+    return [*missing(board), *not_finite(board), *constant(board), *mixed(board)]
+
+
+def missing(board: Board) -> list[str]:
+    """A sentence per column that lacks a task, or one of the board's seeds on a task."""
+    sentences = []
+    for label in board.labels:
+        lacking = [task for task in board.tasks if (task, label) not in board.runs]
+        fewer = [
+            f"{task} ({len(board.runs[task, label])} of {len(board.seeds)} seeds)"
+            for task in board.tasks
+            if (task, label) in board.runs and len(board.runs[task, label]) < len(board.seeds)
+        ]
+        if lacking or fewer:
+            sentences.append(f"{label} is missing: {', '.join([*lacking, *fewer])}")
+    return sentences
+
+
+def not_finite(board: Board) -> list[str]:
+    """A sentence per cell whose score is NaN or infinite in some seed."""
+    sentences = []
+    for (task, label), runs in board.runs.items():
+        if seeds := [run.seed for run in runs if not math.isfinite(run.scores.value)]:
+            sentences.append(f"{label} on {task} has no finite score ({_seeds(seeds)}), so no rank and no mean")
+    return sentences
+
+
+def constant(board: Board) -> list[str]:
+    """A sentence per cell in which a training collapsed: every example gets the same prediction."""
+    sentences = []
+    for (task, label), runs in board.runs.items():
+        if seeds := [run.seed for run in runs if run.key in board.constant]:
+            sentences.append(
+                f"{label} on {task} predicts the same for every example ({_seeds(seeds)}): the training collapsed, "
+                "often because the learning rate is too high or too low"
+            )
+    return sentences
+
+
+def mixed(board: Board) -> list[str]:
+    """A sentence per cell whose seeds ran with different settings (benches with different grids, say) or versions."""
+    sentences = []
+    for (task, label), runs in board.runs.items():
+        first, *others = map(settings_of, runs)
+        names = sorted({k for other in others for k in first.keys() | other if first.get(k) != other.get(k)})
+        if names:
+            sentences.append(
+                f"{label} on {task} mixes seeds with different {', '.join(names)}: "
+                "run one genft bench with all seeds to make them equal"
+            )
+        packages = sorted({name for run in runs for name in run.provenance.versions})
+        versions = {name: sorted({run.provenance.versions.get(name, "none") for run in runs}) for name in packages}
+        if different := [f"{name} ({', '.join(found)})" for name, found in versions.items() if len(found) > 1]:
+            sentences.append(f"{label} on {task} mixes seeds made by different versions of {', '.join(different)}")
+    return sentences
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
