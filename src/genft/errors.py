@@ -69,3 +69,8 @@ def not_one_of(where: str, received: object, allowed: Iterable[str], *, what: st
     close = nearest(str(received), names)
     listed = ", ".join(names) if len(names) <= 40 else ", ".join(names[:40]) + ", …"
     return f"{where}: {received!r} {what}; allowed: {listed}" + (f"; nearest: {close!r}" if close else "")
+
+
+def visible(text: str) -> str:
+    """``text`` on one line, with control characters (terminal escapes, line ends) in the form that ``repr`` shows."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -20,9 +20,10 @@ from families import FAMILIES, SMALL, Family, seeded, tokens
 from genft import AdapterFileError, BitFitConfig, ConfigError, GenFTConfig, MergeError
 from genft.adapters import merge, to_lora
 from genft.adapters import saved as artifact
-from genft.adapters.folder import new_folder, open_adapter
+from genft.adapters.folder import new_folder
 from genft.adapters.lora import balanced
 from genft.adapters.output_change import outputs, random_batches
+from genft.adapters.saved import open_adapter
 from genft.cli import app
 from genft.data import Task
 from genft.models.load import LoadedModel, Preprocessing, find_model, head_modules

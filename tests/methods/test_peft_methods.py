@@ -178,7 +178,7 @@ def test_pissa_is_saved_as_lora_of_the_unchanged_model(settings: dict[str, Any],
     f = FAMILIES["bert"]
     model = attach(loaded("bert"), METHODS["pissa"], {"init_lora_weights": "pissa", "r": 4, **settings}, no_examples)
     train(model, f.batch())
-    artifact._save_adapter(tmp_path, model)
+    artifact.save_adapter(tmp_path, model)
     again = PeftModel.from_pretrained(f.build(), tmp_path).eval()
     torch.testing.assert_close(output(again, f.batch()), output(model, f.batch()), atol=2e-5, rtol=1e-4)
     with again.disable_adapter():

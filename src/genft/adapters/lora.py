@@ -20,8 +20,12 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from genft.adapters.base_record import read_base_record
+from genft.adapters.card import lora_card
+from genft.adapters.saved import Opened, save_preprocessing
 from genft.api.method import WeightMethod
 from genft.bridge.layer import AdapterLayer
 from genft.bridge.targets import unwrap, weight_shape
@@ -109,6 +113,29 @@ def to_lora(
         exact=exact,
         notes=tuple(_notes(layers, adapter_name)),
     )
+
+
+def save_lora(folder: Path, lora: LoraAdapter, opened: Opened) -> None:
+    """Write a folder for peft, and for ``genft predict`` if the adapter came from ``genft train``."""
+    lora.save(folder)
+    save_preprocessing(folder, opened)
+    if opened.saved is not None:
+        opened.saved.model_copy(update={"method": "lora"}).write(folder)
+        if (record := read_base_record(opened.folder)) is not None:
+            record.write(folder)
+    worst = None if lora.exact else max(layer.error for layer in lora.layers)
+    base = opened.base
+    lora_card(opened.saved, lora.config.base_model_name_or_path, type(base).__name__, _labels(base), worst).write(
+        folder
+    )
+
+
+def _labels(base: PreTrainedModel) -> list[str]:
+    """Names of the outputs of a classification head, in their order; none for a model without one."""
+    if not type(base).__name__.endswith("Classification"):
+        return []
+    names: dict[int, str] = cast(Any, base.config).id2label
+    return [names[i] for i in range(len(names))]
 
 
 def _convertible(model: PeftModel, adapter_name: str) -> dict[str, BaseTunerLayer]:

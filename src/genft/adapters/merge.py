@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -9,7 +10,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from genft.errors import MergeError
+from genft.adapters.card import merged_card
+from genft.adapters.saved import Opened, save_preprocessing
+from genft.errors import MergeError, first_line
 
 
 def merge(model: nn.Module) -> PreTrainedModel:
@@ -27,7 +30,7 @@ def merge(model: nn.Module) -> PreTrainedModel:
     except MergeError:
         raise
     except (NotImplementedError, ValueError, AttributeError) as e:
-        raise MergeError(f"merge: {str(e).splitlines()[0]}") from None
+        raise MergeError(f"merge: {first_line(e)}") from None
     with torch.device("meta"):
         as_loaded = type(merged)(merged.config).state_dict().keys()
     if new := sorted(merged.state_dict().keys() - as_loaded):
@@ -36,3 +39,10 @@ def merge(model: nn.Module) -> PreTrainedModel:
             "load it; keep the adapter attached"
         )
     return merged
+
+
+def save_merged(folder: Path, model: PreTrainedModel, opened: Opened) -> None:
+    """Write a plain model folder, with its preprocessing and its card."""
+    model.save_pretrained(folder)
+    save_preprocessing(folder, opened)
+    merged_card(opened.saved, model.config._name_or_path, type(model).__name__).write(folder)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from genft.adapters.folder import Opened
+from genft.adapters.saved import Trained
+from genft.data.encode import encode
 
 Batch = dict[str, Tensor]
 
@@ -72,10 +72,7 @@ def random_batches(model: nn.Module, image_size: int | None = None, n: int = 4) 
     return made
 
 
-def given_batches(opened: Opened, inputs: Sequence[tuple[str, ...]]) -> list[Batch]:
+def given_batches(trained: Trained, inputs: Sequence[tuple[str, ...]]) -> list[Batch]:
     """One batch per input, a tuple of texts or the path of an image, read as in training."""
-    from genft.data.encode import encode
-
-    assert opened.saved is not None
-    data = encode(inputs, None, opened.saved.preprocessing, opened.tokenizer)
+    data = encode(inputs, None, trained.saved.preprocessing, trained.tokenizer)
     return [{k: torch.as_tensor(v)[None] for k, v in data[i].items()} for i in range(len(data))]

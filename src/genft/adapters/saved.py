@@ -2,75 +2,92 @@
 
 adapter_config.json, adapter_model.safetensors    peft's own (model.safetensors where no adapter was used)
 genft_task.json                                   task, labels, preprocessing, base, what was measured
+genft_base.json                                   hashes of the base's frozen weights
 tokenizer files, README.md                        for text; the model card with the code to load it
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
+import transformers
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
-from genft.bridge.tuner import LARGEST
+from genft.adapters.base_record import check_base, read_base_record, take_base_record, tokenizer_fingerprint
+from genft.adapters.card import adapter_card
+from genft.adapters.checks import check_names, check_shapes, check_sizes, one_sentence, read_tensors
+from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIGHTS, TASK_FILE, new_folder
+from genft.adapters.task_file import SavedTask, read_task
+from genft.bridge.fingerprint import other_base_allowed
 from genft.data import Task
 from genft.data.encode import Encoded, encode
-from genft.errors import AdapterFileError, BaseMismatchError, ConfigError
-from genft.models.load import LoadedModel, Preprocessing, find_model, load_model
+from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
+from genft.models.load import LoadedModel, ModelSource, find_model, load_model
 from genft.models.parameters import trained_state
-from genft.records import Record, check
 
-TASK_FILE = "genft_task.json"
-BASELINE_FILE = "model.safetensors"
-#: Settings of peft's own methods that are a size of what loading allocates.
-SIZES = {
-    *("r", "rank", "init_r", "target_r", "n_frequency", "num_vectors", "vector_length"),
-    *("num_virtual_tokens", "token_dim", "num_layers", "num_transformer_submodules"),
+#: The transformers class of a base model by peft's task type.
+AUTO_CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoModel",
 }
-
-
-class SavedTask(Record):
-    """The content of genft_task.json."""
-
-    genft_version: str
-    task: str
-    kind: str
-    text_columns: tuple[str, ...]
-    label_column: str
-    regression: bool
-    classes: tuple[str, ...]
-    metric: str
-    base: str
-    base_is_local: bool
-    method: str
-    preprocessing: Preprocessing
-    score: float
-    protocol: str
+_ELSEWHERE = "; if you have this model elsewhere, say where with --base (base= in Python)"
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A saved adapter, loaded on its base and ready to predict."""
+class Opened:
+    """An adapter on its base model, from a folder that genft or peft wrote.
 
+    Attributes:
+        folder: where it was saved.
+        model: in evaluation mode.
+        tokenizer: None for images, or if there is none.
+        saved: what genft recorded about the task; None for a folder that peft alone wrote.
+    """
+
+    folder: Path
     model: nn.Module
     tokenizer: Any
+    saved: SavedTask | None
+
+    @property
+    def base(self) -> PreTrainedModel:
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return cast(PreTrainedModel, base)
+
+
+@dataclass(frozen=True)
+class Trained(Opened):
+    """An adapter that genft trained, on its base and ready to predict."""
+
     saved: SavedTask
 
-    def predict(self, inputs: list[tuple[str, ...]], batch_size: int = 64) -> torch.Tensor:
-        """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``."""
-        data: Encoded = encode(inputs, None, self.saved.preprocessing, self.tokenizer)
+    def predict(self, inputs: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> torch.Tensor:
+        """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``.
+
+        Args:
+            inputs: texts, pairs of texts as tuples, or paths of images.
+            batch_size: inputs per forward pass.
+
+        Raises:
+            DataError: one text instead of a list, or an input with another number of texts than in training.
+        """
+        data: Encoded = encode(self._as_tuples(inputs), None, self.saved.preprocessing, self.tokenizer)
         order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
         device = next(self.model.parameters()).device
-        found = []
+        logits = []
         with torch.inference_mode():
             for start in range(0, len(order), batch_size):
                 items = [data[i] for i in order[start : start + batch_size]]
@@ -78,19 +95,58 @@ class Trained:
                     batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
                 else:
                     batch = self.tokenizer.pad(items, return_tensors="pt")
-                found.append(self.model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
-        outputs = torch.cat(found)[torch.tensor(order).argsort()]
+                logits.append(self.model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
+        outputs = torch.cat(logits)[torch.tensor(order).argsort()]
         return outputs if self.saved.regression else outputs.softmax(dim=1)
+
+    def _as_tuples(self, inputs: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
+        if isinstance(inputs, str):
+            raise DataError("inputs: received one text; give a list of texts")
+        tuples = [(given,) if isinstance(given, str) else tuple(given) for given in inputs]
+        columns = self.saved.text_columns or ("image",)
+        for number, texts in enumerate(tuples):
+            if len(texts) != len(columns):
+                raise DataError(f"inputs[{number}]: has {len(texts)} values; allowed: {', '.join(columns)}")
+        return tuples
+
+
+# -------------------------------------------------------------------- save
 
 
 def save(
     folder: Path, model: nn.Module, loaded: LoadedModel, task: Task, method: str, protocol: str, score: float
 ) -> int:
-    """Write the folder, whole or not at all; returns the bytes of its weight file."""
-    from genft import __version__
+    """Write the folder, whole or not at all; an older one of this name is replaced.
 
-    saved = SavedTask(
-        genft_version=__version__,
+    Returns:
+        The bytes of its weight file.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    is_peft = isinstance(model, PeftModel)
+    record = take_base_record(model)
+    saved = _describe(loaded, task, method, protocol, score, record.fingerprint if record else None)
+    with new_folder(folder, replace=True) as temporary:
+        weights = temporary / (ADAPTER_WEIGHTS if is_peft else BASELINE_WEIGHTS)
+        if isinstance(model, PeftModel):
+            save_adapter(temporary, model)
+        else:
+            save_file({k: v.contiguous().cpu() for k, v in trained_state(model).items()}, weights, {"format": "pt"})
+        if loaded.tokenizer is not None:
+            loaded.tokenizer.save_pretrained(temporary)
+        if record is not None:
+            record.write(temporary)
+        saved.write(temporary)
+        adapter_card(saved, is_peft=is_peft).write(temporary)
+        return weights.stat().st_size
+
+
+def _describe(
+    loaded: LoadedModel, task: Task, method: str, protocol: str, score: float, base_fingerprint: str | None
+) -> SavedTask:
+    return SavedTask(
+        genft_version=version("genft"),
         task=task.name,
         kind=task.kind,
         text_columns=task.text_columns if task.kind == "text" else (),
@@ -104,40 +160,18 @@ def save(
         preprocessing=loaded.preprocessing,
         score=score,
         protocol=protocol,
+        base_fingerprint=base_fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint(loaded.tokenizer) if loaded.tokenizer is not None else None,
     )
-    temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: only one at a time is at a run
-    try:
-        temporary.mkdir(parents=True)
-        if isinstance(model, PeftModel):
-            _save_adapter(temporary, model)
-            weights = temporary / "adapter_model.safetensors"
-        else:
-            weights = temporary / BASELINE_FILE
-            save_file({k: v.contiguous().cpu() for k, v in trained_state(model).items()}, weights, {"format": "pt"})
-        if loaded.tokenizer is not None:
-            loaded.tokenizer.save_pretrained(temporary)
-        (temporary / TASK_FILE).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(_card(saved, isinstance(model, PeftModel)), encoding="utf-8")
-        size = weights.stat().st_size
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as e:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise ConfigError(f"{folder}: cannot be written ({getattr(e, 'strerror', None) or e})") from None
-    return size
 
 
-def _save_adapter(folder: Path, model: PeftModel) -> None:
+def save_adapter(folder: Path, model: PeftModel) -> None:
     """As peft saves it; one that starts by changing W0 (PiSSA) as LoRA of the unchanged W0, of twice the rank."""
     model.save_pretrained(str(folder), save_embedding_layers=False)
     initial = getattr(model, "initial_adapter", None)
     if initial is None:
         return
-    file, weights = folder / CONFIG_NAME, load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+    file, weights = folder / ADAPTER_CONFIG, load_file(folder / ADAPTER_WEIGHTS)
     for name, start in initial.items():  # W0 − B₀A₀ + BA = W0 + [B −B₀] [A; A₀]
         if ".lora_A." in name:
             weights[name] = torch.cat([weights[name], start.cpu()], dim=0)
@@ -149,25 +183,97 @@ def _save_adapter(folder: Path, model: PeftModel) -> None:
     config["rank_pattern"] = {name: 2 * rank for name, rank in (config["rank_pattern"] or {}).items()}
     config["alpha_pattern"] = {name: scale * alpha for name, alpha in (config["alpha_pattern"] or {}).items()}
     file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-    save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
+    save_file(weights, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+
+
+def save_preprocessing(folder: Path, opened: Opened) -> None:
+    """What turns an example into the model's input: the tokenizer, or the image processor."""
+    if opened.tokenizer is not None:
+        opened.tokenizer.save_pretrained(folder)
+    if opened.saved is not None and opened.saved.kind == "image":
+        p = opened.saved.preprocessing
+        side = cast(int, p.image_size)  # images have one
+        transformers.ViTImageProcessor(
+            size={"height": side, "width": side},
+            resample=3 if p.interpolation == "bicubic" else 2,
+            image_mean=list(p.mean),
+            image_std=list(p.std),
+        ).save_pretrained(folder)
+
+
+# -------------------------------------------------------------------- open
 
 
 def load(folder: str | Path, base: str | None = None) -> Trained:
-    """Load a saved adapter on its base model, for prediction.
+    """Load what :func:`save` wrote on its base model, for prediction.
 
     Args:
-        folder: what :func:`save` wrote.
+        folder: the saved adapter.
         base: another place of the same base model; by default the one that the adapter names.
 
     Raises:
         AdapterFileError: a file is missing or damaged.
         BaseMismatchError: the base is not the model that the adapter was trained on.
+        ConfigError: the base cannot be found.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
     saved = read_task(folder)
-    task = Task(
+    loaded = load_model(_find_base(saved, base), _task(saved), saved.preprocessing.image_size)
+    if not other_base_allowed():
+        check_base(read_base_record(folder), saved.base_fingerprint, loaded.model, saved.base)
+    tokenizer = _tokenizer(folder, saved, loaded.tokenizer)
+    if (folder / ADAPTER_CONFIG).exists():
+        model: nn.Module = _attach(folder, loaded.model, saved.base)
+    else:
+        model = _fill_in(folder / BASELINE_WEIGHTS, loaded, saved)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return Trained(folder, model.eval().to(device), tokenizer, saved)
+
+
+def open_adapter(folder: Path, base: str | None = None, num_labels: int | None = None) -> Opened:
+    """Load what ``genft train``, or peft's ``save_pretrained``, has written.
+
+    Args:
+        folder: the saved adapter.
+        base: where the base model is, if not where the adapter says.
+        num_labels: outputs of the head, for a folder of peft's with a classification head (it does not say).
+
+    Raises:
+        AdapterFileError: a file is missing or damaged, or does not say what its base model is.
+        BaseMismatchError: the base is not the model that the adapter was trained on.
+        ConfigError: the base cannot be found.
+    """
+    if (folder / TASK_FILE).is_file():
+        return load(folder, base)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
+    config = PeftConfig.from_pretrained(str(folder))
+    name = base or config.base_model_name_or_path
+    if not name:
+        raise AdapterFileError(f"{folder}: does not name its base model; pass --base")
+    source = find_model(name)
+    model = _plain_base(folder, config, source, num_labels)
+    hint = "; pass --num-labels, the outputs of its head" if num_labels is None else ""
+    adapted = _attach(folder, model, name, hint, embeddings=True)
+    places = [p for p in (folder, source.folder) if (p / "tokenizer_config.json").is_file()]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(places[0]) if places else None
+    return Opened(folder, adapted.eval(), tokenizer, None)
+
+
+def _find_base(saved: SavedTask, base: str | None) -> ModelSource:
+    if saved.base_is_local and not base and not Path(saved.base).expanduser().is_dir():
+        # never look a folder's name up on the Hub: another model may have it
+        raise ConfigError(f"model: the folder {saved.base} does not exist{_ELSEWHERE}")
+    try:
+        return find_model(base or saved.base)
+    except ConfigError as e:
+        raise ConfigError(f"{e}{'' if base else _ELSEWHERE}") from None
+
+
+def _task(saved: SavedTask) -> Task:
+    return Task(
         name=saved.task,
         kind=saved.preprocessing.kind,
         reader="",
@@ -175,115 +281,70 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         regression=saved.regression,
         max_length=saved.preprocessing.max_length or 128,
     )
-    if saved.base_is_local and not base and not Path(saved.base).expanduser().is_dir():
-        # never look a folder's name up on the Hub: another model may have it
-        raise ConfigError(
-            f"model: the folder {saved.base} does not exist; if you have this model elsewhere, "
-            "say where with --base (base= in Python)"
-        )
-    try:
-        source = find_model(base or saved.base)
-    except ConfigError as e:
-        hint = "" if base else "; if you have this model elsewhere, say where with --base (base= in Python)"
-        raise ConfigError(f"{e}{hint}") from None
-    loaded = load_model(source, task, saved.preprocessing.image_size)
-    weights = folder / ("adapter_model.safetensors" if (folder / "adapter_config.json").exists() else BASELINE_FILE)
-    if not weights.is_file():
-        raise AdapterFileError(f"{weights}: is missing")
-    try:
-        if weights.name == BASELINE_FILE:
-            state = load_file(weights)
-            known = dict(loaded.model.named_parameters())
-            if wrong := [k for k, v in state.items() if k not in known or known[k].shape != v.shape]:
-                raise AdapterFileError(f"{weights}: {wrong[0]} does not fit the base model {saved.base}")
-            whole = [k for k in known if k.startswith(tuple(f"{name}." for name in loaded.trained_in_full))]
-            if missing := [k for k in whole if k not in state]:
-                raise AdapterFileError(f"{weights}: has no values for {missing[0]}; it is incomplete")
-            loaded.model.load_state_dict(state, strict=False)
-            model: nn.Module = loaded.model
-        else:
-            if not (state := load_file(weights)):
-                raise AdapterFileError(f"{weights}: holds no tensor; it is incomplete")
-            _check_sizes(folder / CONFIG_NAME, state)
-            model = PeftModel.from_pretrained(loaded.model, str(folder))
-            if missing := sorted(get_peft_model_state_dict(model, save_embedding_layers=False).keys() - state.keys()):
-                raise AdapterFileError(f"{weights}: has no values for {missing[0]}; it is incomplete")
-        if broken := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
-            raise AdapterFileError(f"{weights}: {broken[0]} holds NaN or infinite values; it is damaged")
-    except (AdapterFileError, BaseMismatchError, ConfigError):
-        raise
-    except SafetensorError as e:
-        raise AdapterFileError(f"{weights}: is damaged or incomplete ({e})") from None
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as e:
-        raise AdapterFileError(f"{folder}: cannot be loaded on {saved.base}: {str(e).splitlines()[0]}") from None
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return Trained(model.eval().to(device), loaded.tokenizer, saved)
 
 
-def _check_sizes(file: Path, state: dict[str, torch.Tensor]) -> None:
-    """Raises AdapterFileError for a rank that no saved weight has; our own tuners know it, peft's would allocate it."""
-    most = max([LARGEST, *(size for tensor in state.values() for size in tensor.shape)])
-    for name, value in json.loads(file.read_text(encoding="utf-8")).items():
-        for size in value.values() if isinstance(value, dict) and name.endswith("_pattern") else [value]:
-            if name.removesuffix("_pattern") in SIZES and isinstance(size, int | float) and size > most:
-                raise AdapterFileError(f"{file}: {name} holds {size}; nothing in the saved weights is so large")
+def _tokenizer(folder: Path, saved: SavedTask, of_base: Any) -> Any:
+    """The tokenizer of training: that in the adapter's folder; the base's may have been exchanged since."""
+    if of_base is None:
+        return None
+    in_folder = (folder / "tokenizer_config.json").is_file()
+    if in_folder:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        except Exception as e:  # the tokenizers library raises plain exceptions
+            raise AdapterFileError(f"{folder}: its tokenizer cannot be read: {first_line(e)}") from None
+    else:
+        tokenizer = of_base
+    expected = saved.tokenizer_fingerprint
+    if expected is None or other_base_allowed() or tokenizer_fingerprint(tokenizer) == expected:
+        return tokenizer
+    if in_folder:
+        raise AdapterFileError(f"{folder}: its tokenizer is not the one of training; copy the folder whole")
+    raise BaseMismatchError(
+        f"adapter: the tokenizer of {saved.base} is not the one of training, and {folder} has none; load the base "
+        "model of training, or pass another on purpose inside `with genft.allow_other_base():`"
+    )
 
 
-def read_task(folder: Path) -> SavedTask:
-    path = folder / TASK_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise AdapterFileError(
-            f"{path}: is missing, so the labels are unknown; load an adapter that genft did not save with "
-            "peft.PeftModel.from_pretrained"
-        ) from None
-    except ValueError as e:
-        raise AdapterFileError(f"{path}: is damaged ({e})") from None
-    try:
-        return check(SavedTask, values, str(path))
-    except ConfigError as e:
-        raise AdapterFileError(str(e)) from None
+def _attach(folder: Path, base: nn.Module, name: str, hint: str = "", *, embeddings: bool = False) -> PeftModel:
+    """Put the adapter in ``folder`` on its base, after checking its files.
+
+    Args:
+        base: the base model.
+        name: how the adapter calls it.
+        hint: for the message about tensors of other sizes.
+        embeddings: whether the file may hold the base's embeddings, which peft saves where they were resized.
+    """
+    file = folder / ADAPTER_WEIGHTS
+    tensors = read_tensors(file)
+    with one_sentence(folder, name, hint):
+        check_sizes(folder, tensors)
+        model = PeftModel.from_pretrained(base, str(folder))
+        needed = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+        allowed = get_peft_model_state_dict(model, save_embedding_layers=True).keys() if embeddings else ()
+    check_names(file, tensors, needed=needed, allowed=allowed)
+    return model
 
 
-def _card(saved: SavedTask, is_peft: bool) -> str:
-    """The model card: what this is and the lines that load it."""
-    classes = "number" if saved.regression else ", ".join(saved.classes)
-    example = '("a text",)' if saved.kind == "text" else '("image.jpg",)'
-    local = "\nThe base was a folder on the machine of training: give its place with `base=`.\n"
-    card = f"""---
-base_model: {saved.base}
-library_name: {"peft" if is_peft else "transformers"}
-tags: [genft]
----
-# {saved.method} on {saved.base}, for {saved.task}
+def _fill_in(file: Path, loaded: LoadedModel, saved: SavedTask) -> nn.Module:
+    """The base with what a baseline trained: its head, or everything."""
+    tensors = read_tensors(file)
+    known = dict(loaded.model.named_parameters())
+    head = tuple(f"{name}." for name in loaded.trained_in_full)
+    needed = [name for name in known if saved.method == "full" or name.startswith(head)]
+    check_shapes(file, tensors, known, saved.base)
+    check_names(file, tensors, needed=needed, allowed=())
+    loaded.model.load_state_dict(tensors, strict=False)
+    return loaded.model
 
-{saved.metric} {saved.score:.4f} (protocol {saved.protocol}), trained with genft {saved.genft_version}.
-Predicts, in this order: {classes}.
 
-```python
-from genft import load_adapter
-
-trained = load_adapter("THIS FOLDER")
-trained.predict([{example}])  # {"values" if saved.regression else "probabilities, in the order above"}
-```
-{local if saved.base_is_local else ""}"""
-    if not is_peft:
-        return card
-    outputs = len(saved.classes) or 1
-    auto = "AutoModelForSequenceClassification" if saved.kind == "text" else "AutoModelForImageClassification"
-    short = f"""
-With peft in one line: `AutoPeftModelForSequenceClassification.from_pretrained("THIS FOLDER", num_labels={outputs})`.
-"""
-    return f"""{card}
-Without genft's loader, `import genft` still comes first: it makes the method known to peft.
-
-```python
-import genft
-from peft import PeftModel
-from transformers import {auto}
-
-base = {auto}.from_pretrained("{saved.base}", num_labels={outputs})
-model = PeftModel.from_pretrained(base, "THIS FOLDER")
-```
-{short if saved.kind == "text" else ""}"""
+def _plain_base(folder: Path, config: PeftConfig, source: ModelSource, num_labels: int | None) -> PreTrainedModel:
+    """The base model of a folder that peft alone wrote, of the class that its task type asks for."""
+    class_name = AUTO_CLASSES.get(str(config.task_type)) or (config.auto_mapping or {}).get("base_model_class", "")
+    auto = getattr(transformers, class_name, None)
+    if auto is None:
+        raise AdapterFileError(f"{folder}: does not say of which class its base model is (task_type)")
+    head = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
+    model: PreTrainedModel = auto.from_pretrained(source.folder, dtype="auto", **head)
+    model.config._name_or_path = model.name_or_path = source.base_id
+    return model

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from genft.api.config import AdapterConfig
 from genft.bridge import fingerprint
+from genft.bridge.adapter_file import PEFT_PREFIX
 from genft.bridge.targets import read_weight, unwrap, weight_kind
 from genft.bridge.weight.layer import WeightLayer
-from genft.errors import AdapterFileError, BaseMismatchError
+from genft.errors import BaseMismatchError
 from genft.models.quantised import dequantised, quantisation_name
 
-#: What names in an adapter file begin with.
-PEFT_PREFIX = "base_model.model."
 _HALF = ("bfloat16", "float16")
 
 
@@ -99,22 +98,3 @@ def _another_matrix(site: str, apart: float, trained: str | None, here: str | No
         f"load the base in {trained}{cast}, or store the vectors where it was trained (save_bases=True in its "
         "configuration, and save it again)"
     )
-
-
-def check_state_dict(model: nn.Module, prefix: str, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
-    """Refuse an adapter file that lacks values, or has values that are not finite.
-
-    Raises:
-        AdapterFileError: naming the first tensor.
-    """
-    wanted = {
-        name for name, _ in model.named_parameters() if f".{prefix}" in f".{name}" and f".{adapter_name}." in name
-    }
-    if missing := sorted(wanted - state_dict.keys()):
-        raise AdapterFileError(
-            f"adapter file: it has no values for {missing[0]} (and {len(missing) - 1} more); "
-            "it is incomplete, or belongs to another configuration"
-        )
-    broken = next((k for k, v in state_dict.items() if v.is_floating_point() and not v.isfinite().all()), None)
-    if broken is not None:
-        raise AdapterFileError(f"adapter file: {broken} holds NaN or infinite values; the file is damaged")

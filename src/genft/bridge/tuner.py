@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from genft.api.config import AdapterConfig
 from genft.api.method import BlockMethod, Method, Site, WeightMethod
 from genft.bridge import fingerprint
+from genft.bridge.adapter_file import adapter_state, check_state_dict, own_tensors, without_adapter_name
 from genft.bridge.base_check import (
     base_fingerprint,
     base_weight,
-    check_state_dict,
     check_updates,
     file_entries,
     take_sketches,
@@ -306,15 +306,25 @@ class BridgeTuner(BaseTuner):
         values = dict(state_dict)
         config.expected_sketches = take_sketches(values, cls.prefix)
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, values)
-        check_state_dict(model, cls.prefix, adapter_name, remapped)
+        remapped = own_tensors(model, adapter_name, remapped)
+        check_state_dict(model, adapter_name, remapped)
         check_updates(config, model, adapter_name, remapped)
         return remapped
 
     @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return without_adapter_name(key, adapter_name, cls.prefix)
+
+    @classmethod
     def _get_adapter_state_dict(
-        cls, model: nn.Module, config: PeftConfig, adapter_name: str, *args: Any, **kwargs: Any
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
+        found = adapter_state(model, adapter_name, state_dict, unwanted_adapter_names)
         assert isinstance(config, AdapterConfig)
         recorded = getattr(getattr(model, "base_model", model), "_fingerprints", {})
         if adapter_name in recorded:  # one configuration object may have served several models

@@ -6,8 +6,10 @@ import dataclasses
 from pathlib import Path
 
 from genft.adapters import merge as merge_into_base
-from genft.adapters.folder import check_new, new_folder, open_adapter, save_merged
+from genft.adapters.folder import check_new, new_folder
+from genft.adapters.merge import save_merged
 from genft.adapters.output_change import output_change, outputs
+from genft.adapters.saved import open_adapter
 from genft.cli.declare import Options, option, takes_options
 from genft.cli.handing_over import change_in_words, probe_inputs
 from genft.cli.options import InputOptions, JsonOptions, OpenOptions

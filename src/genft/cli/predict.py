@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from genft.adapters.saved import SavedTask, load, read_task
+from genft.adapters.saved import load
+from genft.adapters.task_file import SavedTask, read_task
 from genft.cli.declare import Options, option, takes_options
 from genft.cli.options import InputOptions, JsonOptions, ReadingOptions, SavedOptions
 from genft.cli.request import existing_folder

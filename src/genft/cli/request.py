@@ -34,6 +34,7 @@ class RunOptions(Options):
 def build_request(run: RunOptions) -> Request:
     """The spec that the options describe, in which every value knows its origin."""
     task = find_task(run.task)
+    _check_protocol(task, run.roles)
     info = get_method(run.method.method or "genft")
     said = {"method": run.method.method, "seed": run.method.seed, **run.roles.said}
     return build_spec(
@@ -107,7 +108,14 @@ def read_tasks(
     return [(tasks[name], of_task) for name, of_task in data.items()]
 
 
+def _check_protocol(task: Task, roles: RoleOptions) -> None:
+    """Refuse a protocol that is another benchmark's, if the user asks for it."""
+    if roles.protocol is not None:
+        get_protocol(roles.protocol).check_suite(task)
+
+
 def _read_with_roles(task: Task, roles: RoleOptions) -> TaskData:
+    _check_protocol(task, roles)
     data = read(task)
     assign_roles(data, get_protocol(roles.protocol or task.protocol))  # which refuses if a split is missing
     return data

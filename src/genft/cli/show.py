@@ -71,7 +71,7 @@ def _words(text: str | None) -> list[str]:
 
 def _numbers(text: str | None) -> list[int]:
     if wrong := [word for word in _words(text) if not word.isdecimal()]:
-        raise ConfigError(f"layers: received {wrong[0]!r}; allowed: numbers of layers, such as 0,5,11")
+        raise ConfigError(f"--layers: received {wrong[0]!r}; allowed: numbers of layers, such as 0,5,11")
     return [int(word) for word in _words(text)]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from peft import PeftModel
 
 from genft.adapters import to_lora as as_lora
-from genft.adapters.folder import check_new, new_folder, open_adapter, save_lora
-from genft.adapters.lora import LoraAdapter
+from genft.adapters.folder import check_new, new_folder
+from genft.adapters.lora import LoraAdapter, save_lora
 from genft.adapters.output_change import OutputChange, output_change, outputs
+from genft.adapters.saved import open_adapter
 from genft.cli.declare import option, takes_options
 from genft.cli.handing_over import change_in_words, probe_inputs
 from genft.cli.merge import MergeOptions
@@ -45,7 +46,7 @@ def to_lora(adapter: OpenOptions, inputs: InputOptions, options: LoraOptions, ou
     """
     be_quiet()
     if options.rank != "auto" and not options.rank.isdecimal():
-        raise ConfigError(f"rank: received {options.rank!r}; allowed: auto, or a whole number")
+        raise ConfigError(f"--rank: received {options.rank!r}; allowed: auto, or a whole number")
     check_new(options.out)
     opened = open_adapter(existing_folder(adapter.adapter), adapter.base, adapter.num_labels)
     if not isinstance(opened.model, PeftModel):

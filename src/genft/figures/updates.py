@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from genft.adapters.folder import open_adapter
+from genft.adapters.saved import open_adapter
 from genft.bridge.base_check import base_weight
 from genft.bridge.layer import AdapterLayer
 from genft.bridge.targets import DEFAULT_SLICES, fused_layout, unwrap, weight_kind, weight_shape

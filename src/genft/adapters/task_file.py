@@ -1,0 +1,71 @@
+"""genft_task.json: what a saved adapter says about its task, its labels and how inputs are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from genft.adapters.folder import TASK_FILE
+from genft.errors import AdapterFileError, ConfigError
+from genft.models.load import Preprocessing
+from genft.records import Record, check
+
+
+class SavedTask(Record):
+    """The content of genft_task.json.
+
+    Attributes:
+        classes: the labels, in the order of the model's outputs; empty in a regression.
+        base: a Hub id, or the base's folder on the machine of training.
+        score: ``metric`` on the reporting split of ``protocol``.
+        base_fingerprint: one hash for all frozen weights of the base (``base_record.py``); None where nothing of it
+            was frozen, and for adapters of genft 0.1.
+        tokenizer_fingerprint: one hash for what the tokenizer does; None for images, and for adapters of genft 0.1.
+    """
+
+    genft_version: str
+    task: str
+    kind: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    regression: bool
+    classes: tuple[str, ...]
+    metric: str
+    base: str
+    base_is_local: bool
+    method: str
+    preprocessing: Preprocessing
+    score: float
+    protocol: str
+    base_fingerprint: str | None = None
+    tokenizer_fingerprint: str | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the head: one per class, or one number."""
+        return len(self.classes) or 1
+
+    def write(self, folder: Path) -> None:
+        (folder / TASK_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_task(folder: Path) -> SavedTask:
+    """Read the task of a saved adapter.
+
+    Raises:
+        AdapterFileError: the file is missing or damaged; all problems at once.
+    """
+    path = folder / TASK_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise AdapterFileError(
+            f"{path}: is missing, so the labels are unknown; load an adapter that genft did not save with "
+            "peft.PeftModel.from_pretrained"
+        ) from None
+    except ValueError as e:
+        raise AdapterFileError(f"{path}: is damaged ({e})") from None
+    try:
+        return check(SavedTask, values, str(path))
+    except ConfigError as e:
+        raise AdapterFileError(str(e)) from None
