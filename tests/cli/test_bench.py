@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.test_cli import ok, refused
+from genft.data import TaskData
 
 QUICK = ("--epochs", 1, "--batch-size", 16)
 
@@ -61,6 +62,26 @@ def test_mistakes_are_one_sentence(
     error = refused("bench", suite, "-m", bert, *words, "--out", tmp_path / "runs")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_task_without_its_split_is_left_out(suite: Path, reviews: Path, bert: Path, tmp_path: Path) -> None:
+    """A suite in which one task lacks the split that the protocol needs: the others go on, and this is told."""
+    from genft import ConfigError
+    from genft.cli import request
+
+    real = request.assign_roles
+
+    def assign(data: TaskData, *options: object) -> object:
+        if data.task.name == "mails":
+            raise ConfigError("protocol 'holdout': split 'test' is not in mails")
+        return real(data, *options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request, "assign_roles", assign)
+        words = ("bench", suite, "-m", bert, "--methods", "linear", "--seeds", "0", "--dry-run")
+        shown = ok(*words, "--out", tmp_path / "runs")
+    assert "left out mails: protocol 'holdout': split 'test' is not in mails" in shown
+    assert "runs      1, of which 0 are finished" in shown
 
 
 def test_an_unknown_suite(bert: Path, tmp_path: Path) -> None:

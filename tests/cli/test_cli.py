@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from genft import DataError, __version__
+from genft import DataError, __version__, load_adapter
 from genft.cli import app, demo
 from genft.data import load_task
 from genft.methods import METHODS
@@ -249,6 +249,44 @@ def test_the_nearest_file_and_folder_are_named(trained: Path, reviews: Path) -> 
     assert f"{near}: does not exist; nearest: '{trained}'" in refused("predict", near, "--input", reviews)
 
 
+@pytest.fixture
+def three_classes(tmp_path: Path) -> Path:
+    path = tmp_path / "tickets.csv"
+    path.write_text(
+        "text,label\n" + "".join(f"w{n} ticket,{('billing', 'login', 'refund')[n % 3]}\n" for n in range(60))
+    )
+    return path
+
+
+def test_a_metric_that_does_not_fit_the_classes_is_refused_before_any_work(three_classes: Path, bert: Path) -> None:
+    error = refused("train", three_classes, "-m", bert, "--metric", "f1")
+    assert "metric: 'f1' cannot score this task (it needs 2 classes); allowed: accuracy, macro_f1" in error
+    assert "nearest: 'f1'" not in refused("train", three_classes, "-m", bert, "--metric", "f2")
+    assert "query ×2" not in error
+
+
+def test_a_protocol_of_another_suite_is_refused(three_classes: Path, bert: Path) -> None:
+    error = refused("train", three_classes, "-m", bert, "--protocol", "val200")
+    assert (
+        "protocol: 'val200' is for vtab1k, and tickets belongs to no benchmark; allowed: holdout, validation" in error
+    )
+
+
+def test_labels_that_join_several_are_refused(three_classes: Path, bert: Path) -> None:
+    three_classes.write_text(three_classes.read_text() + "both,billing;refund\n")
+    error = refused("train", three_classes, "-m", bert)
+    assert "labels such as 'billing;refund' look like several labels in one" in error
+    assert error.count("\n") == 1
+
+
+def test_explain_calls_an_inferred_metric_inferred(three_classes: Path, bert: Path) -> None:
+    run = json.loads(ok("explain", three_classes, "-m", bert, "--json"))["Run"]
+    assert run["metric"] == {"value": "accuracy", "from": "default for classes"}
+    assert run["text columns"] == {"value": ["text"], "from": "default"}
+    run = json.loads(ok("explain", three_classes, "-m", bert, "--metric", "macro_f1", "--json"))["Run"]
+    assert run["metric"] == {"value": "macro_f1", "from": "command line"}
+
+
 def test_ctrl_c_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from genft.cli import request
 
@@ -294,3 +332,13 @@ def test_errors_survive_processes() -> None:
     import pickle
 
     assert str(pickle.loads(pickle.dumps(DataError("a.csv: is empty")))) == "a.csv: is empty"
+
+
+def test_a_list_of_texts_is_a_list_of_texts(trained: Path) -> None:
+    adapter = load_adapter(trained)
+    texts = ["good w1 w2", "bad w3"]
+    assert adapter.predict(texts).tolist() == adapter.predict([(text,) for text in texts]).tolist()
+    with pytest.raises(DataError, match="received one text; give a list of texts"):
+        adapter.predict("good w1")
+    with pytest.raises(DataError, match=r"inputs\[1\]: has 2 values; allowed: text"):
+        adapter.predict(["good", ("good", "bad")])
