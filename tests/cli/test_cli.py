@@ -259,14 +259,16 @@ def three_classes(tmp_path: Path) -> Path:
 
 
 def test_a_metric_that_does_not_fit_the_classes_is_refused_before_any_work(three_classes: Path, bert: Path) -> None:
-    error = refused("train", three_classes, "-m", bert, "--metric", "f1")
+    words = ("train", three_classes, "-m", bert, "--out", three_classes.parent)
+    error = refused(*words, "--metric", "f1")
     assert "metric: 'f1' cannot score this task (it needs 2 classes); allowed: accuracy, macro_f1" in error
-    assert "nearest: 'f1'" not in refused("train", three_classes, "-m", bert, "--metric", "f2")
+    assert "nearest: 'f1'" not in refused(*words, "--metric", "f2")
     assert "query ×2" not in error
 
 
 def test_a_protocol_of_another_suite_is_refused(three_classes: Path, bert: Path) -> None:
-    error = refused("train", three_classes, "-m", bert, "--protocol", "val200")
+    words = ("train", three_classes, "-m", bert, "--out", three_classes.parent)
+    error = refused(*words, "--protocol", "val200")
     assert (
         "protocol: 'val200' is for vtab1k, and tickets belongs to no benchmark; allowed: holdout, validation" in error
     )
@@ -274,7 +276,7 @@ def test_a_protocol_of_another_suite_is_refused(three_classes: Path, bert: Path)
 
 def test_labels_that_join_several_are_refused(three_classes: Path, bert: Path) -> None:
     three_classes.write_text(three_classes.read_text() + "both,billing;refund\n")
-    error = refused("train", three_classes, "-m", bert)
+    error = refused("train", three_classes, "-m", bert, "--out", three_classes.parent)
     assert "labels such as 'billing;refund' look like several labels in one" in error
     assert error.count("\n") == 1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genft import data
-from genft.cli.declare import option, takes_options
+from genft.cli.declare import Options, option, takes_options
 from genft.cli.options import AgainOptions, OutputOptions
 from genft.cli.progress import RunBar
 from genft.cli.screen import print_json, screen
@@ -27,13 +27,17 @@ METHODS = ("genft", "vectorfit", "lora", "bitfit", "linear")
 SECONDS_PER_RUN = 52
 
 
-class DemoOptions(OutputOptions):
+class DemoOutputOptions(OutputOptions):
     out: Path = option("The folder for results and adapters.", Path("genft-demo"))
+
+
+class DemoOptions(Options):
+    panel = "Runs"
     seed: int = option("Seed of the head, the adapters and the order; the data stay the same.", 0, ge=0)
 
 
 @takes_options
-def demo(output: DemoOptions, repeat: AgainOptions) -> None:
+def demo(options: DemoOptions, output: DemoOutputOptions, repeat: AgainOptions) -> None:
     """Compare several methods on BBC News in under five minutes.
 
     Fine-tunes MiniLM-L6, without a network. Every method gets the same 100 training documents, the same number of
@@ -47,7 +51,7 @@ def demo(output: DemoOptions, repeat: AgainOptions) -> None:
     store = Store(output.out).open()
     task, preset = data.load_task(TASK), load_preset("demo")
     runs = [
-        prepare(build_spec(task, MODEL, preset, method=method, seed=output.seed).spec)
+        prepare(build_spec(task, MODEL, preset, method=method, seed=options.seed).spec)
         for method in METHODS
         if method in REGISTERED
     ]

@@ -35,7 +35,7 @@ class TrackerOptions(Options):
 
 
 class FigureOptions(Options):
-    panel = "Output"
+    panel = "Figures"
     format: str = option("The format of figures: png, svg or pdf.", "png")
 
 

@@ -44,6 +44,9 @@ class StudyOptions(Options):
         (),
         metavar="AXIS=VALUES",
     )
+
+
+class StudyFigureOptions(FigureOptions):
     figures: Path | None = option("The folder for figures.", None, shown_default="figures in --out")
 
 
@@ -57,7 +60,7 @@ def study(
     training: Said[Training],
     sweep: SweepOptions,
     output: OutputOptions,
-    drawing: FigureOptions,
+    drawing: StudyFigureOptions,
 ) -> None:
     """Repeat a study of GenFT's paper on any task and model.
 
@@ -99,7 +102,7 @@ def study(
         measured += measure(schedule, variants)
     for schedule in schedules:
         tell_failures(console, schedule)
-    paths = _draw(repeated, measured, chosen.figures or output.out / "figures", drawing.format)
+    paths = _draw(repeated, measured, drawing.figures or output.out / "figures", drawing.format)
     if output.as_json:
         print_json({"study": repeated.name, "measured": [*map(_data, measured)], "figures": [*map(str, paths)]})
     else:

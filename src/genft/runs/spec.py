@@ -75,7 +75,9 @@ class Training(Record):
         description="how images are resized and scaled: model (as in its pretraining) or imagenet (VTAB's: bilinear, "
         "ImageNet's mean)",
     )
-    precision: Literal["float32", "bf16"] = Field(default="float32", description="float32, or bf16 for mixed precision")
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32", description="number format of training: float32, or bf16 for mixed precision"
+    )
 
     @model_validator(mode="after")
     def _decays(self) -> Training:
