@@ -13,7 +13,7 @@ import typer
 from pydantic import Field
 
 import genft
-from cli.test_cli import ok
+from cli.test_cli import call, ok
 from genft.cli.commands import COMMANDS, load
 from genft.cli.declare import Options, Said, option, takes_options
 from genft.cli.names import ELSEWHERE, INSTEAD, translate
@@ -37,6 +37,12 @@ def test_every_command_is_in_the_list() -> None:
     for entry in COMMANDS.values():
         assert entry.text in shown
         assert entry.panel in shown
+
+
+def test_a_wrong_command_names_the_nearest() -> None:
+    result = call("trian")
+    assert result.exit_code == 2
+    assert "train" in result.stderr
 
 
 RUN = """

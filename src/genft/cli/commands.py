@@ -76,18 +76,19 @@ class Command(TyperCommand):
 class CommandGroup(TyperGroup):
     """The commands of :data:`COMMANDS`; our own errors are shown as sentences, without a traceback."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, name: str) -> Any:
-        """The entry of ``--help``; the command itself is loaded by :meth:`resolve_command`."""
-        if (entry := COMMANDS.get(name)) is None:
-            return None
-        return TyperCommand(name, callback=None, help=entry.text, rich_help_panel=entry.panel, rich_markup_mode="rich")
+    def __init__(self, **settings: Any) -> None:
+        """Fill the group with the entries of ``--help``; :meth:`resolve_command` loads the command that is called."""
+        super().__init__(**settings)
+        for entry in COMMANDS.values():
+            self.add_command(TyperCommand(entry.name, help=entry.text, rich_help_panel=entry.panel))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(COMMANDS[name]) if name in COMMANDS else command, rest
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the table."""
+        return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
         try:
