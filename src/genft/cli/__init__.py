@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from genft import __version__
 from genft.cli.commands import CommandGroup
 
 app = typer.Typer(
@@ -25,8 +26,6 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from genft import __version__
-
         print(__version__)
         raise typer.Exit
 
