@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, bytes kept for the backward pass, the machine, JSON and a table."""
+"""What the benchmarks share: interleaved timing, bytes kept for the backward pass, the machine, JSON and tables."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     """Arguments that every benchmark takes."""
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--threads", type=int, default=2, help="threads torch computes with")
-    p.add_argument("--repeats", type=int, default=7, help="timings of each case; the median counts (at least 5)")
+    p.add_argument("--repeats", type=int, default=7, help="timings of each case, at least 5; their median is reported")
     p.add_argument(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu counts the processor time of this process: with --threads 1 it hardly feels a busy machine",
+        help="cpu measures the processor time of this process, which a busy machine hardly changes with --threads 1",
     )
     p.add_argument("--patience", type=float, default=60, help="seconds to wait for a quiet machine, per row")
-    p.add_argument("--out", type=Path, help="where the JSON goes; default benchmarks/results/<name>.json")
+    p.add_argument("--out", type=Path, help="the JSON file to write; default benchmarks/results/<name>.json")
     return p
 
 
@@ -47,10 +47,10 @@ def seconds(
 ) -> dict[str, float]:
     """Median seconds of a call of each case.
 
-    The cases take turns within each repeat, so that a change of the machine's speed meets all of them. A timing
-    covers as many calls as take ``at_least`` seconds; the first call of each case is not counted. On the wall
-    clock, a timing during which other processes used more than a twentieth of the machine is taken again, for up
-    to ``patience`` seconds in all; after that it counts, and a warning says so.
+    The cases take turns within each repeat, so that a change of the machine's speed affects all of them. A timing
+    covers as many calls as take ``at_least`` seconds; the first call of each case is not timed. On the wall clock,
+    a timing during which other processes used more than a twentieth of the machine is repeated, for up to
+    ``patience`` seconds in all; after that it is kept, with a warning.
     """
     if repeats < 5:
         raise SystemExit("--repeats: a median of fewer than 5 timings says little")
@@ -76,7 +76,7 @@ def seconds(
 
 
 def _timed(call: Callable[[], object], number: int, clock: str = "wall") -> tuple[float, bool]:
-    """Seconds of one of ``number`` calls, and whether other processes leave the clock as it is."""
+    """(seconds per call, over ``number`` calls; whether other processes left the timing undisturbed)."""
     others, wall, start = _others(), time.perf_counter(), CLOCKS[clock]()
     for _ in range(number):
         call()
@@ -87,7 +87,7 @@ def _timed(call: Callable[[], object], number: int, clock: str = "wall") -> tupl
 
 
 def _others() -> float:
-    """Processor seconds that everything but this process has used; nothing of it where /proc does not say."""
+    """Processor seconds that everything but this process has used; 0 on systems without /proc."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -102,7 +102,7 @@ def kept_bytes(forward: Callable[[], object], exclude: Iterable[Tensor] = ()) ->
 
     def pack(t: Tensor) -> Tensor:
         if t.untyped_storage().data_ptr() not in known:
-            kept[t.untyped_storage().data_ptr()] = t  # alive, so that no address is used twice
+            kept[t.untyped_storage().data_ptr()] = t  # kept alive, so that no address is used twice
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -112,7 +112,7 @@ def kept_bytes(forward: Callable[[], object], exclude: Iterable[Tensor] = ()) ->
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the software, as far as they matter for a timing."""
+    """The hardware and software that affect a timing."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -138,14 +138,14 @@ def _cpu() -> str:
 
 
 def _gemm_gflops(n: int = 2048) -> float:
-    """Speed of a large square float32 product: what the arithmetic alone would take is measured by it."""
+    """Speed of a large square float32 product: the yardstick for what the arithmetic alone would take."""
     a, b = torch.randn(2, n, n)
     clock = "cpu" if torch.get_num_threads() == 1 else "wall"
     return 2e-9 * n**3 / seconds({"gemm": lambda: a @ b}, clock=clock)["gemm"]
 
 
 def timing(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says about timing, for :func:`seconds`."""
+    """The timing options of the command line, as arguments of :func:`seconds`."""
     torch.set_num_threads(args.threads)
     return {"repeats": args.repeats, "clock": args.clock, "patience": args.patience}
 

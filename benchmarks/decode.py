@@ -1,4 +1,4 @@
-"""Generating text with a key-value cache: what an adapter adds to the base model, with updates kept and made anew.
+"""Generating text with a key-value cache: what an adapter adds to the base model, with updates cached or recomputed.
 
 python benchmarks/decode.py --threads 1 --clock cpu
 """
@@ -18,7 +18,7 @@ from genft import GenFTConfig, VectorFitConfig
 NONLINEAR = {"act_row": "leaky_relu", "act_col": "leaky_relu"}
 TARGETS = ["q_proj", "v_proj"]
 QV = {"target_modules": TARGETS, "shared_dim": 32}
-#: a configuration, and the limit of what is kept (None: the default)
+#: A configuration, and the size limit of the update cache (None: the default).
 CASES: dict[str, tuple[Any, int | None]] = {
     "base": (None, None),
     "LoRA r=8": (lambda: LoraConfig(r=8, target_modules=TARGETS), None),
@@ -56,7 +56,7 @@ def main() -> None:
     p = common.parser(__doc__)
     p.add_argument("--width", type=int, default=768)
     p.add_argument("--layers", type=int, default=4)
-    p.add_argument("--tokens", type=int, default=32, help="tokens to generate, after a prompt of 16")
+    p.add_argument("--tokens", type=int, default=32, help="tokens to generate after a prompt of 16")
     p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     args = p.parse_args()
     timing = common.timing(args)

@@ -1,9 +1,9 @@
-"""What was tried in search of a default: settings and rates in folders of results, by score on the selecting split.
+"""The settings and learning rates that were tried to find a default, ranked by their score on the selecting split.
 
     python benchmarks/defaults.py runs/text runs/images --tasks sst2,stsb,dtd10,eurosat --seed 0
 
-A row for every method with its settings and learning rate, the best mean first; rows that lack a task come last. The
-reporting split is not looked at.
+One row per method, settings and learning rate, the best mean first; rows that lack a task come last. The reporting
+split is never read.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python benchmarks/fused_slices.py UNFUSED_FOLDER FUSED_FOLDER
 
-UNFUSED_FOLDER holds a transformers vision model with separate q, k, v; FUSED_FOLDER the same weights for timm. Prints,
-for every weight method, the trained parameters of both and the largest relative difference of outputs and gradients.
+UNFUSED_FOLDER holds a transformers vision model with separate q, k and v, FUSED_FOLDER the same weights for timm. For
+every weight method it prints the trained parameters of both, and the largest relative differences of their outputs and
+gradients.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ def trained(model: PeftModel) -> dict[str, torch.nn.Parameter]:
 
 
 def by_site(model: PeftModel) -> dict[tuple[int, str], torch.nn.Parameter]:
-    """(number of the site in the model, symbol) → tensor, the same keys for both models."""
-    _, sites = model.base_model._sites["default"]
-    found = {}
+    """(index of the site in the model, symbol) → tensor, with the same keys for both models."""
+    sites = model.base_model.adapters["default"].sites
+    tensors = {}
     names = dict(model.base_model.model.named_modules())
     for path, group in sites.items():
         for site in group:
             for symbol, tensor in names[path].factors("default", site).items():
-                found[site.index, symbol] = tensor
-    return found
+                tensors[site.index, symbol] = tensor
+    return tensors
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("unfused")
     parser.add_argument("fused")
     parser.add_argument(
-        "--pixels", type=int, default=518, help="the size at which neither library resizes the position embeddings"
+        "--pixels", type=int, default=518, help="an image size at which neither library resizes the position embeddings"
     )
     options = parser.parse_args()
     torch.manual_seed(1)

@@ -1,10 +1,10 @@
-"""The generator, forward and backward, beside Algorithm 1 of the paper as published.
+"""The generator, forward and backward, compared with Algorithm 1 of the paper as published.
 
     python benchmarks/generator.py
-    python benchmarks/generator.py --profile --widths 768      # where our time goes
+    python benchmarks/generator.py --profile --widths 768      # where our form spends its time
 
-For each width: milliseconds of a forward and backward pass of one weight, the ratio, its ceiling by FLOPs, and
-bytes kept for the backward pass beyond W0 and the parameters, with and without the four concatenated factors.
+For each width: milliseconds of a forward and backward pass of one weight, their ratio, the ratio's ceiling by FLOPs,
+and the bytes kept for the backward pass beyond W0 and the parameters, with and without the four concatenated factors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PUBLISHED_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def algorithm_1(
     w0: Tensor, u: Tensor, v: Tensor, a: Tensor, b: Tensor, *, act: str, dropout: float, ratio: float, scaling: float
 ) -> Tensor:
-    """Algorithm 1 of arXiv 2506.11042, line by line; cat along the columns, which the listing leaves unsaid."""
+    """Algorithm 1 of arXiv 2506.11042, line by line, with cat along the columns, which the listing leaves open."""
     act1 = act2 = PUBLISHED_ACTIVATIONS[act]
     u1 = torch.cat([u, a], dim=1)
     u2 = torch.cat([u, b], dim=1)
@@ -52,7 +52,7 @@ def algorithm_1(
 def ours(
     w0: Tensor, u: Tensor, v: Tensor, a: Tensor, b: Tensor, *, act: str, dropout: float, ratio: float, scaling: float
 ) -> Tensor:
-    """The same function of the same parameters (ΔW in the layout of W0: the transpose of what is published)."""
+    """The same function of the same parameters; ΔW has the layout of W0, the transpose of the published one."""
     return from_factors(w0, *factors(u, v, a, b), act=act, dropout=dropout, ratio=ratio, scaling=scaling)
 
 
@@ -67,12 +67,12 @@ def from_factors(w0: Tensor, p1: Tensor, q1: Tensor, p2: Tensor, q2: Tensor, *, 
 
 
 def ceiling(case: str, r: int, d: int) -> float:
-    """FLOPs of Algorithm 1 by ours: 10 d³ + 12 d² r by 26 d² r, or by 10 d² r through an r × r core."""
+    """FLOPs of Algorithm 1 over ours: 10 d³ + 12 d² r over 26 d² r, or over 10 d² r through an r × r core."""
     return (10 * d + 12 * r) / ((10 if case == "identity" else 26) * r)
 
 
 def problem(case: str, shared: int, specific: int, d: int) -> tuple[list[Tensor], Tensor, dict[str, Any]]:
-    """W0 and the parameters, the gradient that comes back to ΔW, and the settings."""
+    """(W0 and the parameters, the gradient with respect to ΔW, the settings)."""
     act, dropout = CASES[case]
     torch.manual_seed(0)
     w0, grad = torch.randn(d, d) / d**0.5, torch.randn(d, d)
@@ -81,7 +81,7 @@ def problem(case: str, shared: int, specific: int, d: int) -> tuple[list[Tensor]
 
 
 def profile(case: str, shared: int, specific: int, d: int, calls: int = 20) -> None:
-    """Print where the time of our forward and backward pass goes, by torch operation."""
+    """Print the time of our forward and backward pass by torch operation."""
     tensors, grad, settings = problem(case, shared, specific, d)
     ours(*tensors, **settings).backward(grad)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as p:
@@ -135,7 +135,7 @@ def main() -> None:
     p.add_argument("--shared", type=int, nargs="+", default=[64], help="a, the shared dimension")
     p.add_argument("--specific", type=int, nargs="+", default=[2, 16], help="b; r = a + b")
     p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    p.add_argument("--profile", action="store_true", help="print where our time goes instead")
+    p.add_argument("--profile", action="store_true", help="print the time of our form by torch operation instead")
     args = p.parse_args()
     timing = common.timing(args)
     grid = list(product(args.cases, args.shared, args.specific, args.widths))

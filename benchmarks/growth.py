@@ -2,9 +2,9 @@
 
     python benchmarks/growth.py --threads 1 --clock cpu
 
-A Llama-shaped encoder of linear layers stands for the model; each curve varies one size, and the exponent is the slope
-of a straight line through its points on logarithmic axes. "Added" is what the method adds to the frozen base: time of a
-step, and bytes kept for the backward pass.
+A stack of linear layers in Llama's shapes stands in for the model. Each curve varies one size; its exponent is the
+slope of a straight line through its points on logarithmic axes. "Added" is what the method adds to the frozen base:
+time per step, and bytes kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CASES: dict[str, Any] = {
 
 
 class Layer(nn.Module):
-    """The six weights of a block in a row, q and v among them."""
+    """The six weights of a block, applied in sequence; q and v are among them."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
@@ -92,18 +92,18 @@ def main() -> None:
 
 
 def draw(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The figure, and the exponents in it."""
+    """Write the figure; return the exponents in it."""
     figure, axes = plt.subplots(2, 3, figsize=(10, 6), sharex="col", layout="constrained")
     exponents = []
     for column, (varied, sizes) in enumerate(GRID.items()):
         for case in CASES:
             mine = [row for row in rows if row["varied"] == varied and row["method"] == case]
-            found = {"method": case, "in": varied}
+            slopes = {"method": case, "in": varied}
             for line, what in enumerate(("ms", "kept MB")):
                 points = [(row["size"], row[what]) for row in mine]
-                found[what] = slope(points)
-                axes[line, column].loglog(*zip(*points, strict=True), "o-", label=f"{case} ({found[what]:.2f})")
-            exponents.append(found)
+                slopes[what] = slope(points)
+                axes[line, column].loglog(*zip(*points, strict=True), "o-", label=f"{case} ({slopes[what]:.2f})")
+            exponents.append(slopes)
         for line, what in enumerate(("ms", "kept MB")):
             ax = axes[line, column]
             ax.set(ylabel=what, xlabel=varied)

@@ -1,10 +1,10 @@
-"""SIGKILL of `genft train` and `genft bench` at random moments; what is left must be whole, and go on to the same end.
+"""SIGKILL `genft train` and `genft bench` at random moments: what is left must be whole, and resume to the same result.
 
     python benchmarks/kills.py train --model minilm-l6 --task bbc-news --kills 50
     python benchmarks/kills.py bench --model minilm-l6 --task bbc-news --kills 50
 
-A command is started again until it ends by itself, or until it has been killed so often. The whole process group dies,
-so that nothing of a run outlives it.
+A command is started again until it ends by itself, or until it has been killed ``--kills`` times. The whole process
+group is killed, so that no part of a run outlives it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def command(kind: str, model: str, task: str, out: Path) -> list[str]:
 
 
 def run(words: list[str], seconds: float | None) -> bool:
-    """Whether the command ended by itself within ``seconds``; otherwise it has been killed."""
+    """Whether the command ended by itself within ``seconds``; otherwise it was killed."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         if code := process.wait(seconds):
@@ -47,7 +47,7 @@ def run(words: list[str], seconds: float | None) -> bool:
 
 
 def check(store: Store, finished: dict[str, str]) -> dict[str, str]:
-    """The finished runs and when they began; every adapter that can be seen loads, and none is lost or repeated."""
+    """The finished runs and when they started. Every visible adapter must load; no run may be lost or repeated."""
     for folder in (store.out / "adapters").glob("[!.]*"):
         artifact.load(folder)
     now = {result.key: result.provenance.started for result in store.open()}
@@ -65,7 +65,7 @@ def main() -> None:
     options.add_argument("--model", required=True)
     options.add_argument("--task", required=True)
     options.add_argument("--kills", type=int, default=50)
-    options.add_argument("--longest", type=float, default=60, help="seconds before a kill, at most")
+    options.add_argument("--longest", type=float, default=60, help="the most seconds before a kill")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     draw, finished, kills = random.Random(given.seed), dict[str, str](), 0
@@ -75,7 +75,7 @@ def main() -> None:
         while kills < given.kills:
             if run(command(given.kind, given.model, given.task, out), draw.uniform(0, given.longest)):
                 check(Store(out), finished)
-                finished, out = {}, out.with_name(f"killed-{kills}")  # begin anew
+                finished, out = {}, out.with_name(f"killed-{kills}")  # start over
             else:
                 kills += 1
                 finished = check(Store(out), finished)
@@ -85,9 +85,9 @@ def main() -> None:
         for result in Store(whole):
             other = Store(out).get(result.key)
             assert other is not None
-            expected, found = weights(whole, result), weights(out, other)
-            assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items()), result.label
-    print(f"{kills} kills: nothing lost, repeated or half-written; the same weights in the end")
+            expected, resumed = weights(whole, result), weights(out, other)
+            assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.items()), result.label
+    print(f"{kills} kills: nothing lost, repeated or half-written; the final weights are equal")
 
 
 if __name__ == "__main__":

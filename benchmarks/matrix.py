@@ -1,10 +1,10 @@
-"""A matrix of many tiny runs: how much longer it takes than its runs.
+"""A matrix of many tiny runs: how much longer it takes than the runs themselves.
 
     python benchmarks/matrix.py --runs 1000 --jobs 2
 
-A linear head (by default MiniLM-L6's) on 16 news texts, one epoch, a seed per run. "The runs" are their processes from
-start to end; what is left is the plan, the store and the waiting between two runs. Beside it, the same against what the
-runs count as their own seconds, without starting a process and reading model and data's fingerprints there.
+A linear head (by default on MiniLM-L6) for 16 news texts, one epoch, one seed per run. "Processes" are measured from
+start to end; what exceeds them is planning, the store and waiting between runs. The second comparison is with the
+seconds that the runs measure themselves, which leave out starting a process and fingerprinting the model and the data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from genft.sweeps.matrix import Matrix, Schedule, parse_entries
 
 
 class Timed(processes.RunProcess):
-    """Counts how long its process lives."""
+    """Adds up how long the processes live."""
 
     alive = 0.0
 

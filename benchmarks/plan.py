@@ -1,9 +1,9 @@
-"""The plan's choices against the best form as measured: how much time a wrong choice costs.
+"""The plan's choices compared with the fastest form as measured: what a wrong choice costs.
 
     python benchmarks/plan.py --threads 1 --clock cpu
 
-For each weight, rank and number of tokens, a forward and backward pass of every form of one low-rank layer; "regret" is
-what the chosen form took beyond the fastest.
+For each weight, rank and number of tokens, it times a forward and backward pass of every form of one low-rank layer;
+"regret" is how much longer the chosen form takes than the fastest.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a half-precision base costs: outputs of an adapter on a bf16 or fp16 base against float32.
+"""What a half-precision base costs: the error of an adapter's outputs on a bf16 or fp16 base, relative to float32.
 
     python benchmarks/precision.py
 
-MiniLM-L6 (genft[demo]). Prints the relative error of the last
-hidden states for the base alone and with the adapter, and of the update itself as the model applies it.
+On MiniLM-L6 (genft[demo]), it prints the relative error of the last hidden states for the base alone and with the
+adapter, and the relative error of the adapter's effect on them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMS = {
 }
 TEXTS = ["Half precision keeps eight bits of a number.", "The market fell on Tuesday.", "A goal in the last minute!"]
 
-#: an update that is not small beside W0
+#: An update that is not small compared with W0.
 LARGE = {
     "init_weights": False, "w0_ratio": 1.0, "scaling": 1.0, "init_gain": 1.0, "scope": "qv", "shared_dim": 32
 }  # fmt: skip

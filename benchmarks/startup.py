@@ -1,13 +1,16 @@
-"""Seconds to attach to a 12-layer base model, save, load and merge, beside peft's LoRA.
+"""What genft costs at the door: to import it, to ask it something, to attach, save and load an adapter.
 
     python benchmarks/startup.py --threads 1 --clock cpu
 
-RoBERTa-base's shapes with random weights. VectorFit decomposes every weight the first time; afterwards it reads the
-decompositions from disk, which is what is timed here (the call that is not counted fills the store).
+Commands are timed in processor time of a new process, beside that of ``import peft``, without which no adapter can be
+attached. Adapters are timed on RoBERTa-base's shapes with random weights, beside peft's LoRA. VectorFit decomposes
+every weight the first time; afterwards it reads the decompositions from disk, which is what is timed here (the call
+that is not counted fills the store).
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from collections.abc import Callable
@@ -19,9 +22,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 import common
+import house
 from genft import GenFTConfig, VectorFitConfig
 from step import base_model
 
+BESIDE = "LoRA r=8"
+COMMANDS = {
+    "genft --help": ("--help",),
+    "genft list methods": ("list", "methods"),
+    "genft params glue": ("params", "glue"),
+}
 CASES: dict[str, Callable[[], Any]] = {
     "LoRA r=8": lambda: LoraConfig(r=8, target_modules=["query", "value"]),
     "GenFT default": lambda: GenFTConfig(),
@@ -35,13 +45,21 @@ def detached(model: PeftModel) -> nn.Module:
     return model.unload()
 
 
-def main() -> None:
-    p = common.parser(__doc__)
-    p.add_argument("--layers", type=int, default=12)
-    p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    args = p.parse_args()
+def row(what: str, seconds: float, beside: str, of: float) -> dict[str, Any]:
+    return {"what": what, "seconds": seconds, "beside": beside, "ratio": seconds / of}
+
+
+def of_commands() -> list[dict[str, Any]]:
+    peft = house.processor_seconds("import peft")
+    genft = house.processor_seconds("import genft", before="import peft")
+    rows = [row("import genft, beyond peft", genft, "import peft", peft)]
+    for name, words in COMMANDS.items():
+        rows.append(row(name, house.processor_seconds(house.command(*words)), "import peft", peft))
+    return rows
+
+
+def of_adapters(args: argparse.Namespace) -> list[dict[str, Any]]:
     timing = common.timing(args)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("GENFT_CACHE", folder)
         bases = {case: base_model("roberta", args.layers) for case in args.cases}
@@ -63,14 +81,23 @@ def main() -> None:
             models[case].unmerge_adapter()
 
         actions = {"attach": attach, "save": save, "load": load, "merge and unmerge": merge}
-        found = {
+        seconds = {
             name: common.seconds({case: lambda case=case, do=do: do(case) for case in args.cases}, **timing)
             for name, do in actions.items()
         }
-        rows = [{"method": case, **{f"{name} s": found[name][case] for name in actions}} for case in args.cases]
-    common.report("startup", rows, args)
+    return [row(f"{name}: {case}", of[case], BESIDE, of[BESIDE]) for name, of in seconds.items() for case in args.cases]
+
+
+def main() -> None:
+    p = common.parser(__doc__)
+    p.add_argument("--layers", type=int, default=12)
+    p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    args = p.parse_args()
+    args.cases = [BESIDE, *(case for case in args.cases if case != BESIDE)]
+    commands = of_commands()
+    with torch.no_grad():
+        common.report("startup", commands + of_adapters(args), args)
 
 
 if __name__ == "__main__":
-    with torch.no_grad():
-        main()
+    main()

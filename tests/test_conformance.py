@@ -28,6 +28,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mam": ("mam", {"prefix_length": 4, "prefix_hidden": 16}),
     "propetl_prefix": ("propetl_prefix", {"prefix_length": 4, "prefix_hidden": 16, "keep": 0.5}),
     "genft-nonlinear": ("genft", {"act_row": "leaky_relu", "act_col": "gelu", "dropout": 0.1}),
+    "genft-official": (
+        "genft",
+        {"form": "official", "act_inner": "gelu", "act_outer": "leaky_relu", "ratio_power": 4, "factor_bias": True},
+    ),
+    "genft-bounded": ("genft", {"form": "bounded", "shared_dim": 6, "act_row": "leaky_relu"}),
     "genft-layer-mlp": ("genft", {"specific_scope": "layer", "shared_dim": 4, "mlp": True}),
 }
 # IDENTITY: the settings under which a method is not at its start, so that its update can be seen
@@ -138,7 +143,8 @@ def test_counts_what_its_factors_say(variant: str, family: str) -> None:
     """Distinct factors of all sites, counted from their declared shapes, are the trained parameters."""
     f = FAMILIES[family]
     model = adapted(variant, f)
-    method, sites = model.base_model._sites["default"]
+    adapter = model.base_model.adapters["default"]
+    method, sites = adapter.method, adapter.sites
     declared: dict[str, int] = {}
     for site in (s for group in sites.values() for s in group):
         for name, factor in method.factors(site).items():
@@ -270,10 +276,31 @@ def test_gradient_checkpointing_gives_the_same_gradients(variant: str, family: s
         torch.testing.assert_close(gradients[1][name], plain, **tolerance(torch.float32), msg=name)
 
 
-#: A compilation takes seconds, and most methods share the code of the bridge that is traced.
+def compiles(variant: str, family: str, backend: str) -> None:
+    """The forward pass of an adapted model is one graph, in evaluation and in training, and means the same."""
+    f = FAMILIES[family]
+    batch, model = f.batch(), adapted(variant, f, **MOVED)
+    wanted = output(model, batch)
+    torch.compiler.reset()
+    del batch["labels"]  # transformers' own losses log, which breaks the graph
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    torch.testing.assert_close(output(compiled, batch), wanted, **tolerance(torch.float32))
+    model.train()
+    compiled(**batch).logits.square().mean().backward()
+    assert all(p.grad is not None for p in trained(model).values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compiles_without_graph_breaks(variant: str) -> None:
+    """On one family, traced only: the nightly tests compile every family, and the backward pass too."""
+    compiles(variant, next(f for f in ("bert", "timm") if (variant, f) not in REFUSED), backend="eager")
+
+
+#: Most methods share the code of the bridge that is traced.
 COMPILED_EVERYWHERE = ("genft", "genft-nonlinear", "vectorfit")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("variant", "family"),
     [
@@ -283,17 +310,8 @@ COMPILED_EVERYWHERE = ("genft", "genft-nonlinear", "vectorfit")
         if (v, f) not in REFUSED
     ],
 )
-def test_compiles_without_graph_breaks(variant: str, family: str) -> None:
-    f = FAMILIES[family]
-    batch, model = f.batch(), adapted(variant, f, **MOVED)
-    wanted = output(model, batch)
-    torch.compiler.reset()
-    del batch["labels"]  # transformers' own losses log, which breaks the graph
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(output(compiled, batch), wanted, **tolerance(torch.float32))
-    model.train()
-    compiled(**batch).logits.square().mean().backward()
-    assert all(p.grad is not None for p in trained(model).values())
+def test_compiles_on_every_family(variant: str, family: str) -> None:
+    compiles(variant, family, backend="aot_eager")
 
 
 @pairs()

@@ -49,6 +49,16 @@ def test_counts_follow_the_formula(suites: dict[str, counts.SuiteCount]) -> None
             assert task.adapter["genft"] == 4 * 768 * task.shared_dim + per_b * task.specific_dim
 
 
+def test_texts_are_counted_with_biases_as_well(suites: dict[str, counts.SuiteCount]) -> None:
+    for task in suites["glue"].tasks:
+        extra = 2 * (task.shared_dim + task.specific_dim) + 2 * 768
+        assert task.with_biases == task.adapter["genft"] + extra
+    assert "'none' for true" in suites["glue"].note
+    for name in ("vtab1k", "fgvc"):
+        assert {task.with_biases for task in suites[name].tasks} == {None}
+        assert suites[name].note == ""
+
+
 def test_heads_are_counted_apart(suites: dict[str, counts.SuiteCount]) -> None:
     heads = {task.task: task.head for suite in suites.values() for task in suite.tasks}
     assert heads["cifar100"] == 768 * 100 + 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import warnings
@@ -18,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from families import FAMILIES
 from genft import ConfigError, GenFTConfig, GenFTError, TargetError
-from genft.bridge.targets import DEFAULT_TARGETS
+from genft.models.architectures import DEFAULT_TARGETS
 
 
 def arguments(folder: Path, **kwargs: Any) -> TrainingArguments:
@@ -92,7 +91,7 @@ def test_default_targets_are_those_of_attention(family: str) -> None:
     layers = 6 if family == "t5" else 2  # encoder, decoder and cross-attention
     for scope, weights in (("attention", 4), ("qv", 2)):
         config = GenFTConfig(task_type=f.task_type, shared_dim=4, **({} if scope == "attention" else {"scope": scope}))
-        _, sites = get_peft_model(f.build(), config).base_model._sites["default"]
+        sites = get_peft_model(f.build(), config).base_model.adapters["default"].sites
         assert sum(len(group) for group in sites.values()) == weights * layers
 
 
@@ -174,9 +173,20 @@ def test_import_registers_and_a_folder_needs_it(tmp_path: Path) -> None:
     FAMILIES["bert"].build().save_pretrained(base)
     model = hf.AutoModelForSequenceClassification.from_pretrained(base)
     get_peft_model(model, GenFTConfig(task_type="SEQ_CLS", shared_dim=4)).save_pretrained(tmp_path / "adapter")
-    code = f"from peft import PeftConfig; print(type(PeftConfig.from_pretrained({str(tmp_path / 'adapter')!r})))"
-    for prefix, works in (("import genft; ", True), ("", False)):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", prefix + code], capture_output=True, text=True, env=os.environ
-        )
-        assert ("GenFTConfig" in done.stdout) == works, done.stderr
+    code = f"""
+from peft import PeftConfig
+folder = {str(tmp_path / "adapter")!r}
+try:
+    print("without:", type(PeftConfig.from_pretrained(folder)))
+except Exception:
+    print("without: refused")
+import genft
+print("with:", type(PeftConfig.from_pretrained(folder)))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    without, with_genft = done.stdout.splitlines()[-2:]
+    assert without.startswith("without:")
+    assert with_genft.startswith("with:")
+    assert "GenFTConfig" not in without
+    assert "GenFTConfig" in with_genft

@@ -14,8 +14,8 @@ below are looked up on first use.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genft.errors import (
@@ -30,7 +30,7 @@ from genft.errors import (
 )
 
 if TYPE_CHECKING:
-    from genft.adapters.saved import Trained
+    from genft.adapters.saved import load as load_adapter
     from genft.bridge.fingerprint import allow_other_base
     from genft.methods import METHODS, get_method
     from genft.methods.adaptformer import AdaptFormerConfig
@@ -63,39 +63,28 @@ __all__ = [
 
 #: Where the names that need peft are defined.
 _HOMES = {
-    "METHODS": "genft.methods",
-    "AdaptFormerConfig": "genft.methods.adaptformer",
-    "BitFitConfig": "genft.methods.bitfit",
-    "GenFTConfig": "genft.methods.genft",
-    "LoraSlicesConfig": "genft.methods.lora_slices",
-    "VectorFitConfig": "genft.methods.vectorfit",
-    "allow_other_base": "genft.bridge.fingerprint",
-    "get_method": "genft.methods",
+    "METHODS": "genft.methods:METHODS",
+    "AdaptFormerConfig": "genft.methods.adaptformer:AdaptFormerConfig",
+    "BitFitConfig": "genft.methods.bitfit:BitFitConfig",
+    "GenFTConfig": "genft.methods.genft:GenFTConfig",
+    "LoraSlicesConfig": "genft.methods.lora_slices:LoraSlicesConfig",
+    "VectorFitConfig": "genft.methods.vectorfit:VectorFitConfig",
+    "allow_other_base": "genft.bridge.fingerprint:allow_other_base",
+    "get_method": "genft.methods:get_method",
+    "load_adapter": "genft.adapters.saved:load",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = pkgutil.resolve_name(_HOMES[name])
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def load_adapter(folder: str | Path, base: str | None = None) -> Trained:
-    """Load a folder that ``genft train`` saved onto its base model, ready for ``.predict(...)``.
-
-    Args:
-        folder: the saved adapter.
-        base: another place of the same base model; by default the one that the adapter names.
-    """
-    from genft.adapters import saved
-
-    return saved.load(folder, base)
 
 
 if "genft_cli" not in sys.modules:

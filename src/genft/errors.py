@@ -13,7 +13,7 @@ from typing import Any
 
 
 def first_line(error: BaseException, otherwise: str = "no reason given") -> str:
-    """The first line of what a foreign error says, for one of our sentences."""
+    """The first line of another library's error, to be quoted in one of our sentences."""
     return (str(error).splitlines() or [otherwise])[0]
 
 
@@ -41,7 +41,7 @@ class DataError(GenFTError, ValueError):
 
 
 class AdapterFileError(GenFTError, ValueError):
-    """A saved adapter is damaged or incomplete."""
+    """A saved adapter is damaged or incomplete, or holds what is not its own."""
 
 
 class BaseMismatchError(GenFTError, ValueError):
@@ -57,10 +57,10 @@ class TrainingError(GenFTError, RuntimeError):
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name closest to ``name``, or None when nothing is close."""
+    """The allowed name closest to ``name``, or None if nothing is close."""
     by_lower = {str(a).lower(): str(a) for a in allowed}
-    found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
-    return by_lower[found[0]] if found else None
+    closest = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[closest[0]] if closest else None
 
 
 def not_one_of(where: str, received: object, allowed: Iterable[str], *, what: str = "is not known") -> str:

@@ -1,8 +1,8 @@
 """The Hugging Face Hub, asked once and quickly.
 
-``transformers`` retries an unreachable Hub for about half a minute per file. Everything here first asks whether
-the Hub answers at all, and otherwise uses what is in the local cache; after :func:`fetch_model` a model is a
-folder on this machine, and nothing later needs the network.
+``transformers`` retries an unreachable Hub for about half a minute per file. Everything here first asks whether the
+Hub answers at all, and otherwise uses what is in the local cache. What is fetched is a folder on this machine, and
+nothing later needs the network.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from genft.errors import ConfigError
+from huggingface_hub import constants, snapshot_download, utils
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from genft.errors import ConfigError, first_line
 
 #: What a model needs besides its weights, without the other frameworks' copies that many repositories carry.
 _FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
@@ -21,17 +24,14 @@ _WAIT_SECONDS = 5.0
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the Hub answers within five seconds (never when HF_HUB_OFFLINE is set)."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
+    """Whether the Hub answers within five seconds (never if HF_HUB_OFFLINE is set)."""
     if constants.HF_HUB_OFFLINE:
         return False
     answered = threading.Event()
 
     def ask() -> None:
         try:
-            get_session().head(constants.ENDPOINT, timeout=_WAIT_SECONDS)
+            utils.get_session().head(constants.ENDPOINT, timeout=_WAIT_SECONDS)
             answered.set()
         except Exception:  # whatever goes wrong here, the answer is the same: not reachable
             return
@@ -44,19 +44,11 @@ def reachable() -> bool:
 
 
 def fetch_model(repo: str) -> Path:
-    """The local folder of the Hub model ``repo``, downloaded if it is not in the cache; named by its commit.
+    """The local folder of the Hub model ``repo``, named by its commit; downloaded if it is not in the cache.
 
     Raises:
-        ConfigError: the model does not exist, may not be read, or is not in the cache while the Hub is away.
+        ConfigError: the model does not exist, may not be read, or is not in the cache while the Hub is unreachable.
     """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
     online = reachable()
     try:
         folder = Path(snapshot_download(repo, allow_patterns=_FILES, local_files_only=not online))
@@ -72,27 +64,28 @@ def fetch_model(repo: str) -> Path:
             "packaged models: `genft list models`"
         ) from None
     except LocalEntryNotFoundError:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
         raise ConfigError(
-            f"model: {repo!r} is not in the local cache ({constants.HF_HUB_CACHE}) and cannot be fetched: {why}; "
-            f"on a connected machine run `hf download {repo}`, copy the folder here and pass its path as the model"
+            f"model: {repo!r} is not in the local cache ({constants.HF_HUB_CACHE}) and cannot be fetched: "
+            f"{_why_unreachable()}; on a connected machine run `hf download {repo}`, copy the folder here and pass "
+            "its path as the model"
         ) from None
     except HfHubHTTPError as e:
-        raise ConfigError(f"model: {repo!r} cannot be fetched from the Hub: {e}") from None
+        raise ConfigError(f"model: {repo!r} cannot be fetched from the Hub: {first_line(e)}") from None
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model: {repo!r} has no config.json: it is not a transformers or timm model")
     return folder
 
 
 def fetch_data(repo: str, patterns: Sequence[str] | None = None) -> Path:
-    """The local folder of the Hub data set ``repo``, downloaded (as far as it matches) if it is not in the cache.
+    """The local folder of the Hub data set ``repo``; files that match and are not in the cache are downloaded.
+
+    Args:
+        repo: its id on the Hub.
+        patterns: of the files that are needed, such as ``data/*.parquet``; None for all.
 
     Raises:
-        ConfigError: it does not exist, may not be read, or is not in the cache while the Hub is away.
+        ConfigError: it does not exist, may not be read, or is not in the cache while the Hub is unreachable.
     """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     online = reachable()
     wanted = list(patterns) if patterns else None
     try:
@@ -100,9 +93,12 @@ def fetch_data(repo: str, patterns: Sequence[str] | None = None) -> Path:
     except LocalEntryNotFoundError:
         folder = None
     except HfHubHTTPError as e:
-        raise ConfigError(f"the data set {repo!r} cannot be fetched from the Hub: {str(e).splitlines()[0]}") from None
+        raise ConfigError(f"the data set {repo!r} cannot be fetched from the Hub: {first_line(e)}") from None
     if folder is None or not any(any(folder.glob(pattern)) for pattern in wanted or ("*",)):
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
-        why = f"the Hub's copy of {repo!r} has none of {wanted}" if online else why
+        why = f"the Hub's copy of {repo!r} has none of {wanted}" if online else _why_unreachable()
         raise ConfigError(f"the data set {repo!r} is not in the local cache and cannot be fetched: {why}")
     return folder
+
+
+def _why_unreachable() -> str:
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"

@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,29 @@ def test_nan_and_wrong_shapes(folder: Path, good: Path) -> None:
         save_file({**state, name: wrong}, folder / WEIGHTS)
         with pytest.raises(GenFTError):
             artifact.load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["base_model.model.bert.embeddings.LayerNorm.weight", "base_model.model.bert.pooler.dense.bias", "other"]
+)
+def test_tensors_that_are_not_the_adapters(name: str, folder: Path) -> None:
+    """They would overwrite the base after it has been checked."""
+    save_file({**load_file(folder / WEIGHTS), name: torch.zeros(16)}, folder / WEIGHTS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="adapter file: left out 1 of")
+        with pytest.raises(AdapterFileError, match=f"holds {name}, which is not this adapter's and would overwrite"):
+            artifact.load(folder)
+
+
+def test_weights_of_the_base_in_a_head(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    spec = build_spec(
+        task_from_path(reviews), str(bert), Preset(name="none", source=""), training={"epochs": 1}, method="linear"
+    ).spec
+    folder = tmp_path / run(prepare(spec), Store(tmp_path).open()).adapter
+    file, name = folder / "model.safetensors", "bert.embeddings.LayerNorm.weight"
+    save_file({**load_file(file), name: torch.zeros(16)}, file)
+    with pytest.raises(AdapterFileError, match=f"holds {name}, which is not this adapter's and would overwrite"):
+        artifact.load(folder)
 
 
 def test_weights_without_a_tensor(folder: Path) -> None:

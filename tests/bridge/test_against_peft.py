@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from genft.api.config import AdapterConfig
 from genft.api.method import Factor, Factors, Site, WeightMethod
 from genft.api.registry import MethodInfo
-from genft.bridge.register import _register
+from genft.bridge.register import register
 
 IN, HIDDEN, OUT = 12, 9, 7
 RANK, FREQUENCIES = 3, 20
@@ -140,7 +140,7 @@ def trained(model: nn.Module) -> dict[tuple[str, str], nn.Parameter]:
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_outputs_gradients_and_merged_weights(name: str) -> None:
     method, config, peft_config = CASES[name]
-    _register(MethodInfo(config.method, "weight", "-", "-", config=config, method=method))
+    register(MethodInfo(config.method, "weight", "-", "-", config=config, method=method), method)
     theirs = get_peft_model(base(), peft_config())
     _share(theirs)
     ours = get_peft_model(base(), config(**TARGETS))

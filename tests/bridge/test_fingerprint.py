@@ -67,6 +67,35 @@ def test_one_configuration_serves_two_models(tmp_path: Path) -> None:
     PeftModel.from_pretrained(BERT.build(), tmp_path)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_adapter_fits_the_base_that_it_was_trained_on(tmp_path: Path, trained: bool) -> None:
+    """Not the one on which it was attached, if other weights are loaded afterwards, or trained beside it."""
+    model = get_peft_model(BERT.build(), GenFTConfig(task_type="SEQ_CLS", shared_dim=4, init_weights=False))
+    weight = model.base_model.model.bert.encoder.layer[1].attention.self.value.base_layer.weight
+    if trained:
+        weight.requires_grad_(True)
+        model(**BERT.batch()).loss.backward()
+        torch.optim.SGD([weight], lr=1e-3).step()
+    else:
+        weight.data.copy_(other_base().bert.encoder.layer[1].attention.self.value.weight)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(BaseMismatchError, match=r"layer\.1\.attention\.self\.value is another float32"):
+        PeftModel.from_pretrained(BERT.build(), tmp_path)
+    base = BERT.build()
+    base.bert.encoder.layer[1].attention.self.value.weight.data.copy_(weight)
+    PeftModel.from_pretrained(base, tmp_path)
+
+
+def test_a_cast_of_the_base_leaves_its_fingerprint(tmp_path: Path) -> None:
+    model = saved(tmp_path / "before")
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "after")
+    before, after = (
+        json.loads((tmp_path / name / "adapter_config.json").read_text())["base_fingerprint"]
+        for name in ("before", "after")
+    )
+    assert before == after
+
+
 def test_a_merged_model_is_neither_recorded_nor_loaded_onto(tmp_path: Path) -> None:
     model = saved(tmp_path)
     model.merge_adapter()

@@ -18,6 +18,7 @@ from genft.cli.commands import COMMANDS, load
 from genft.cli.declare import Options, Said, option, takes_options
 from genft.cli.names import ELSEWHERE, INSTEAD, translate
 from genft.errors import ConfigError
+from genft.methods import METHODS
 from genft.presets import load_preset
 from genft.records import Record
 from genft.runs.spec import Training
@@ -87,7 +88,7 @@ def test_importing_genft_registers_with_peft_and_the_command_does_not() -> None:
 
 def test_public_names_are_what_they_say() -> None:
     assert set(genft.__all__) <= set(dir(genft))
-    assert genft.GenFTConfig.__module__ == "genft.methods.genft"
+    assert genft.GenFTConfig is METHODS["genft"].config
     assert all(getattr(genft, name) is not None for name in genft.__all__)
     with pytest.raises(AttributeError, match="'genft' has no attribute 'GenFTConfigg'"):
         genft.GenFTConfigg  # noqa: B018

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from families import FAMILIES
 from genft import BitFitConfig, ConfigError, GenFTConfig, VectorFitConfig
 from genft.adapters import merge
 from genft.cli import app
-from genft.figures import FIGURES, draw, maps, read_subject, read_subjects
+from genft.figures import FIGURES, draw, heatmap, maps, read_subject, read_subjects, vectorfit
+from genft.figures.positions import Position, name_positions
 from genft.figures.style import style
-from genft.figures.updates import Place, WeightUpdate, name_places, weight_updates
+from genft.figures.updates import WeightUpdate, weight_updates
 from genft.methods.vector_freezing import HISTORY_FILE
 
 LORA = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"], init_lora_weights=False)
@@ -90,7 +92,7 @@ def test_fused_weights_by_their_slices(family: str) -> None:
     leaf = "qkv" if family == "timm" else "c_attn"
     whole = get_peft_model(f.build(), LoraConfig(r=2, target_modules=[leaf], init_lora_weights=False))
     sliced = get_peft_model(f.build(), GenFTConfig(scope="qv", init_weights=False))
-    places = [name_places(u.site for u in weight_updates(m)) for m in (whole, sliced)]
+    places = [name_positions(u.site for u in weight_updates(m)) for m in (whole, sliced)]
     assert [{p.target for p in found.values()} for found in places] == [{"q", "k", "v"}, {"q", "v"}]
     for u in weight_updates(whole):
         assert u.delta.shape == u.w0.shape == (32, 32)
@@ -99,13 +101,13 @@ def test_fused_weights_by_their_slices(family: str) -> None:
 def test_places_have_the_shortest_names_that_tell_them_apart() -> None:
     bert = "bert.encoder.layer.11."
     names = ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
-    assert list(name_places(bert + n for n in names).values()) == [
-        Place(target, 11) for target in ("query", "attention.output", "intermediate", "output")
+    assert list(name_positions(bert + n for n in names).values()) == [
+        Position(target, 11) for target in ("query", "attention.output", "intermediate", "output")
     ]
-    t5 = name_places(f"{s}.block.1.layer.0.SelfAttention.q" for s in ("encoder", "decoder"))
+    t5 = name_positions(f"{s}.block.1.layer.0.SelfAttention.q" for s in ("encoder", "decoder"))
     assert len(set(t5.values())) == 2
     assert {p.layer for p in t5.values()} == {1}
-    assert name_places(["score"]) == {"score": Place("score", 0)}
+    assert name_positions(["score"]) == {"score": Position("score", 0)}
 
 
 def test_measures() -> None:
@@ -152,7 +154,7 @@ def test_vectorfit_as_svg(adapters: dict[str, Path], tmp_path: Path) -> None:
 def test_freezing_is_drawn_where_it_happened(adapters: dict[str, Path]) -> None:
     (subject,) = read(adapters["vectorfit"])
     with style():
-        ((ending, figure),) = maps.freezing([subject], [], [])
+        ((ending, figure),) = vectorfit.freezing([subject], [], [])
     panels = [axis for axis in figure.axes if axis.images and axis.get_title()]
     assert (ending, [axis.get_title() for axis in panels]) == ("", ["after step 10", "after step 20"])
     columns = [label.get_text() for label in panels[0].get_xticklabels()]
@@ -166,6 +168,35 @@ def test_freezing_is_drawn_where_it_happened(adapters: dict[str, Path]) -> None:
     assert panels[0].images[0].norm is panels[1].images[0].norm
 
 
+@pytest.mark.parametrize("n", [1, 4, 5, 7])
+def test_panels_may_leave_a_row_unfinished(adapters: dict[str, Path], n: int) -> None:
+    """Four targets in rows of three, seven freezings in rows of five: what is left over is not drawn."""
+    (subject,) = read(adapters["vectorfit"])
+    assert subject.history is not None
+    events = tuple(subject.history.events[i % 2].model_copy(update={"step": i}) for i in range(n))
+    subject = dataclasses.replace(subject, history=subject.history.model_copy(update={"events": events}))
+    targets = subject.targets()[:n]
+    with style():
+        ((_, frozen),) = vectorfit.freezing([subject], [], [])
+        drawn = [kind.draw([subject], targets, [0, 1]) for name, kind in FIGURES.items() if name != "freezing"]
+        figures = [figure for figures in drawn for _, figure in figures]
+        for figure in (frozen, *figures):
+            figure.canvas.draw()
+    assert [axis.get_title() for axis in frozen.axes if axis.get_title()] == [f"after step {i}" for i in range(n)]
+    titles = [[axis.get_title() for axis in figure.axes if axis.get_title()] for figure in figures]
+    assert [found for found in titles if found == targets]  # spectra, cosine, sigma
+
+
+def test_every_axis_has_a_title(adapters: dict[str, Path]) -> None:
+    subjects = read(adapters["genft"], adapters["lora"])
+    with style():
+        for name in ("spectra", "cosine", "profiles", "weights"):
+            for _, figure in FIGURES[name].draw(subjects, ["query"], [0, 1]):
+                first, *_ = figure.axes
+                assert figure.get_supxlabel() or any(axis.get_xlabel() for axis in figure.axes), name
+                assert figure.get_supylabel() or first.get_ylabel(), name
+
+
 def test_what_is_compared_has_one_scale(adapters: dict[str, Path]) -> None:
     subjects = read(adapters["genft"], adapters["lora"])
     with style():
@@ -174,14 +205,14 @@ def test_what_is_compared_has_one_scale(adapters: dict[str, Path]) -> None:
     assert len(set(limits)) == 2  # of weights, and of updates
     assert limits[:3] == [limits[0]] * 3
     (w0, sums) = (np.asarray(axis.images[0].get_array()) for axis in (figure.axes[0], figure.axes[1]))
-    update = subjects[0].updates[Place("query", 0)]
+    update = subjects[0].updates[Position("query", 0)]
     assert np.allclose(w0, update.w0)
     assert np.allclose(sums, update.w0 + update.delta)
 
 
 def test_large_matrices_are_averaged() -> None:
     matrix = torch.arange(900.0)[:, None].expand(900, 3)
-    pooled = maps._pooled(matrix)
+    pooled = heatmap.pooled(matrix)
     assert pooled.shape == (300, 3)
     assert np.allclose(pooled[0], 1.0)
     assert np.allclose(pooled[-1], 898.0)

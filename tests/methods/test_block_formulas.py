@@ -253,8 +253,9 @@ def test_prefix_on_a_fused_projection() -> None:
 
 def test_propetl_lora() -> None:
     base, model = adapted("bert", "propetl_lora")
-    method, sites = model.base_model._sites["default"]
-    shared = model.base_model.shared["default"]
+    adapter = model.base_model.adapters["default"]
+    method, sites = adapter.method, adapter.sites
+    shared = adapter.shared
     for path, (site,) in sites.items():
         layer = model.base_model.model.get_submodule(path)
         f = layer.factors("default", site)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from genft import ConfigError, GenFTConfig, TargetError
 from genft.api.method import Site
-from genft.methods.genft import ACTIVATIONS, GenFT
+from genft.methods.genft import GenFT
+from genft.methods.genft_config import ACTIVATIONS
 
 ACTS = {
     "identity": lambda z: z,
@@ -200,7 +201,7 @@ def test_the_ratio_makes_every_base_as_large(tmp_path: Path) -> None:
                 p.mul_(size)
         weights = torch.stack([p for n, p in base.named_parameters() if n.endswith("query.weight")]).detach()
         model = get_peft_model(base, GenFTConfig(target_modules=["query"], shared_dim=4))
-        ratio = model.base_model.method("default").derived_settings()["w0_ratio"]
+        ratio = model.base_model.adapters["default"].method.derived_settings()["w0_ratio"]
         assert ratio * weights.square().mean().sqrt() == pytest.approx(1, rel=1e-2)
         model.save_pretrained(tmp_path)
         assert GenFTConfig.from_pretrained(tmp_path).w0_ratio == ratio  # written down, not derived again
@@ -210,7 +211,7 @@ def test_the_ratio_makes_every_base_as_large(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"w0_ratio: cannot follow the adapted weights, whose sum of squares is 0"):
         get_peft_model(empty, GenFTConfig(target_modules=["query"]))
     given = get_peft_model(two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, w0_ratio=0.3))
-    assert given.base_model.method("default").derived_settings() == {}
+    assert given.base_model.adapters["default"].method.derived_settings() == {}
     assert given.peft_config["default"].w0_ratio == 0.3
 
 
@@ -236,7 +237,7 @@ def test_the_ratio_of_a_base_that_is_loaded_later() -> None:
     late.load_state_dict(wanted.state_dict(), assign=True)
     x = torch.randn(7, 16)
     torch.testing.assert_close(late(x), wanted(x))
-    late_method, method = (m.base_model.method("default") for m in (late, wanted))
+    late_method, method = (m.base_model.adapters["default"].method for m in (late, wanted))
     assert late_method.derived_settings() == method.derived_settings() != {}
 
 

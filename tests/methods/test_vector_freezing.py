@@ -55,7 +55,7 @@ def vectors(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def history(model: PeftModel) -> dict[str, Any] | None:
-    freezing = model.base_model.method("default").freezing
+    freezing = model.base_model.adapters["default"].method.freezing
     return freezing.history if freezing else None
 
 
@@ -368,7 +368,7 @@ def test_under_genft_train_and_resumed(reviews: Path, bert: Path, tmp_path: Path
         result = run(planned, store)
         folder = store.out / result.adapter
         found.append((load_file(folder / "adapter_model.safetensors"), json.loads((folder / HISTORY_FILE).read_text())))
-        assert result.resumed_at == (6 if name == "parts" else 0)
+        assert result.history.resumed_at == (6 if name == "parts" else 0)
     (whole, events), (parts, events_of_parts) = found
     assert [e["step"] for e in events["events"]] == [2, 6, 10]
     assert events_of_parts == events
@@ -428,3 +428,102 @@ def test_sharded_parameters_freeze_alike(tmp_path: Path) -> None:
             torch.testing.assert_close(vectors(sharded)[name].full_tensor(), p, rtol=1e-5, atol=1e-6)
     finally:
         dist.destroy_process_group()
+
+
+# ---------------------------------------------------------------- several models, optimizers and groups
+
+
+def test_two_models_in_one_optimizer_freeze_each_for_itself() -> None:
+    alone = adapted()
+    optimizer = adamw(alone)
+    for _ in range(7):
+        step(alone, optimizer)
+    first, second = adapted(), adapted()
+    both = torch.optim.AdamW(
+        [p for m in (first, second) for p in m.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1
+    )
+    for _ in range(7):
+        (first(**BERT.batch()).loss + second(**BERT.batch()).loss).backward()
+        both.step()
+        both.zero_grad()
+    assert [e["step"] for e in history(first)["events"]] == [2, 4, 6]
+    assert history(first) == history(second) == history(alone)
+    assert all(torch.equal(v, vectors(first)[name]) for name, v in vectors(alone).items())
+
+
+def test_a_vector_that_the_user_freezes_keeps_its_strength() -> None:
+    model = adapted()
+    optimizer = adamw(model)
+    for _ in range(3):
+        step(model, optimizer)
+    name = next(n for n in vectors(model) if n not in history(model)["events"][-1]["frozen"])
+    vectors(model)[name].requires_grad_(False)
+    before = snapshot(model)
+    for _ in range(2):
+        step(model, optimizer)
+    assert torch.equal(vectors(model)[name], before[name])
+    assert name not in history(model)["events"][-1]["frozen"]
+    vectors(model)[name].requires_grad_(True)
+    for _ in range(2):
+        step(model, optimizer)
+    events = history(model)["events"]
+    assert [e["step"] for e in events] == [2, 4, 6]
+    place = history(model)["vectors"].index(name)
+    assert events[1]["strength"][place] > 0
+    assert all(len(e["strength"]) == len(vectors(model)) for e in events)
+
+
+def test_an_added_parameter_group_keeps_strengths_with_their_owners() -> None:
+    model = adapted()
+    late = {name: p for name, p in vectors(model).items() if "layer.0" in name}
+    early = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in late.values())]
+    optimizer = torch.optim.AdamW(early, lr=1e-2)
+    for _ in range(5):
+        step(model, optimizer)
+    first = history(model)["events"]
+    optimizer.add_param_group({"params": list(late.values())})
+    for _ in range(2):
+        step(model, optimizer)
+    events, names = history(model)["events"], history(model)["vectors"]
+    assert events[:2] == first
+    assert [e["step"] for e in events] == [2, 4, 6]
+    assert not any("layer.0" in name for e in first for name in e["frozen"])
+    strength = dict(zip(names, events[2]["strength"], strict=True))
+    assert all(strength[name] < min(s for n, s in strength.items() if n not in late) for name in late)
+
+
+def test_the_history_of_two_optimizers_is_one() -> None:
+    model = adapted()
+    split = {kind: [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("sigma_bias") == kind]
+             for kind in (True, False)}  # fmt: skip
+    optimizers = [torch.optim.AdamW(parameters, lr=1e-2) for parameters in split.values()]
+    for _ in range(7):
+        model(**BERT.batch()).loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    events = history(model)["events"]
+    assert [e["step"] for e in events] == [2, 4, 6]
+    for event in events:  # three of each optimizer's own
+        assert [name.endswith("sigma_bias") for name in event["frozen"]].count(True) == 3
+        assert len(event["frozen"]) == 6
+        assert min(event["strength"]) > 0
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on() -> None:
+    """There the state lay under the adapter's name, with strengths by position."""
+    model = adapted()
+    optimizer = adamw(model)
+    for _ in range(3):
+        step(model, optimizer)
+    saved = copy.deepcopy(optimizer.state_dict())
+    (state,) = saved["param_groups"][0].pop(KEY).values()
+    saved["param_groups"][0][KEY] = {"default": {k: v for k, v in state.items() if k != "names"}}
+    twin = copy.deepcopy(model)
+    resumed = adamw(twin)
+    resumed.load_state_dict(saved)
+    for _ in range(3):
+        step(model, optimizer)
+        step(twin, resumed)
+    assert history(twin) == history(model)
+    assert moved(twin, snapshot(model)) == set()

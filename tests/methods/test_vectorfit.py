@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from families import FAMILIES
-from genft import BaseMismatchError, ConfigError, TargetError, VectorFitConfig
+from genft import METHODS, BaseMismatchError, ConfigError, TargetError, VectorFitConfig
 from genft.bridge.base_check import file_entries
 from genft.ops import svd as svd_cache
 
@@ -29,6 +29,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "lean factored": {"lean": True, "plan": "factored"},
     "lean materialised": {"lean": True, "plan": "materialised"},
 }
+RELATIVE = [{"relative": True, **form} for form in FORMS.values()]
 SIGMA, BIAS = "sigma_bias", "bias"
 
 
@@ -84,13 +85,13 @@ def test_a_saved_adapter_of_deberta_v3_base_is_small(tmp_path: Path, monkeypatch
     model = deberta()
     trained = {name: torch.zeros(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     # values of the right sizes, and the configuration as a real base would leave it
-    config = model.peft_config["default"]
-    sites = [site for group in model.base_model._sites["default"][1].values() for site in group]
-    config.base_fingerprint = {
+    adapter = model.base_model.adapters["default"]
+    sites = adapter.every_site
+    adapter.fingerprint = {
         site.module: {"sketch": "A" * 344, "dtype": "float32", "shape": [3072, 768], "hash": "0" * 32} for site in sites
     }
     sketches = file_entries({str(site): torch.zeros(8, 8) for site in sites}, "vectorfit_")
-    monkeypatch.setattr("genft.bridge.tuner.file_entries", lambda *_: sketches)
+    monkeypatch.setattr("genft.bridge.base_check.file_entries", lambda *_: sketches)
     model.save_pretrained(tmp_path, state_dict=trained)
     stored = load_file(tmp_path / "adapter_model.safetensors")
     assert sum(v.numel() for name, v in stored.items() if name not in sketches) == 138_240
@@ -101,7 +102,7 @@ def test_a_saved_adapter_of_deberta_v3_base_is_small(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_weight_trains_min_o_i_and_its_bias(family: str) -> None:
     model = adapted(family)
-    sites = [site for group in model.base_model._sites["default"][1].values() for site in group]
+    sites = model.base_model.adapters["default"].every_site
     assert counts(model) == {
         SIGMA: sum(min(site.out_features, site.in_features) for site in sites),
         BIAS: sum(site.out_features for site in sites if site.has_bias),
@@ -113,7 +114,7 @@ def test_a_weight_trains_min_o_i_and_its_bias(family: str) -> None:
 def test_default_targets(family: str, scope: str) -> None:
     """q, k, v and the output of every attention; in a block also the two (or three, where gated) weights of an MLP."""
     model = adapted(family, scope=scope)
-    sites = [site for group in model.base_model._sites["default"][1].values() for site in group]
+    sites = model.base_model.adapters["default"].every_site
     mlp = {"llama": 3}.get(family, 2)
     attentions, blocks = {"t5": (6, 4)}.get(family, (2, 2))
     assert len(sites) == 4 * attentions + (mlp * blocks if scope == "block" else 0)
@@ -155,6 +156,45 @@ def test_every_form_starts_exactly_and_is_the_same_function(form: str, family: s
     )
     with moved.disable_adapter():
         assert torch.equal(output(moved, family), base)
+
+
+@pytest.mark.parametrize("settings", RELATIVE, ids=FORMS)
+def test_relative_singular_values(settings: dict[str, Any]) -> None:
+    """σ0 (1 + α) is σ0 + δ with δ = σ0 α, in every form, with the gradients that follow."""
+    base = output(BERT.build())
+    assert torch.equal(output(adapted(**settings)), base)
+    model, plain = adapted(**settings), adapted()
+    trained = dict(plain.named_parameters())
+    for module in model.modules():
+        if (own := getattr(module, "vectorfit_factors", None)) is not None:
+            kept = module.vectorfit_constants["default"].tensors
+            with torch.no_grad():
+                own["default"]["sigma_bias"].normal_(std=0.2)
+                name = next(n for n, p in model.named_parameters() if p is own["default"]["sigma_bias"])
+                trained[name].copy_(kept["sigma"] * own["default"]["sigma_bias"])
+    torch.testing.assert_close(output(model), output(plain), rtol=1e-3, atol=1e-4)
+    for m in (model, plain):
+        m.train()
+        for module in m.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        m(**BERT.batch()).loss.backward()
+    for module, path in ((m, n) for n, m in model.named_modules() if hasattr(m, "vectorfit_factors")):
+        wanted = plain.get_submodule(path).vectorfit_factors["default"]["sigma_bias"].grad
+        sigma = module.vectorfit_constants["default"].tensors["sigma"]
+        got = module.vectorfit_factors["default"]["sigma_bias"].grad
+        torch.testing.assert_close(got, sigma * wanted, rtol=1e-2, atol=1e-4)
+
+
+def test_singular_values_and_biases_have_rates_of_their_own() -> None:
+    config = VectorFitConfig(sigma_lr_ratio=10.0, bias_lr_ratio=0.5)
+    recipe = METHODS["vectorfit"].recipe
+    model = get_peft_model(FAMILIES["timm"].build(), config)
+    rates = {name.rpartition(".")[2]: recipe.learning_rate(config, name)
+             for name, p in model.named_parameters() if p.requires_grad}  # fmt: skip
+    assert rates["sigma_bias"] == rates["q_sigma_bias"] == 10.0
+    assert rates["bias"] == rates["q_bias"] == 0.5
+    assert recipe.learning_rate(VectorFitConfig(), "x.sigma_bias") == 1.0
 
 
 @pytest.mark.parametrize("settings", [{}, {"train_bias": False}, {"train_sigma": False}, {"lean": True}])

@@ -7,12 +7,25 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from genft.errors import ConfigError
-from genft.ops import generator
-from genft.ops.generator import ACTIVATIONS, generate, generate_plain, low_rank
+from genft.ops import entries, generator
+from genft.ops.entries import ACTIVATIONS
+from genft.ops.generator import Form, Stage
 
 PAIRS = list(itertools.product(ACTIVATIONS, ACTIVATIONS))
 STAGES = ("both", "row", "col")
 NONLINEAR = {"act_row": "leaky_relu", "act_col": "gelu", "ratio": 0.7, "scaling": 1.3, "dropout": 0.2}
+
+
+def generate(w0, row, col, *, seed=None, **form):
+    return generator.generate(w0, row, col, Form(**form), seed=seed)
+
+
+def generate_plain(w0, row, col, *, seed=None, **form):
+    return generator.generate_plain(w0, row, col, Form(**form), seed=seed)
+
+
+def low_rank(w0, row, col, **form):
+    return generator.low_rank(w0, row, col, Form(**form))
 
 
 def problem(o, i, r, *, stages="both", dtype=torch.float64, w0_dtype=None, seed=0):
@@ -20,11 +33,11 @@ def problem(o, i, r, *, stages="both", dtype=torch.float64, w0_dtype=None, seed=
     g = torch.Generator().manual_seed(seed)
     w0 = torch.randn(o, i, generator=g, dtype=torch.float64).to(w0_dtype or dtype)
     row, col = (
-        tuple((torch.randn(n, r, generator=g, dtype=torch.float64) / 2).to(dtype).requires_grad_() for _ in "PQ")
+        Stage(*((torch.randn(n, r, generator=g, dtype=torch.float64) / 2).to(dtype).requires_grad_() for _ in "PQ"))
         for n in (i, o)
     )
     row, col = row if stages != "col" else None, col if stages != "row" else None
-    return w0, row, col, [*(row or ()), *(col or ())]
+    return w0, row, col, [*(row or ())[:2], *(col or ())[:2]]
 
 
 def value_and_gradients(form, w0, row, col, factors, **kw):
@@ -46,7 +59,7 @@ def assert_agree(*args, rtol=1e-10, atol=1e-10, **kw):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Small tiles, so that small matrices have several."""
-    monkeypatch.setattr(generator, "_TILE", {"cpu": (8, 5)})
+    monkeypatch.setattr(entries, "_TILE", {"cpu": (8, 5)})
 
 
 @pytest.mark.parametrize("stages", STAGES)
@@ -65,7 +78,7 @@ def test_gradcheck(act_row, act_col, seed, stages):
 
     def f(*factors):
         it = iter(factors)
-        row_, col_ = (None if s is None else (next(it), next(it)) for s in (row, col))
+        row_, col_ = (None if s is None else Stage(next(it), next(it)) for s in (row, col))
         return generate(w0, row_, col_, act_row=act_row, act_col=act_col, dropout=0.2, seed=seed)
 
     assert torch.autograd.gradcheck(f, factors, fast_mode=True)
@@ -100,8 +113,10 @@ def test_computes_in_the_factors_dtype(w0_dtype, stages, acts, small_tiles):
 def test_low_precision_factors(dtype, stages, small_tiles):
     """No further from float64 than the plain form in the same precision, with slack for luck."""
     low = problem(40, 24, 4, stages=stages, dtype=dtype)
-    exact = tuple(None if t is None else tuple(u.detach().double().requires_grad_() for u in t) for t in low[1:3])
-    exact = (low[0].double(), *exact, [t for s in exact if s is not None for t in s])
+    exact = tuple(
+        None if t is None else Stage(*(u.detach().double().requires_grad_() for u in t[:2])) for t in low[1:3]
+    )
+    exact = (low[0].double(), *exact, [t for s in exact if s is not None for t in s[:2]])
     kw = dict(NONLINEAR, seed=4)
     truth = value_and_gradients(generate_plain, *exact, **kw)
     ours, plain = (value_and_gradients(form, *low, **kw) for form in (generate, generate_plain))
@@ -222,7 +237,9 @@ def test_gradient_checkpointing(use_reentrant):
     expected = value_and_gradients(generate, w0, row, col, factors, seed=1, **NONLINEAR)
 
     def form(w0, row, col, **kw):
-        return checkpoint(lambda *f: generate(w0, f[:2], f[2:], **kw), *row, *col, use_reentrant=use_reentrant)
+        return checkpoint(
+            lambda *f: generate(w0, Stage(*f[:2]), Stage(*f[2:]), **kw), *row[:2], *col[:2], use_reentrant=use_reentrant
+        )
 
     for a, b in zip(value_and_gradients(form, w0, row, col, factors, seed=1, **NONLINEAR), expected, strict=True):
         assert torch.equal(a, b)
@@ -248,21 +265,21 @@ def test_operations_are_well_formed():
     x, y, p, g = (torch.randn(n, 3, requires_grad=True) for n in (10, 7, 10, 7))
     mask = generator.entry_mask((10, 7), 0.2, 1, torch.device("cpu"))
     w0 = torch.randn(10, 7)
-    torch.library.opcheck(generator._project, (w0, g, False))
-    torch.library.opcheck(generator._project, (w0.bfloat16(), p, True))
-    torch.library.opcheck(generator._entries, (x, y, mask, "gelu", 1.5))
-    torch.library.opcheck(generator._contract, (x, y, p, mask, "tanh", 1.5))
+    torch.library.opcheck(entries.project, (w0, g, False))
+    torch.library.opcheck(entries.project, (w0.bfloat16(), p, True))
+    torch.library.opcheck(entries.entries, (x, y, mask, "gelu", 1.5))
+    torch.library.opcheck(entries.contract, (x, y, p, mask, "tanh", 1.5))
 
 
 @pytest.mark.parametrize("acts", [{}, NONLINEAR])
 def test_meta_tensors(acts):
     w0, row, col, factors = problem(24, 16, 3)
-    row, col = (tuple(f.detach().to("meta").requires_grad_() for f in s) for s in (row, col))
+    row, col = (Stage(*(f.detach().to("meta").requires_grad_() for f in s[:2])) for s in (row, col))
     dw = generate(w0.to("meta"), row, col, seed=1, **acts)
     assert dw.is_meta
     assert dw.shape == (24, 16)
     dw.sum().backward()
-    assert [f.grad.shape for f in (*row, *col)] == [f.shape for f in factors]
+    assert [f.grad.shape for f in (*row[:2], *col[:2])] == [f.shape for f in factors]
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ REPLACED = ("TEST_CASES", "MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES")
 def fetch_sdist(folder: Path) -> Path:
     """Download and unpack the source distribution of the installed peft; return its folder."""
     pin = f"peft=={version('peft')}"
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
-    subprocess.run([*command, "--no-build-isolation", "-d", str(folder), pin], check=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "peft"]
+    subprocess.run([*command, "-d", str(folder), pin], check=True)
     with tarfile.open(next(folder.glob("peft-*.tar.gz"))) as archive:
         archive.extractall(folder, filter="data")
     return next(p for p in folder.glob("peft-*") if p.is_dir())

@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 import fake_store
 from genft.report.boards import Board
 from genft.report.collect import Report, read_boards, read_report
 from genft.report.page import render
-from genft.runs.store import Store
+from genft.runs.store import Store, pack, unpack
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
@@ -106,6 +107,35 @@ def test_the_leaderboard_shows_the_means_of_the_report(store: Store, vtab: Board
     assert page.count('class="chart"') == 2 * 3 + 5 + 5  # costs, tasks, curves
     assert 'alt="shared dim"' in page
     assert "<dialog open" not in page
+
+
+@in_a_browser
+def test_axes_have_titles_epochs_are_whole_and_headings_are_words(store: Store) -> None:
+    page = dom(store)
+    titles = re.findall(r'<text class="title"[^>]*>(.*?)</text>', page)
+    assert {"epoch", "mean score × 100", "peak memory", "seconds per step"} <= set(titles)
+    assert {"matthews × 100, selecting split", "accuracy × 100, selecting split"} <= set(titles)
+    for chart in re.findall(r'aria-label="[^"]* after every epoch">(.*?)</svg>', page, re.DOTALL):
+        across = re.findall(r'<text x="[^"]*" y="206" text-anchor="middle">(.*?)</text>', chart)
+        assert across == ["1", "2", "3", "4"]
+    headings = re.findall(r"<h[23][^>]*>(.*?)</h[23]>", page)
+    assert len(headings) > 5
+    assert not [heading for heading in headings if "<" in heading]
+
+
+@in_a_browser
+def test_what_is_not_finite_or_constant_is_said_and_not_ranked(tmp_path: Path) -> None:
+    store = fake_store.put(tmp_path, {task: {"genft": 0.9, "lora": 0.8, "linear": 0.5} for task in ("rte", "sst2")})
+    lora, linear = (next(r for r in store if (r.task, r.method) == ("rte", name)) for name in ("lora", "linear"))
+    store.put(lora.model_copy(update={"scores": lora.scores.model_copy(update={"value": float("nan")})}))
+    store.put(linear.model_copy(update={"predictions": pack(np.zeros_like(unpack(linear.predictions)))}))
+    (tmp_path / "report.html").write_text(render(store, read_report(store)))
+    page = dom(store)
+    ((lora_row,), (linear_row,), (genft_row,)) = (cells(page, name) for name in ("lora", "linear", "genft"))
+    assert (lora_row["rte"], lora_row["mean rank"], lora_row["mean of 2 tasks"]) == ("not finite", "–", "–")
+    assert linear_row["rte"].endswith("1 constant")
+    assert (genft_row["mean rank"], linear_row["mean rank"]) == ("1.00", "2.00")
+    assert "lora on rte has no finite score" in page
 
 
 @in_a_browser

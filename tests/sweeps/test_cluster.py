@@ -42,7 +42,6 @@ def workers(of: int) -> list[int]:
 
 
 @real
-@pytest.mark.slow
 def test_runs_on_a_cluster(reviews: Path, bert: Path, tmp_path: Path) -> None:
     """The same result as here, though its worker is killed in the middle."""
     only = {"entries": parse_entries("linear"), "seeds": (0,), "training": LONG}
@@ -62,7 +61,6 @@ def test_runs_on_a_cluster(reviews: Path, bert: Path, tmp_path: Path) -> None:
 
 
 @real
-@pytest.mark.slow
 def test_a_request_that_no_machine_grants_is_refused(reviews: Path, bert: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"1 CPUs and 64 GPUs, and no machine of the cluster has them \(.*--ray-gpus"):
         list(schedule(reviews, bert, tmp_path).run(cluster=Cluster(gpus=64)))

@@ -15,6 +15,7 @@ from typer.testing import Result as Called
 from genft import ConfigError
 from genft.cli import app
 from genft.data import load_task
+from genft.figures.studies import STUDY_FIGURES
 from genft.figures.style import style
 from genft.presets import Preset, load_preset
 from genft.runs.store import Counts, Result, Scores
@@ -100,7 +101,7 @@ def test_the_best_of_a_grid_is_framed() -> None:
         for (r, c), s in scores.items()
     ]
     with style():
-        ((ending, figure),) = STUDIES["ratio-scaling"].draw(found)
+        ((ending, figure),) = STUDY_FIGURES["ratio-scaling"](found)
     axes = figure.axes[0]
     assert ending == "-t"
     table = np.asarray(axes.images[0].get_array().filled(np.nan))
@@ -118,7 +119,7 @@ def test_every_study_draws_what_it_measures() -> None:
         found = [measured(0.5 + 0.01 * n, task=t, name=v.name, **v.place) for t in "ab" for n, v in enumerate(variants)]
         found += [measured(0, seeds=0, task="b", name=variants[0].name, **variants[0].place)]  # every run failed
         with style():
-            drawn = list(study.draw(found))
+            drawn = list(STUDY_FIGURES[study.name](found))
         assert drawn
         assert all(figure.axes for _, figure in drawn)
 

@@ -240,6 +240,7 @@ def test_a_strangers_tools_load_the_folder(reviews: Path, bert: Path, tmp_path: 
     model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
     batch = ours.tokenizer(["w1 good w2"], return_tensors="pt")
     expected = ours.predict([("w1 good w2",)])
+    assert torch.equal(ours.predict(["w1 good w2"]), expected)
     torch.testing.assert_close(model(**batch).logits.softmax(1), expected)
     assert isinstance(model, PeftModel)
     card = (folder / "README.md").read_text()

@@ -162,7 +162,6 @@ def listen() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts what it puts in the background without it
 
 
-@pytest.mark.slow
 def test_ctrl_c_twice(reviews: Path, bert: Path, tmp_path: Path) -> None:
     """The first ends the command with a sentence, the second changes nothing; the same command then finishes."""
     out = tmp_path / "out"

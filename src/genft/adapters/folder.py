@@ -45,14 +45,23 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
             _remove_leftovers(out)
         temporary.mkdir()
         yield temporary
-        if out.exists():
-            os.replace(out, old)
-        os.replace(temporary, out)
+        _swap(temporary, out, old)
     except (OSError, SafetensorError) as e:
         raise ConfigError(f"{out}: cannot be written ({getattr(e, 'strerror', None) or e})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(new: Path, out: Path, old: Path) -> None:
+    if out.exists():
+        os.replace(out, old)
+    try:
+        os.replace(new, out)
+    except OSError:
+        if old.exists():
+            os.replace(old, out)
+        raise
 
 
 def check_new(out: Path) -> None:

@@ -26,12 +26,11 @@ from transformers.pytorch_utils import Conv1D
 from genft.adapters.base_record import read_base_record
 from genft.adapters.card import lora_card
 from genft.adapters.saved import Opened, save_preprocessing
-from genft.api.method import WeightMethod
 from genft.bridge.layer import AdapterLayer
-from genft.bridge.targets import unwrap, weight_shape
 from genft.bridge.weight.layer import WeightLayer
 from genft.bridge.weight.row_slices import place_rows
 from genft.errors import ConfigError
+from genft.models.weights import FrozenWeight, unwrap
 
 #: Share of the squared singular values that the automatic rank of an approximation keeps.
 ENERGY = 0.99
@@ -174,7 +173,7 @@ def _check_rank(rank: int | None, energy: float | None, layers: dict[str, BaseTu
     if energy is not None and not 0 < energy <= 1:
         raise ConfigError(f"energy: received {energy}; allowed: 0 < energy <= 1")
     path, most = min(
-        ((path, min(weight_shape(unwrap(cast(nn.Module, m))))) for path, m in layers.items()),
+        ((path, min(FrozenWeight.of(cast(nn.Module, m)).shape)) for path, m in layers.items()),
         key=lambda item: item[1],
     )
     if rank is not None and not 1 <= rank <= most:
@@ -188,7 +187,6 @@ def _exact_pairs(layers: dict[str, BaseTunerLayer], adapter_name: str) -> dict[s
         if not isinstance(layer, WeightLayer):
             return None
         method = layer.attachments[adapter_name].method
-        assert isinstance(method, WeightMethod)
         w0, left, right = layer.frozen_weight(), [], []
         for site in layer.attachments[adapter_name].sites:
             pair = method.low_rank(w0[site.start : site.stop], layer.factors(adapter_name, site))

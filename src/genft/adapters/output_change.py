@@ -40,22 +40,22 @@ def output_change(inputs: str, before: Tensor, after: Tensor) -> OutputChange:
 def outputs(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
     """All outputs of ``model`` in evaluation, float32, as one vector: logits, or hidden states without a head."""
     model.eval()
-    found = []
+    vectors = []
     with torch.inference_mode():
         for batch in batches:
             result = model(**batch)
-            found.append((result.logits if "logits" in result else result[0]).float().flatten())
-    return torch.cat(found)
+            vectors.append((result.logits if "logits" in result else result[0]).float().flatten())
+    return torch.cat(vectors)
 
 
 def random_batches(model: nn.Module, image_size: int | None = None, n: int = 4) -> list[Batch]:
-    """``n`` inputs made of a fixed seed: noise for an image model, token ids for a text model."""
+    """``n`` inputs from a fixed seed: noise for an image model, token ids for a text model."""
     base = cast(Any, model)
     generator = torch.Generator().manual_seed(0)
     if base.main_input_name == "pixel_values":
         # transformers' models keep their size in the configuration, timm's in the patch embedding
-        inside = next((m.img_size for m in base.modules() if getattr(m, "img_size", None)), 224)
-        size = image_size or getattr(base.config, "image_size", None) or inside
+        of_timm = next((m.img_size for m in base.modules() if getattr(m, "img_size", None)), 224)
+        size = image_size or getattr(base.config, "image_size", None) or of_timm
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         return [
             {"pixel_values": torch.randn(1, 3, height, width, generator=generator, dtype=torch.float32)}
@@ -64,12 +64,12 @@ def random_batches(model: nn.Module, image_size: int | None = None, n: int = 4) 
     config = base.config.get_text_config()
     # RoBERTa counts positions from its padding index, 1
     length = min(32, getattr(config, "max_position_embeddings", None) or 32) - 2
-    made = []
+    batches = []
     for _ in range(n):
         ids = torch.randint(config.vocab_size, (1, length), generator=generator)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        made.append(batch | ({"decoder_input_ids": ids[:, :4]} if base.config.is_encoder_decoder else {}))
-    return made
+        batches.append(batch | ({"decoder_input_ids": ids[:, :4]} if base.config.is_encoder_decoder else {}))
+    return batches
 
 
 def given_batches(trained: Trained, inputs: Sequence[tuple[str, ...]]) -> list[Batch]:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 import transformers
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,12 +27,14 @@ from genft.adapters.card import adapter_card
 from genft.adapters.checks import check_names, check_shapes, check_sizes, one_sentence, read_tensors
 from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIGHTS, TASK_FILE, new_folder
 from genft.adapters.task_file import SavedTask, read_task
+from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
 from genft.data import Task
 from genft.data.encode import Encoded, encode
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
 from genft.models.load import LoadedModel, ModelSource, find_model, load_model
 from genft.models.parameters import trained_state
+from genft.models.prefixes import accept_prefix
 
 #: The transformers class of a base model by peft's task type.
 AUTO_CLASSES = {
@@ -78,8 +80,8 @@ class Trained(Opened):
         """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``.
 
         Args:
-            inputs: texts, pairs of texts as tuples, or paths of images.
-            batch_size: inputs per forward pass.
+            inputs: texts, tuples of two texts if the task has pairs, or paths of images.
+            batch_size: inputs that the model sees at once.
 
         Raises:
             DataError: one text instead of a list, or an input with another number of texts than in training.
@@ -306,7 +308,7 @@ def _tokenizer(folder: Path, saved: SavedTask, of_base: Any) -> Any:
     )
 
 
-def _attach(folder: Path, base: nn.Module, name: str, hint: str = "", *, embeddings: bool = False) -> PeftModel:
+def _attach(folder: Path, base: PreTrainedModel, name: str, hint: str = "", *, embeddings: bool = False) -> PeftModel:
     """Put the adapter in ``folder`` on its base, after checking its files.
 
     Args:
@@ -319,10 +321,12 @@ def _attach(folder: Path, base: nn.Module, name: str, hint: str = "", *, embeddi
     tensors = read_tensors(file)
     with one_sentence(folder, name, hint):
         check_sizes(folder, tensors)
+        if PeftConfig.from_pretrained(str(folder)).peft_type == PeftType.PREFIX_TUNING:
+            accept_prefix(base)
         model = PeftModel.from_pretrained(base, str(folder))
         needed = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
         allowed = get_peft_model_state_dict(model, save_embedding_layers=True).keys() if embeddings else ()
-    check_names(file, tensors, needed=needed, allowed=allowed)
+    check_names(file, [current_key(name) for name in tensors], needed=needed, allowed=allowed)
     return model
 
 

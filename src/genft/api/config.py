@@ -6,17 +6,18 @@ A method's configuration is a peft configuration with the method's own fields ad
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from peft import PeftConfig
 from peft.utils import PeftType
 
 from genft.errors import ConfigError, not_one_of
 
-SliceSpec = str | tuple[int, int]
+C = TypeVar("C", bound="AdapterConfig")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def setting(
     default: Any,
     help: str,
     *,
-    choices: tuple[bool | str, ...] = (),
+    choices: tuple[bool | int | str, ...] = (),
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -110,7 +111,14 @@ def takes_whole_numbers(f: Field[Any]) -> bool:
 
 @dataclass
 class AdapterConfig(PeftConfig):
-    """Fields that every method of genft shares. Raises :class:`ConfigError` with all problems at once."""
+    """Fields that every method of genft shares. Raises :class:`ConfigError` with all problems at once.
+
+    genft never writes to a configuration: an adapter works with a copy of its own (:meth:`owned`), and what the base
+    model decided goes only into what that copy saves. So one configuration can serve any number of models. peft does
+    write, before genft sees the configuration: ``get_peft_model`` sets ``base_model_name_or_path`` (and ``revision``,
+    if it is given one), models for classes add their head to ``modules_to_save``, ``load_adapter`` sets
+    ``inference_mode``; all else that peft writes goes to the copy.
+    """
 
     #: The registered name of the method; also peft's ``peft_type`` in upper case.
     method: ClassVar[str]
@@ -123,7 +131,7 @@ class AdapterConfig(PeftConfig):
         "by default what the method's scope says, or query and value of every attention layer.",
     )
     exclude_modules: list[str] | str | None = setting(
-        None, "Names (suffixes) or a regular expression of modules to leave alone."
+        None, "Names (suffixes) of modules to leave alone, or a regular expression."
     )
     target_slices: dict[str, Any] | None = setting(
         None,
@@ -131,59 +139,67 @@ class AdapterConfig(PeftConfig):
     )
     layers_to_transform: list[int] | int | None = setting(None, "Indices of the layers to adapt; by default all.")
     layers_pattern: list[str] | str | None = setting(
-        None, "Name of the list of layers that layers_to_transform counts in, 'blocks' for timm."
+        None, "Name of the list of layers that layers_to_transform indexes, such as 'blocks' for timm."
     )
     init_weights: bool = setting(True, "True: start exactly at the pretrained function; False: do not (for tests).")
     modules_to_save: list[str] | None = setting(
-        None, "Modules trained whole and saved with the adapter, a new classification head for example."
+        None, "Modules that are trained in full and saved with the adapter, such as a new classification head."
     )
     base_fingerprint: dict[str, Any] | None = setting(
         None,
-        "Sketch and hash of every adapted base weight; written when the adapter is made, checked when it is loaded.",
+        "Sketch and hash of every adapted base weight; saved with an adapter, and compared when it is loaded.",
         repr=False,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType(self.method.upper())
-        #: What a loaded adapter was trained on; None for a new one. A configuration that records its own
-        #: fingerprint stays reusable for another model, so the two are kept apart.
-        self.expected_fingerprint = self.base_fingerprint
-        #: Text files, by name, that are written beside the saved configuration.
-        self.saved_files: dict[str, str] = {}
-        #: Sketches of the updates that came with an adapter file, until compared (``bridge/base_check.py``).
-        self.expected_sketches: dict[str, Any] = {}
+        #: What the adapter that owns this copy derived from its base model, by name.
+        self.derived: Callable[[], Mapping[str, Any]] = dict
         if isinstance(self.target_modules, set | tuple):
             self.target_modules = sorted(self.target_modules)
         if problems := self.problems():
             raise ConfigError(problems)
 
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        super().save_pretrained(save_directory, **kwargs)
-        for name, text in self.saved_files.items():
-            (Path(save_directory) / name).write_text(text, encoding="utf-8")
+    def owned(self: C, derived: Callable[[], Mapping[str, Any]]) -> C:
+        """A copy for one adapter.
+
+        Args:
+            derived: returns what the adapter derives from its base model. Values under the names of settings take
+                their place in what the copy saves; other names are for a method's own ``save_pretrained``.
+        """
+        twin = copy.copy(self)
+        # what another adapter derives stays with that adapter
+        settings = {name: value for name, value in vars(self).items() if name != "derived"}
+        vars(twin).update(copy.deepcopy(settings), derived=derived)
+        return twin
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved: the settings, with the values that the base model decided."""
+        names = {f.name for f in fields(self)}
+        return super().to_dict() | {name: value for name, value in self.derived().items() if name in names}
 
     @property
     def default_scope(self) -> str:
-        """Which weights are adapted where the user names none: a member of ``bridge.targets.SCOPES``."""
+        """Which weights are adapted if the user names none: a member of ``models.architectures.SCOPES``."""
         return "qv"
 
     def problems(self) -> list[str]:
         """One sentence for every setting that cannot be used. Methods extend this list."""
-        found = setting_problems(self)
+        problems = setting_problems(self)
         if self.target_slices is not None:
-            found += _slice_problems(self.target_slices)
+            problems += _slice_problems(self.target_slices)
         if self.layers_to_transform is not None and isinstance(self.target_modules, str):
-            found.append(
+            problems.append(
                 "layers_to_transform: cannot be used with a regular expression in target_modules; "
                 "put the layers into the expression, or give target_modules as a list"
             )
-        return found
+        return problems
 
 
 @dataclass
 class PaperStartConfig(AdapterConfig):
-    """Of a method that does not start at the pretrained function: prompts, prefixes, near-identity adapters."""
+    """For methods that do not start at the pretrained function: prompts, prefixes, near-identity adapters."""
 
     starts_pretrained = False
 
@@ -197,16 +213,24 @@ def _slice_problems(slices: Any) -> list[str]:
     where = "target_slices"
     if not isinstance(slices, dict) or not slices:
         return [f"{where}: received {slices!r}; give a mapping such as {{'qkv': ['q', 'v']}}"]
-    found = []
+    problems = []
     for module, wanted in slices.items():
         rows = wanted.values() if isinstance(wanted, dict) else []
         if not wanted or not isinstance(wanted, list | tuple | dict):
-            found.append(f"{where}[{module!r}]: received {wanted!r}; give names ['q', 'v'] or rows {{'q': [0, 768]}}")
+            problems.append(
+                f"{where}[{module!r}]: received {wanted!r}; give names ['q', 'v'] or rows {{'q': [0, 768]}}"
+            )
         elif not isinstance(wanted, dict) and not all(isinstance(name, str) for name in wanted):
-            found.append(f"{where}[{module!r}]: received {wanted!r}; name the slice: {{'q': [0, 768]}}")
-        found += [
+            problems.append(f"{where}[{module!r}]: received {wanted!r}; name the slice: {{'q': [0, 768]}}")
+        else:
+            problems += [
+                f"{where}[{module!r}]: received the name {name!r}; a slice is named without dots"
+                for name in wanted
+                if not name or "." in str(name)
+            ]
+        problems += [
             f"{where}[{module!r}]: received {r!r}; rows are [start, stop]"
             for r in rows
             if not (isinstance(r, list | tuple) and len(r) == 2 and all(isinstance(n, int) for n in r))
         ]
-    return found
+    return problems

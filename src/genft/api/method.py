@@ -109,7 +109,7 @@ class Method(ABC, Generic[ConfigT, SiteT]):
 
     Args:
         config: the method's configuration. It is only read: what the base model or training decides belongs to the
-            method (:meth:`WeightMethod.derived_settings`, :meth:`saved_files`).
+            method (:meth:`WeightMethod.derived_settings`).
     """
 
     #: Whether some factors are shared between sites (``Factor.shared_as``).
@@ -149,10 +149,6 @@ class Method(ABC, Generic[ConfigT, SiteT]):
     def before_forward(self) -> None:
         """Called before each forward pass of the model in training mode (but not in a compiled one)."""
 
-    def saved_files(self) -> dict[str, str]:
-        """Text files, by name, that are written beside a saved adapter: a record of training, for example."""
-        return {}
-
 
 class WeightMethod(Method[ConfigT, Site]):
     """ΔW and Δb of a linear weight, generated from the frozen W0 and a few trained factors."""
@@ -173,7 +169,8 @@ class WeightMethod(Method[ConfigT, Site]):
         It is not called while weights are on the meta device."""
 
     def derived_settings(self) -> dict[str, Any]:
-        """Settings that the user left open and the adapted weights decided; saved with the adapter's configuration."""
+        """What the adapted weights and training decided, by name. Under the name of a setting it takes the setting's
+        place in the saved configuration; the rest is for ``save_pretrained`` of the method's configuration."""
         return {}
 
     def derive(self, site: Site, w0: Tensor) -> dict[str, Tensor]:

@@ -1,48 +1,71 @@
 """Which tensors of a model's state, and of an adapter's file, belong to one adapter.
 
-An adapter may have any name, "0" or "encoder" too, so a name is never looked for anywhere in a path: peft's list of
-the containers that adapters live in says where one stands.
+An adapter may have any name, "0" or "encoder" too, so a name is never looked for anywhere in a path: the layers that
+the adapter is on, and the container of its shared factors, say where its tensors are.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import _filter_state_dict_by_key_prefixes, _get_tuner_state_dict_key_prefixes
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from genft.bridge.adapter import Adapter
+from genft.bridge.layer import AdapterLayer
+from genft.bridge.shared import SharedFactors, container_name
 from genft.errors import AdapterFileError
 
 #: What names in an adapter file begin with.
 PEFT_PREFIX = "base_model.model."
 
 
+def current_key(key: str) -> str:
+    """The name of a tensor in an adapter file as it is now: genft 0.1 named shared factors by the tuner,
+    ``base_model.genft_shared.u_in_768``, and since then they are named by the root of the model."""
+    return re.sub(r"^base_model\.(?!model\.)(\w+_shared\.)", rf"{PEFT_PREFIX}\1", key)
+
+
+def parts_of(adapter: Adapter[Any], model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that hold the tensors of an adapter and nothing else, by their paths in ``model``."""
+    parts: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        start = f"{path}." if path else ""
+        if isinstance(module, AdapterLayer) and module.holds(adapter):
+            for name in (*module.adapter_layer_names, *module.other_param_names):
+                container = getattr(module, name)
+                if isinstance(container, nn.ModuleDict):
+                    parts[f"{start}{name}.{adapter.name}"] = container[adapter.name]
+        elif isinstance(module, SharedFactors) and module is adapter.container:
+            parts[f"{start}{adapter.name}"] = adapter.shared
+    return {path.removeprefix("_fsdp_wrapped_module."): part for path, part in parts.items()}
+
+
 def adapter_state(
-    model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor], others: Collection[str]
+    adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor], others: Collection[str]
 ) -> dict[str, Tensor]:
     """The entries of a model's state dict that belong to an adapter, by their full names.
 
     Args:
-        model: with its adapters.
-        adapter_name: whose entries are wanted.
+        adapter: whose entries are wanted.
+        model: with the adapter.
         state_dict: from which peft has removed every path that has the name of another adapter anywhere in it.
         others: the names of these adapters.
     """
-    prefixes = _get_tuner_state_dict_key_prefixes(model, adapter_name=adapter_name)
-    own = _filter_state_dict_by_key_prefixes(state_dict, prefixes)
+    parts = parts_of(adapter, model)
+    own = {key: value for key, value in state_dict.items() if key.rpartition(".")[0] in parts}
     if not others:
         return own
     complete: dict[str, Tensor] = {}
-    for prefix in prefixes:
-        complete |= model.get_submodule(prefix).state_dict(prefix=f"{prefix}.")
-    parts = {part for name in complete for part in name.split(".")}
-    # layer 0 has been removed where an adapter is called "0"
-    return complete | own if parts & set(others) else own
+    for path, part in parts.items():
+        complete |= part.state_dict(prefix=f"{path}.")
+    names = {name for path in complete for name in path.split(".")}
+    # layer 0 has been removed if an adapter is called "0"
+    return complete | own if names & set(others) else own
 
 
 def without_adapter_name(key: str, adapter_name: str, prefix: str) -> str:
@@ -56,24 +79,40 @@ def without_adapter_name(key: str, adapter_name: str, prefix: str) -> str:
         adapter_name: what is taken out.
         prefix: of the tuner's containers, ``genft_``.
     """
-    return re.sub(rf"(\.{re.escape(prefix)}\w+)\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key, count=1)
+    return re.sub(rf"((?:^|\.){re.escape(prefix)}\w+)\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key, count=1)
 
 
-def own_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+def shared_keys(adapter: Adapter[Any], model: nn.Module, keys: Collection[str]) -> dict[str, str]:
+    """Key in an adapter file → name in the state dict of ``model``, for the shared factors in the file.
+
+    Where in the model the file says they are does not matter: the root may be another one, or wrapped once more.
+    """
+    shared = next((path for path, part in parts_of(adapter, model).items() if part is adapter.shared), None)
+    if shared is None:
+        return {}
+    renamed = {}
+    for key in keys:
+        head, _, factor = key.rpartition(".")
+        if head.rpartition(".")[2] == container_name(adapter.prefix) and factor in adapter.shared:
+            renamed[key] = f"{shared}.{factor}"
+    return renamed
+
+
+def own_tensors(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What an adapter takes from its file: its own tensors, and modules that are saved whole.
 
-    The model's embeddings are taken too, because peft saves them where the vocabulary was resized. A warning says
-    when they differ from those of the model, and how many other tensors were left out.
+    The model's embeddings are taken too, because peft saves them if the vocabulary was resized. A warning says when
+    they differ from those of the model, and how many other tensors were left out.
 
     Args:
+        adapter: the adapter that is being loaded.
         model: with the adapter.
-        adapter_name: the adapter that is being loaded.
         state_dict: the content of the file, by the names that it has in the model.
     """
-    own = set(adapter_state(model, adapter_name, model.state_dict(), ()))
+    own = set(adapter_state(adapter, model, model.state_dict(), ()))
     for path, module in model.named_modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
-            own |= {f"{path}.{name}" for name in module.adapter_state_dict_load_map(adapter_name).values()}
+            own |= {f"{path}.{name}" for name in module.adapter_state_dict_load_map(adapter.name).values()}
     own = {name.removeprefix(PEFT_PREFIX) for name in own}
     embeddings = _embeddings(model)
     taken, left_out, replaced = {}, [], []
@@ -99,19 +138,19 @@ def own_tensors(model: nn.Module, adapter_name: str, state_dict: dict[str, Tenso
     return taken
 
 
-def check_state_dict(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
+def check_state_dict(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Refuse an adapter file that lacks values, or has values that are not finite.
 
     Args:
+        adapter: the adapter that is being loaded.
         model: with the adapter.
-        adapter_name: the adapter that is being loaded.
         state_dict: the content of the file, by the names that it has in the model.
 
     Raises:
         AdapterFileError: naming the first tensor.
     """
-    parameters = dict(model.named_parameters())
-    needed = {name for name in adapter_state(model, adapter_name, model.state_dict(), ()) if name in parameters}
+    parts = parts_of(adapter, model).items()
+    needed = {f"{path}.{name}" for path, part in parts for name, _ in part.named_parameters()}
     if missing := sorted(needed - state_dict.keys()):
         raise AdapterFileError(
             f"adapter file: it has no values for {missing[0]} (and {len(missing) - 1} more); "
@@ -124,7 +163,7 @@ def check_state_dict(model: nn.Module, adapter_name: str, state_dict: dict[str, 
 
 def _embeddings(model: nn.Module) -> dict[str, Tensor]:
     """The weights of the model's input and output embeddings by name; none for a model that has no such methods."""
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     inner: Any = model
     for getter in ("get_input_embeddings", "get_output_embeddings"):
         try:
@@ -133,5 +172,5 @@ def _embeddings(model: nn.Module) -> dict[str, Tensor]:
             continue
         for path, module in model.named_modules():
             if module is embedding:
-                found |= {f"{path}.{name}".removeprefix(PEFT_PREFIX): p for name, p in module.state_dict().items()}
-    return found
+                weights |= {f"{path}.{name}".removeprefix(PEFT_PREFIX): p for name, p in module.state_dict().items()}
+    return weights

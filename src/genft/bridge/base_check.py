@@ -1,52 +1,120 @@
-"""What is compared and checked around saving and loading: the base's fingerprint, sketches of updates, the values."""
+"""What is compared around saving and loading: the base's fingerprint, and sketches of updates."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from peft import PeftModel
-from peft.utils import resolve_quantization_backend
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from genft.api.config import AdapterConfig
 from genft.bridge import fingerprint
+from genft.bridge.adapter import Adapter
 from genft.bridge.adapter_file import PEFT_PREFIX
-from genft.bridge.targets import read_weight, unwrap, weight_kind
+from genft.bridge.layer import layers_of, own_key
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import BaseMismatchError
-from genft.models.quantised import dequantised, quantisation_name
+from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
 
 _HALF = ("bfloat16", "float16")
+
+# -------------------------------------------------------------------- the base's fingerprint
 
 
 def base_fingerprint(module: nn.Module) -> dict[str, Any] | None:
     """Fingerprint of the pretrained weight in ``module``: of its own, else of the first one inside (a block);
-    None where there is no matrix (a normalisation)."""
-    module = next((m for m in module.modules() if weight_kind(unwrap(m)) is not None), module)
-    if weight_kind(unwrap(module)) is None:
+    None if there is no matrix (a normalisation)."""
+    linear = next((m for m in unwrap(module).modules() if has_linear_weight(m)), None)
+    if linear is None:
         return None
-    backend = resolve_quantization_backend(unwrap(module))
-    return fingerprint.take(base_weight(module), quantisation=quantisation_name(backend) if backend else None)
+    w0 = FrozenWeight.of(linear)
+    return fingerprint.take(w0.weight, quantisation=w0.quantisation)
 
 
 def base_weight(module: nn.Module, rows: slice = slice(None)) -> Tensor:
-    """Rows of the pretrained weight (o, i) in ``module``, dequantised where it is stored packed."""
-    module = unwrap(module)
-    kind, backend = weight_kind(module), resolve_quantization_backend(module)
-    assert kind is not None
-    return (read_weight(module, kind) if backend is None else dequantised(module, backend))[rows]
+    """Rows of the pretrained weight (o, i) in ``module``, dequantised if it is stored packed."""
+    return FrozenWeight.of(module).weight[rows]
 
 
-def update_sketches(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+def refuse_merged(modules: Iterable[tuple[str, nn.Module]], purpose: str) -> None:
+    """Raise a BaseMismatchError if an adapter is merged into one of the modules (path, module)."""
+    for path, module in modules:
+        if isinstance(module, BaseTunerLayer) and module.merged:
+            raise BaseMismatchError(f"adapter: {path} has an adapter merged into it; unmerge it before {purpose}")
+
+
+def has_no_values_yet(adapter: Adapter[Any], model: nn.Module) -> bool:
+    """Whether an adapted module still has tensors on the meta device."""
+    return any(p.is_meta for path in adapter.sites for p in unwrap(model.get_submodule(path)).parameters())
+
+
+def record_or_compare(adapter: Adapter[Any], model: nn.Module) -> None:
+    """Record the base of a new adapter, or compare it with the one that a loaded adapter was trained on.
+
+    Raises:
+        BaseMismatchError: naming the first weight that differs.
+    """
+    here = {path: taken for path in adapter.sites if (taken := base_fingerprint(model.get_submodule(path))) is not None}
+    if adapter.expected_fingerprint is not None and not fingerprint.other_base_allowed():
+        fingerprint.check(adapter.expected_fingerprint, here)
+        adapter.fingerprint = dict(adapter.expected_fingerprint)
+    else:
+        adapter.fingerprint = here
+
+
+def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
+    """Take the fingerprints anew of base weights that have changed since the adapter was made: other weights were
+    loaded, or they are trained beside the adapter. An adapter fits the base that it was trained on."""
+    if adapter.fingerprint is None:
+        return
+    for layer in layers_of(adapter, model):
+        if not isinstance(layer, WeightLayer) or layer.merged or not layer.frozen.has_weight:
+            continue
+        path, w0 = layer.attachments[adapter.name].sites[0].module, layer.frozen
+        if w0.is_whole and (w0.trained or not fingerprint.fits(adapter.fingerprint.get(path), w0.weight)):
+            adapter.fingerprint[path] = base_fingerprint(layer)
+
+
+# -------------------------------------------------------------------- sketches of updates
+
+
+def update_sketches(model: nn.Module, adapter_name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Site → sketch of its update with the values in ``state_dict``, for methods that ask for one."""
-    found: dict[str, Tensor] = {}
+    sketches: dict[str, Tensor] = {}
     for path, layer in model.named_modules():
         if isinstance(layer, WeightLayer) and adapter_name in layer.attachments:
-            found |= layer.sketches(adapter_name, path, state_dict)
-    return found
+            sketches |= _layer_sketches(layer, adapter_name, path, state_dict)
+    return sketches
 
 
-def file_entries(sketches: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _layer_sketches(
+    layer: WeightLayer, adapter_name: str, path: str, state_dict: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Site → what its method sketches of ΔW, with the values that ``state_dict`` has for the layer at ``path``."""
+    sketches: dict[str, Tensor] = {}
+    attachment = layer.attachments[adapter_name]
+    for site in attachment.sites:
+        if site.in_features == 0:
+            continue
+        values = layer.factors(adapter_name, site)
+        for name in values:
+            for container in (layer.factors_name, layer.derived_name):
+                key = f"{path}.{container}.{adapter_name}.{own_key(site, name)}"
+                values[name] = state_dict.get(key, values[name])
+        left, right = fingerprint.signs(site.out_features, 0), fingerprint.signs(site.in_features, 1)
+        rows = partial(_frozen_rows, layer, slice(site.start, site.stop))
+        if (sketch := attachment.method.sketch(rows, values, left, right)) is not None:
+            sketches[str(site)] = sketch
+    return sketches
+
+
+def _frozen_rows(layer: WeightLayer, rows: slice) -> Tensor:
+    return layer.frozen_weight()[rows]
+
+
+def file_entries(sketches: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Sketches by their names in an adapter file, beside the vectors that they belong to."""
     return {f"{PEFT_PREFIX}{site}.{prefix}sketch": sketch.float() for site, sketch in sketches.items()}
 
@@ -58,25 +126,25 @@ def take_sketches(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tenso
     return {name.removeprefix(PEFT_PREFIX).removesuffix(ending): state_dict.pop(name) for name in names}
 
 
-def check_updates(config: AdapterConfig, model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
+def compare_updates(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Once after loading: compare the updates with the sketches that came with the values.
 
     Raises:
         BaseMismatchError: naming the first weight whose update means another matrix here, and why.
     """
-    found = update_sketches(model, adapter_name, state_dict)
-    if not found:
+    here = update_sketches(model, adapter.name, state_dict)
+    if not here:
         return  # weights on the meta device: the first forward pass compares
-    expected, config.expected_sketches = config.expected_sketches, {}
+    expected, adapter.expected_sketches = adapter.expected_sketches, {}
     if fingerprint.other_base_allowed():
         return
-    for site, sketch in found.items():
+    for site, sketch in here.items():
         apart = fingerprint.update_distance(expected[site], sketch) if site in expected else 0.0
         if apart > fingerprint.UPDATE_TOLERANCE:
             path = site.partition("[")[0]
-            trained = ((config.expected_fingerprint or config.base_fingerprint or {}).get(path) or {}).get("dtype")
-            here = (base_fingerprint(_submodule(model, path)) or {}).get("dtype")
-            raise BaseMismatchError(_another_matrix(site, apart, trained, here))
+            trained_on = (adapter.expected_fingerprint or adapter.fingerprint or {}).get(path) or {}
+            found = base_fingerprint(_submodule(model, path)) or {}
+            raise BaseMismatchError(_another_matrix(site, apart, trained_on.get("dtype"), found.get("dtype")))
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module:
@@ -85,15 +153,15 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
 
 
 def _another_matrix(site: str, apart: float, trained: str | None, here: str | None) -> str:
-    what = f"adapter: its update of {site} is another matrix here, {apart:.2g} away from the one that was trained: "
+    start = f"adapter: its update of {site} is another matrix here, {apart:.2g} away from the one that was trained: "
     if trained == here:
-        return what + (
+        return start + (
             "nearly equal singular values leave the singular vectors open, and others were found here; where it was "
             "trained, load the adapter with save_bases=True in its configuration and save it again, which stores "
             "the vectors"
         )
     cast = f", attach the adapter, and cast the model then (model.to(torch.{here}))" if here in _HALF else ""
-    return what + (
+    return start + (
         f"it was trained on a base in {trained} and this one is in {here}, whose rounding moves the singular vectors; "
         f"load the base in {trained}{cast}, or store the vectors where it was trained (save_bases=True in its "
         "configuration, and save it again)"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -49,25 +49,37 @@ def other_base_allowed() -> bool:
     return _allow_other_base.get()
 
 
-def take(weight: Tensor, *, stored: Tensor | None = None, quantisation: str | None = None) -> dict[str, Any]:
+def take(weight: Tensor, *, quantisation: str | None = None) -> dict[str, Any]:
     """The fingerprint of one weight.
 
     Args:
-        weight: W0 (o, i) in any float dtype (dequantised where the base is quantised).
-        stored: the tensor whose bytes are hashed; by default ``weight``.
+        weight: W0 (o, i) in any float dtype (dequantised if the base is quantised).
         quantisation: name of the quantisation that ``weight`` was read from.
     """
     w = weight.detach()
-    left, right = signs(w.shape[0], 0).to(w.device), signs(w.shape[1], 1).to(w.device)
-    sketch = left.T @ (w.to(torch.float32) @ right)
-    raw = (w if stored is None else stored.detach()).contiguous().cpu()
+    raw = w.contiguous().cpu()
     digest = hashlib.blake2b(raw.view(torch.uint8).numpy().data, digest_size=16).hexdigest()
     return {
-        "sketch": encode(sketch),
+        "sketch": encode(_sketch(w)),
         "dtype": quantisation or str(w.dtype).removeprefix("torch."),
         "shape": list(w.shape),
         "hash": digest,
     }
+
+
+def _sketch(weight: Tensor) -> Tensor:
+    """Ωₒᵀ W0 Ωᵢ (8, 8) in float32, on the device of W0."""
+    left, right = (signs(n, side).to(weight.device) for side, n in enumerate(weight.shape))
+    return left.T @ (weight.detach().to(torch.float32) @ right)
+
+
+def fits(reference: Mapping[str, Any] | None, weight: Tensor) -> bool:
+    """Whether a fingerprint is still that of ``weight`` (o, i), by the sketch alone and up to a change of its dtype."""
+    if reference is None or reference["shape"] != list(weight.shape):
+        return False
+    dtypes = (reference["dtype"], str(weight.dtype).removeprefix("torch."))
+    limit = max(TOLERANCE.get(dtype, COARSEST) for dtype in dtypes)
+    return _apart(decode(reference["sketch"]), _sketch(weight).cpu().flatten()) <= limit
 
 
 def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
@@ -91,7 +103,7 @@ def decode(text: str) -> Tensor:
 
 
 def differs(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
-    """How ``found`` differs from ``expected``, as the end of a sentence; None where it is the same weight."""
+    """How ``found`` differs from ``expected``, as the end of a sentence; None if it is the same weight."""
     if expected["shape"] != found["shape"]:
         return f"has shape {tuple(found['shape'])}, the adapter was trained on {tuple(expected['shape'])}"
     if expected["hash"] == found["hash"] and expected["dtype"] == found["dtype"]:
@@ -110,7 +122,7 @@ def update_distance(expected: Tensor, found: Tensor) -> float:
     return _apart(expected.cpu().float(), found.cpu().float())
 
 
-def check(expected: dict[str, Any], found: dict[str, Any]) -> None:
+def check(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Compare the fingerprints of a loaded adapter with those of the model at hand.
 
     Raises:

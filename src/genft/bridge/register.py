@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from peft.utils import PeftType, register_peft_method
 
 from genft.api.method import Method, WeightMethod
+from genft.api.registry import MethodInfo
 from genft.bridge.tuner import BlockTuner, BridgeTuner, WeightTuner
-from genft.methods import METHODS, MethodInfo
 
 
-def register_all() -> None:
-    """Register all our methods with peft; peft finds them from then on by the ``peft_type`` of a configuration."""
-    for info in METHODS.values():
-        if info.family in ("weight", "block"):
-            _register(info)
+def register_all(methods: Iterable[MethodInfo]) -> None:
+    """Register our own methods with peft; peft finds them from then on by the ``peft_type`` of a configuration."""
+    for info in methods:
+        if info.method is not None:
+            register(info, info.method)
+
+
+def register(info: MethodInfo, method: type[Method]) -> None:
+    """Register one method, whose mathematics is ``method``, with peft."""
+    add_peft_type(info.name)
+    tuner = tuner_class(info.name, method)
+    register_peft_method(name=info.name, config_cls=info.config, model_cls=tuner, prefix=tuner.prefix)
 
 
 def add_peft_type(name: str) -> None:
@@ -35,13 +43,6 @@ def add_peft_type(name: str) -> None:
     PeftType._value2member_map_[value] = member
 
 
-def _register(info: MethodInfo) -> None:
-    assert info.method is not None
-    add_peft_type(info.name)
-    tuner = tuner_class(info.name, info.method)
-    register_peft_method(name=info.name, config_cls=info.config, model_cls=tuner, prefix=tuner.prefix)
-
-
 def tuner_class(name: str, method: type[Method]) -> type[BridgeTuner]:
     """A tuner for one method. It is kept in this module under its name, so that pickle finds it."""
     class_name = f"{method.__name__}Model"
@@ -53,7 +54,6 @@ def tuner_class(name: str, method: type[Method]) -> type[BridgeTuner]:
             "__doc__": f"peft tuner of {method.__name__}.",
             "prefix": f"{name}_",
             "method_class": method,
-            "uses_shared_state": method.shares_factors,
         },
     )
     setattr(sys.modules[__name__], class_name, tuner)

@@ -1,4 +1,4 @@
-"""The peft tuner of every method of genft: finds the targets, owns what layers share, guards the base model.
+"""The peft tuner of every method of genft: finds the sites, puts layers on them, guards the base model.
 
 ``bridge/register.py`` makes one subclass per method; nothing here knows which method it serves.
 """
@@ -6,181 +6,162 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, _maybe_include_all_linear_layers
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, _maybe_include_all_linear_layers
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from genft.api.config import AdapterConfig
 from genft.api.method import BlockMethod, Method, Site, WeightMethod
-from genft.bridge import fingerprint
-from genft.bridge.adapter_file import adapter_state, check_state_dict, own_tensors, without_adapter_name
-from genft.bridge.base_check import (
-    base_fingerprint,
-    base_weight,
-    check_updates,
-    file_entries,
-    take_sketches,
-    update_sketches,
-)
+from genft.bridge import adapter_file, base_check
+from genft.bridge.adapter import Adapter
 from genft.bridge.block.layer import CANNOT_MERGE, BlockLayer
-from genft.bridge.layer import AdapterLayer, entry, new_parameter, own_key
-from genft.bridge.targets import (
-    DEFAULT_TARGETS,
-    default_targets,
-    is_meta,
-    modules_with_bias,
-    no_match,
-    resolve_sites,
-    unmatched,
-    unwrap,
-)
+from genft.bridge.layer import AdapterLayer, adapters_in, entry, layers_of, own_key
+from genft.bridge.root import Root
+from genft.bridge.shared import SharedFactors, add_shared, cast_to_float32
+from genft.bridge.targets import block_sites, no_match, weight_sites
 from genft.bridge.weight.evaluation import UpdateCache
 from genft.bridge.weight.gradient_probe import silent_factors
 from genft.bridge.weight.layer import WeightLayer
-from genft.bridge.weight.mask_seeds import ForwardPass
-from genft.errors import BaseMismatchError, ConfigError, GenFTError, MergeError, TargetError
-from genft.models.blocks import block_sites, find_blocks
+from genft.errors import ConfigError, GenFTError, MergeError, TargetError
+from genft.models.architectures import DEFAULT_TARGETS, default_targets, modules_with_bias, unmatched
+from genft.models.blocks import find_blocks
+from genft.models.weights import unwrap
 
 #: A rank or a number of tokens that is never too large, however small the weight.
 LARGEST = 4096
 
+Targets = tuple[list[str] | str, dict[str, Any] | None]
+
 
 class BridgeTuner(BaseTuner):
-    """What our tuners add to peft's: shared factors stored once, fingerprints, and errors in one sentence."""
+    """What our tuners add to peft's: adapters that know their base, shared factors, and errors in one sentence."""
 
     method_class: ClassVar[type[Method]]
     tuner_layer_cls = AdapterLayer
     target_module_mapping = DEFAULT_TARGETS
 
-    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        # before BaseTuner.__init__, which injects the first adapter
-        self._sites: dict[str, tuple[Method, dict[str, list[Site]]]] = {}
-        self._injecting = ""
-        self._fingerprints: dict[str, dict[str, Any]] = {}
-        self._fast_paths: list[tuple[Any, int]] = []
-        self.forward_pass = ForwardPass()
-        self.update_cache = UpdateCache(self.forward_pass)
-        super().__init__(model, *args, **kwargs)
-        self._hooks = (
-            self.model.register_forward_pre_hook(self.forward_pass.begin),
-            self.model.register_forward_pre_hook(self._before_forward),
-            self.model.register_forward_hook(self.forward_pass.end, always_call=True),
-        )
-
-    # ---------------------------------------------------------------- shared factors
+    @property
+    def adapters(self) -> dict[str, Adapter[Any]]:
+        """The adapters of this method that are on the model, by name."""
+        return adapters_in(self.model, self.prefix)
 
     @property
-    def shared_name(self) -> str:
-        return f"{self.prefix}shared"
+    def update_cache(self) -> UpdateCache:
+        """The updates that evaluation keeps."""
+        return Root.of(self.model).update_cache
 
-    @property
-    def shared(self) -> nn.ModuleDict:
-        """Adapter name → the factors that its layers share, each stored once."""
-        if self.shared_name not in self._modules:
-            self.add_module(self.shared_name, nn.ModuleDict())
-        container = self._modules[self.shared_name]
-        assert isinstance(container, nn.ModuleDict)
-        return container
-
-    def _shared_parameters(self, adapter_names: Sequence[str]) -> list[nn.Parameter]:
-        if self.shared_name not in self._modules:
-            return []
-        return [p for name in adapter_names if name in self.shared for p in self.shared[name].parameters()]
-
-    def _create_shared(self, adapter_name: str, method: Method, site: Site, like: Tensor | None) -> None:
-        if adapter_name not in self.shared:
-            self.shared[adapter_name] = nn.ParameterDict()
-        store = entry(self.shared, adapter_name)
-        for factor in method.factors(site).values():
-            key = factor.shared_as
-            if key is None or key in store:
-                continue
-            parameter = new_parameter(factor.shape, factor.init)
-            if like is not None and parameter.device.type != "meta":
-                dtype = like.dtype if like.is_floating_point() else parameter.dtype
-                parameter = nn.Parameter(parameter.data.to(like.device, dtype))
-            store[key] = parameter
+    def own_parameters(self, adapter_name: str) -> dict[str, nn.Parameter]:
+        """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order."""
+        adapter = self.adapters.get(adapter_name)
+        return {} if adapter is None else trained_by(adapter, self.model)
 
     # ---------------------------------------------------------------- injection
 
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        # peft passes these to some of its hooks only
+        self._injecting, self._keys = adapter_name, None if state_dict is None else set(state_dict)
+        self._adapter: Adapter[Any] | None = None
+        config: Any = self.peft_config[adapter_name]
+        self.peft_config[adapter_name] = config.owned(dict)  # peft fills in targets and more; the user's stays as it is
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+        adapter, self._adapter = self._adapter, None
+        if adapter is not None:
+            Root.of(model).listen(self.prefix, adapter_name, adapter.method)
+            adapter.method.attached(adapter_name, partial(trained_by, adapter, model))
+
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
-        """Fill in the default targets: what the configuration leaves open, the model family decides."""
-        assert isinstance(peft_config, AdapterConfig)
-        if peft_config.target_modules is not None:
-            return peft_config
-        if peft_config.target_slices:
-            peft_config.target_modules = sorted(peft_config.target_slices)
-            return peft_config
-        self._set_default_targets(peft_config, str(model_config.get("model_type")))
-        return peft_config
+        """The configuration as the adapter owns it: the model family decides the targets that are left open."""
+        config: Any = peft_config
+        if config.target_modules is None and config.target_slices:
+            config = replace(config, target_modules=sorted(config.target_slices))
+        elif config.target_modules is None:
+            targets, slices = self._default_targets(config, str(model_config.get("model_type")))
+            config = replace(config, target_modules=targets, target_slices=slices)
+        elif isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
+            config = replace(config, target_modules=_all_linear(config, self.model))
+        adapter = self._adapter = Adapter(self._injecting, self.prefix, self.method_class, config)
+        self.peft_config[self._injecting] = adapter.config
+        return adapter.config
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Find all sites and refuse what cannot be done, before anything in the model is changed."""
-        assert isinstance(peft_config, AdapterConfig)
-        if peft_config.target_modules == "all-linear":
-            _maybe_include_all_linear_layers(peft_config, model)
-        inside = tuple(f"{n}." for n, m in model.named_modules() if isinstance(m, AdapterLayer))
-        matched = []
-        for name, _ in model.named_modules():
-            if not name or name.startswith(inside):
-                continue
-            hit = self._check_target_module_exists(peft_config, name)
-            if hit and not isinstance(hit, _ExcludedModule):
-                matched.append(name)
+        adapter = self._being_made
+        config = adapter.config
+        matched = self._matched(config, model)
         if not matched:
-            if peft_config.exclude_modules or peft_config.layers_to_transform is not None:
+            if config.exclude_modules or config.layers_to_transform is not None:
                 return  # peft's own message says which of these settings removed everything
-            raise no_match(peft_config.target_modules, model)
-        if isinstance(peft_config.target_modules, list) and (absent := unmatched(peft_config.target_modules, model)):
+            raise no_match(config.target_modules, model)
+        if isinstance(config.target_modules, list) and (absent := unmatched(config.target_modules, model)):
             warnings.warn(f"{no_match(absent, model)} (the other targets are adapted)", stacklevel=2)
-        sites = self._resolve(model, matched, peft_config)
-        method = self.method_class(peft_config)
-        every_site = [site for group in sites.values() for site in group]
-        if problems := method.check(every_site):
+        adapter.sites = self._resolve(model, matched, adapter)
+        if problems := adapter.method.check(adapter.every_site):
             raise TargetError(problems)
-        for site in every_site:
-            _check_sizes(method, site)
-        self._warn_of_silent_factors(method, every_site)
-        self._sites[self._injecting] = (method, sites)
-        self._check_base(peft_config, model, sites)
-        self._prepare_derived(self._injecting)
+        _check_tensors(adapter)
+        self._check_start(adapter)
+        base_check.refuse_merged(((p, model.get_submodule(p)) for p in adapter.sites), "adding or loading another")
+        if base_check.has_no_values_yet(adapter, model):
+            _finish_at_the_first_pass(adapter, model, self._prepare_derived)
+        else:
+            base_check.record_or_compare(adapter, model)
+            self._prepare_derived(adapter)
+        _replace_namesake(adapter, model)
 
-    def _prepare_derived(self, adapter_name: str) -> None:
-        """Let the method work on all frozen weights of an adapter at once, before its layers are made."""
+    @property
+    def _being_made(self) -> Adapter[Any]:
+        if self._adapter is None:
+            raise GenFTError(f"{type(self).__name__}: a layer is asked for outside of inject_adapter")
+        return self._adapter
 
-    def _warn_of_silent_factors(self, method: Method, sites: list[Site]) -> None:
-        """Name, once, the factors that these settings would never train."""
-        if not isinstance(method, WeightMethod) or method.bias_only:
-            return
-        examples = {(s.out_features == s.in_features): s for s in reversed(sites) if s.in_features}
-        for site in examples.values():
-            if silent := silent_factors(method, site):
-                warnings.warn(
-                    f"{self.prefix.rstrip('_')}: {', '.join(silent)} of {site} never get a gradient from this start "
-                    f"and will not train; {method.advice_for_silent_factors}",
-                    stacklevel=2,
-                )
-                return
+    def _matched(self, config: AdapterConfig, model: nn.Module) -> list[str]:
+        """Paths of the modules that the configuration names, or the keys of a state dict that peft was given."""
+        if self._keys is not None:
+            named = {key.rsplit(f".{self.prefix}", 1)[0].removeprefix("_orig_mod.") for key in self._keys}
+            return [path for path, _ in model.named_modules() if path in named]
+        inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+        matched = []
+        for path, _ in model.named_modules():
+            if not path or path.startswith(inside):
+                continue
+            hit = self._check_target_module_exists(config, path)
+            if hit and not isinstance(hit, _ExcludedModule):
+                matched.append(path)
+        return matched
 
     # what weight and block tuners do differently
 
-    def _set_default_targets(self, config: AdapterConfig, family: str) -> None:
-        """Fill in ``target_modules`` (and slices) that the user left open."""
+    def _default_targets(self, config: AdapterConfig, family: str) -> Targets:
+        """``target_modules`` and ``target_slices`` if the user left them open."""
         raise NotImplementedError
 
-    def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
+    def _resolve(self, model: nn.Module, matched: list[str], adapter: Adapter[Any]) -> dict[str, list[Site]]:
         """The sites of every matched module."""
         raise NotImplementedError
 
-    def _new_layer(self, target: nn.Module) -> AdapterLayer:
+    def _new_layer(self, target: nn.Module) -> AdapterLayer[Any]:
         """The layer that takes the place of ``target``."""
         raise NotImplementedError
+
+    def _check_start(self, adapter: Adapter[Any]) -> None:
+        """Warn of factors that these settings would never train."""
+
+    def _prepare_derived(self, adapter: Adapter[Any]) -> None:
+        """Let the method work on all frozen weights of an adapter at once, before its layers are made."""
 
     def _create_and_replace(
         self,
@@ -192,195 +173,73 @@ class BridgeTuner(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        method, by_module = self._sites[adapter_name]
-        sites = by_module[current_key]
-        needs_shared = any(f.shared_as for site in sites for f in method.factors(site).values())
-        if needs_shared:
-            like = next(unwrap(target).parameters(), None)
-            for site in sites:
-                self._create_shared(adapter_name, method, site, like)
-        layer = target
+        adapter = self._being_made
+        sites = adapter.sites[current_key]
+        for factors in map(adapter.method.factors, sites):
+            if any(factor.shared_as for factor in factors.values()):
+                adapter.share_on(self.model)
+                add_shared(adapter.shared, factors, next(unwrap(target).parameters(), None))
         if isinstance(parent, nn.TransformerEncoderLayer):
-            self._switch_fast_path_off(parent)
-        if not isinstance(target, AdapterLayer):
+            Root.of(self.model).switch_fast_path_off(parent)
+        if isinstance(target, AdapterLayer) and target.prefix == self.prefix:
+            layer: AdapterLayer[Any] = target
+        else:
             layer = self._new_layer(target)
             self._replace_module(parent, target_name, layer, target)
-        assert isinstance(layer, AdapterLayer)
-        layer.attach(adapter_name, method, sites)
-        layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
-
-    def _switch_fast_path_off(self, layer: nn.TransformerEncoderLayer) -> None:
-        """In evaluation torch fuses the whole layer and reads weights directly, past any adapter; with this flag
-        at 0 it computes module by module."""
-        if layer.activation_relu_or_gelu:
-            self._fast_paths.append((layer, layer.activation_relu_or_gelu))
-            layer.activation_relu_or_gelu = 0
+        layer.attach(adapter, sites)
+        layer.set_adapter(self.active_adapters, inference_mode=adapter.config.inference_mode)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's version also copies weight and bias attributes, which fails on modules without them (composite
         # heads, attention modules); our layers place their tensors themselves
         setattr(parent, child_name, new_module)
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        self._injecting = adapter_name  # peft passes the name to some of its hooks only
-        others = [name for name in self.peft_config if name != adapter_name]
-        before = [(p, p.requires_grad) for p in self._shared_parameters(others)]
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
-        # adding an adapter must not change what was trainable before
-        for parameter, requires_grad in before:
-            parameter.requires_grad = requires_grad
-        if adapter_name in self._sites:
-            self._sites[adapter_name][0].attached(adapter_name, partial(self.own_parameters, adapter_name))
+    # ---------------------------------------------------------------- saving and loading
 
-    def method(self, adapter_name: str) -> Method:
-        """The method of an adapter, which knows what the base and training decided."""
-        return self._sites[adapter_name][0]
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: Any, unwanted_adapter_names: list[str]
+    ) -> dict[str, Tensor]:
+        adapter = adapters_in(model, cls.prefix)[adapter_name]
+        tensors = adapter_file.adapter_state(adapter, model, state_dict, unwanted_adapter_names)
+        base_check.record_changes(adapter, model)
+        sketches = base_check.update_sketches(model, adapter_name, tensors)
+        return tensors | base_check.file_entries(sketches, cls.prefix)
 
-    def own_parameters(self, adapter_name: str) -> dict[str, nn.Parameter]:
-        """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order."""
-        if adapter_name not in self._sites:  # deleted
-            return {}
-        method, by_module = self._sites[adapter_name]
-        found: dict[str, nn.Parameter] = {}
-        for path, sites in by_module.items():
-            layer = self.model.get_submodule(path)
-            if not isinstance(layer, AdapterLayer):  # unloaded
-                return {}
-            own = entry(layer.own_factors, adapter_name)
-            for site in sites:
-                named = method.factors(site).items()
-                found |= {f"{site}.{name}": own[own_key(site, name)] for name, f in named if f.shared_as is None}
-        return found
-
-    def _before_forward(self, module: nn.Module, args: Any) -> None:
-        if module.training and not torch.compiler.is_compiling():
-            for name in self.active_adapters:
-                if name in self._sites:
-                    self._sites[name][0].before_forward()
-
-    # ---------------------------------------------------------------- the base model's fingerprint
-
-    def _check_base(self, config: AdapterConfig, model: nn.Module, sites: dict[str, list[Site]]) -> None:
-        """Compare with the base that a loaded adapter names, or record the base of a new one."""
-        modules = {path: model.get_submodule(path) for path in sites}
-        merged = next((p for p, m in modules.items() if isinstance(m, AdapterLayer) and m.merged), None)
-        if merged is not None:
-            raise BaseMismatchError(
-                f"adapter: {merged} has an adapter merged into it; unmerge it before adding or loading another"
-            )
-        if any(p.is_meta for m in modules.values() for p in unwrap(m).parameters()):
-            self._check_when_loaded(config, model, sites)
-            return
-        found = {path: taken for path, m in modules.items() if (taken := base_fingerprint(unwrap(m))) is not None}
-        expected = config.expected_fingerprint
-        if expected is not None and not fingerprint.other_base_allowed():
-            fingerprint.check(expected, found)
-        else:
-            self._fingerprints[self._injecting] = config.base_fingerprint = found
-
-    def _check_when_loaded(self, config: AdapterConfig, model: nn.Module, sites: dict[str, list[Site]]) -> None:
-        """Weights on the meta device have no values yet: check them, and derive from them, at the first pass."""
-        adapter_name = self._injecting
-
-        def check(module: nn.Module, args: Any) -> None:
-            handle.remove()
-            self._check_base(config, model, sites)
-            self._prepare_derived(adapter_name)
-            for layer in (model.get_submodule(path) for path in sites):
-                if isinstance(layer, WeightLayer):
-                    layer.derive(adapter_name)
-            check_updates(config, model, adapter_name, model.state_dict())
-
-        handle = model.register_forward_pre_hook(check)
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return adapter_file.without_adapter_name(key, adapter_name, cls.prefix)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        merged = next((n for n, m in model.named_modules() if isinstance(m, AdapterLayer) and m.merged), None)
-        if merged is not None:
-            raise BaseMismatchError(
-                f"adapter: {merged} has an adapter merged into it; unmerge it before loading weights"
-            )
-        assert isinstance(config, AdapterConfig)
+        base_check.refuse_merged(model.named_modules(), "loading weights")
+        adapter = adapters_in(model, cls.prefix)[adapter_name]
         values = dict(state_dict)
-        config.expected_sketches = take_sketches(values, cls.prefix)
+        adapter.expected_sketches = base_check.take_sketches(values, cls.prefix)
+        renamed = adapter_file.shared_keys(adapter, model, values)
+        values = {renamed.get(key, key): value for key, value in values.items()}
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, values)
-        remapped = own_tensors(model, adapter_name, remapped)
-        check_state_dict(model, adapter_name, remapped)
-        check_updates(config, model, adapter_name, remapped)
+        remapped = adapter_file.own_tensors(adapter, model, remapped)
+        adapter_file.check_state_dict(adapter, model, remapped)
+        base_check.compare_updates(adapter, model, remapped)
         return remapped
 
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        return without_adapter_name(key, adapter_name, cls.prefix)
-
-    @classmethod
-    def _get_adapter_state_dict(
-        cls,
-        model: nn.Module,
-        config: PeftConfig,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
-        unwanted_adapter_names: list[str],
-    ) -> dict[str, Tensor]:
-        found = adapter_state(model, adapter_name, state_dict, unwanted_adapter_names)
-        assert isinstance(config, AdapterConfig)
-        recorded = getattr(getattr(model, "base_model", model), "_fingerprints", {})
-        if adapter_name in recorded:  # one configuration object may have served several models
-            config.base_fingerprint = recorded[adapter_name] | _of_trained_bases(model, recorded[adapter_name])
-        for name, value in derived_settings(model, adapter_name).items():
-            setattr(config, name, value)
-        tuner = getattr(model, "base_model", model)
-        if isinstance(tuner, BridgeTuner):
-            config.saved_files = tuner.method(adapter_name).saved_files()
-        return found | file_entries(update_sketches(model, adapter_name, found), cls.prefix)
-
-    # ---------------------------------------------------------------- what peft does per layer, for shared factors
+    # ---------------------------------------------------------------- what peft does to the tensors of layers only
 
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
+        shared = [p for adapter in adapters_in(model).values() for p in adapter.shared.parameters() if p.requires_grad]
         super()._mark_only_adapters_as_trainable(model)
-        for name in self.peft_config:
-            trains = name in self.active_adapters and not self.peft_config[name].inference_mode
-            for parameter in self._shared_parameters([name]):
-                parameter.requires_grad = trains
-
-    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        super().set_adapter(adapter_name, inference_mode=inference_mode)
-        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
-        for name in self.peft_config:
-            for parameter in self._shared_parameters([name]):
-                parameter.requires_grad = name in names and not inference_mode
-
-    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
-        super().set_requires_grad(adapter_names, requires_grad)
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        for parameter in self._shared_parameters(names):
-            parameter.requires_grad = requires_grad
-
-    def _enable_adapter_layers(self, enabled: bool = True) -> None:
-        super()._enable_adapter_layers(enabled)
-        for name in self.peft_config:
-            for parameter in self._shared_parameters([name]):
-                parameter.requires_grad = enabled and name in self.active_adapters
+        for parameter in shared:
+            parameter.requires_grad = True
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
-        if autocast_adapter_dtype and self.shared_name in self._modules and adapter_name in self.shared:
-            store = entry(self.shared, adapter_name)
-            for key, p in list(store.items()):
-                if p.dtype in (torch.float16, torch.bfloat16):
-                    store[key] = nn.Parameter(p.data.to(torch.float32), requires_grad=p.requires_grad)
+        if autocast_adapter_dtype and adapter_name in self.adapters:
+            cast_to_float32(self.adapters[adapter_name].shared)
 
-    def delete_adapter(self, adapter_name: str) -> None:
-        was_active = adapter_name in self.active_adapters
-        super().delete_adapter(adapter_name)
-        self._sites.pop(adapter_name, None)
-        if was_active:  # peft has activated another adapter, and made what its layers own trainable
-            for parameter in self._shared_parameters(self.active_adapters):
-                parameter.requires_grad = True
-        if self.shared_name in self._modules and adapter_name in self.shared:
-            del self.shared[adapter_name]
+    # ---------------------------------------------------------------- other doors
 
     def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
         if adapter_names is not None:
@@ -392,10 +251,7 @@ class BridgeTuner(BaseTuner):
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]
-        for hook in self._hooks:
-            hook.remove()
-        for layer, flag in self._fast_paths:
-            layer.activation_relu_or_gelu = flag
+        Root.remove(model)
         return model
 
 
@@ -404,31 +260,43 @@ class WeightTuner(BridgeTuner):
 
     method_class: ClassVar[type[WeightMethod]]
 
-    def _set_default_targets(self, config: AdapterConfig, family: str) -> None:
-        if self.method_class.bias_only:
-            config.target_modules = modules_with_bias(self.model)
-            if not config.target_modules:
-                raise TargetError(f"target_modules: no module of {type(self.model).__name__} has a bias")
+    def _default_targets(self, config: AdapterConfig, family: str) -> Targets:
+        if not self.method_class.bias_only:
+            return default_targets(self.model, family, config.default_scope)
+        if not (targets := modules_with_bias(self.model)):
+            raise TargetError(f"target_modules: no module of {type(self.model).__name__} has a bias")
+        return targets, None
+
+    def _resolve(self, model: nn.Module, matched: list[str], adapter: Adapter[Any]) -> dict[str, list[Site]]:
+        slices = adapter.config.target_slices
+        return weight_sites(model, matched, slices, bias_only=self.method_class.bias_only)
+
+    def _new_layer(self, target: nn.Module) -> AdapterLayer[Any]:
+        if isinstance(target, BaseTunerLayer) and isinstance(unwrap(target), nn.MultiheadAttention):
+            raise TargetError(
+                f"target_modules: an nn.MultiheadAttention cannot be adapted by {self.prefix.rstrip('_')} while "
+                f"{type(target).__name__} adapts it; unload that adapter first"
+            )
+        return WeightLayer(target, self.prefix, Root.of(self.model))
+
+    def _check_start(self, adapter: Adapter[WeightMethod]) -> None:
+        if adapter.method.bias_only:
             return
-        config.target_modules, config.target_slices = default_targets(self.model, family, config.default_scope)
+        examples = {(s.out_features == s.in_features): s for s in reversed(adapter.every_site) if s.in_features}
+        for site in examples.values():
+            if silent := silent_factors(adapter.method, site):
+                warnings.warn(
+                    f"{self.prefix.rstrip('_')}: {', '.join(silent)} of {site} never get a gradient from this start "
+                    f"and will not train; {adapter.method.advice_for_silent_factors}",
+                    stacklevel=2,
+                )
+                return
 
-    def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
-        return resolve_sites(model, matched, config.target_slices, bias_only=self.method_class.bias_only)
-
-    def _new_layer(self, target: nn.Module) -> AdapterLayer:
-        shared = self.shared if self.uses_shared_state else None
-        return WeightLayer(target, self.prefix, shared, self.forward_pass, self.update_cache)
-
-    def _prepare_derived(self, adapter_name: str) -> None:
-        method, by_module = self._sites[adapter_name]
-        assert isinstance(method, WeightMethod)
-        modules = {path: self.model.get_submodule(path) for path in by_module}
-        if any(is_meta(unwrap(module)) for module in modules.values()):
-            return
-        method.prepare(
+    def _prepare_derived(self, adapter: Adapter[WeightMethod]) -> None:
+        adapter.method.prepare(
             {
-                site: partial(base_weight, modules[path], slice(site.start, site.stop))
-                for path, sites in by_module.items()
+                site: partial(base_check.base_weight, self.model.get_submodule(path), slice(site.start, site.stop))
+                for path, sites in adapter.sites.items()
                 for site in sites
                 if site.in_features
             }
@@ -440,50 +308,96 @@ class BlockTuner(BridgeTuner):
 
     method_class: ClassVar[type[BlockMethod]]
 
-    def _set_default_targets(self, config: AdapterConfig, family: str) -> None:
-        config.target_modules = find_blocks(self.model)
-        if not config.target_modules:
+    def _default_targets(self, config: AdapterConfig, family: str) -> Targets:
+        if not (targets := find_blocks(self.model)):
             raise TargetError(
                 f"target_modules: no transformer block is recognised in {type(self.model).__name__}; "
                 "this method works inside such blocks"
             )
+        return targets, None
 
-    def _resolve(self, model: nn.Module, matched: list[str], config: AdapterConfig) -> dict[str, list[Site]]:
-        return block_sites(model, matched, self.method_class(config).hooks())
+    def _resolve(self, model: nn.Module, matched: list[str], adapter: Adapter[Any]) -> dict[str, list[Site]]:
+        return block_sites(model, matched, adapter.method.hooks())
 
-    def _new_layer(self, target: nn.Module) -> AdapterLayer:
-        return BlockLayer(target, self.prefix, self.shared if self.uses_shared_state else None)
+    def _new_layer(self, target: nn.Module) -> AdapterLayer[Any]:
+        return BlockLayer(target, self.prefix)
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         raise MergeError(CANNOT_MERGE)
 
 
-def derived_settings(model: nn.Module, adapter_name: str) -> dict[str, Any]:
-    """Settings of an adapter that the base decided; none for methods of peft."""
-    sites = getattr(getattr(model, "base_model", model), "_sites", {})
-    method = sites[adapter_name][0] if adapter_name in sites else None
-    return method.derived_settings() if isinstance(method, WeightMethod) else {}
+def _all_linear(config: AdapterConfig, model: nn.Module) -> list[str]:
+    """Paths of all linear layers except the model's output layer; adapted ones too, which peft knows by the names of
+    its own classes."""
+    copy: Any = config.owned(dict)
+    _maybe_include_all_linear_layers(copy, model)
+    adapted = {
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, AdapterLayer) and isinstance(unwrap(module), nn.Linear | Conv1D)
+    }
+    return sorted(adapted.union(copy.target_modules))
 
 
-def _of_trained_bases(model: nn.Module, recorded: dict[str, Any]) -> dict[str, Any]:
-    """Fingerprints of those base weights that were trained beside the adapter: what they are now is what it fits."""
-    found: dict[str, Any] = {}
-    for path, layer in model.named_modules():
-        if not isinstance(layer, WeightLayer) or not any(p.requires_grad for p in unwrap(layer).parameters()):
-            continue
-        found |= {name: base_fingerprint(unwrap(layer)) for name in recorded if f".{path}".endswith(f".{name}")}
-    return found
+def trained_by(adapter: Adapter[Any], model: nn.Module) -> dict[str, nn.Parameter]:
+    """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order; nothing
+    once the adapter is deleted, replaced or unloaded."""
+    parameters: dict[str, nn.Parameter] = {}
+    for layer in layers_of(adapter, model):
+        own = entry(layer.own_factors, adapter.name)
+        attachment = layer.attachments[adapter.name]
+        for site in attachment.sites:
+            places = attachment.places[site.slice or ""].items()
+            parameters |= {f"{site}.{symbol}": own[p.own] for symbol, p in places if p.shared_as is None}
+    return parameters
 
 
-def _check_sizes(method: Method, site: Site) -> None:
-    """Refuse a rank or length beyond all use before memory is taken for it (a configuration may be a stranger's).
+def _finish_at_the_first_pass(
+    adapter: Adapter[Any], model: nn.Module, prepare_derived: Callable[[Adapter[Any]], None]
+) -> None:
+    """Weights on the meta device have no values yet: check them, and derive from them, at the first forward pass."""
+
+    def finish(module: nn.Module, args: Any) -> None:
+        handle.remove()
+        base_check.record_or_compare(adapter, model)
+        prepare_derived(adapter)
+        for layer in (model.get_submodule(path) for path in adapter.sites):
+            if isinstance(layer, WeightLayer):
+                layer.derive(adapter.name)
+        base_check.compare_updates(adapter, model, model.state_dict())
+
+    handle = model.register_forward_pre_hook(finish)
+
+
+def _replace_namesake(adapter: Adapter[Any], model: nn.Module) -> None:
+    """Take an earlier adapter of the same method and name off the model: the new one replaces it."""
+    for module in model.modules():
+        if isinstance(module, AdapterLayer) and module.prefix == adapter.prefix:
+            module.detach(adapter.name)
+    for _, container in SharedFactors.inside(model, adapter.prefix):
+        container.discard(adapter.name)
+
+
+def _check_tensors(adapter: Adapter[Any]) -> None:
+    """Refuse tensors of a size beyond all use before memory is taken for them (a configuration may be a stranger's),
+    and two tensors of one name in one module.
 
     Raises:
         ConfigError: naming the weight and the tensor.
     """
-    most = max(LARGEST, site.out_features + site.in_features)
-    for name, factor in method.factors(site).items():
-        if max(factor.shape, default=0) > most:
-            shape = " × ".join(map(str, factor.shape))
-            raise ConfigError(f"{site}: its tensor {name!r} would be {shape}, and more than {most} is of no use there")
+    for path, sites in adapter.sites.items():
+        names: Counter[str] = Counter()
+        for site in sites:
+            most = max(LARGEST, site.out_features + site.in_features)
+            factors = adapter.method.factors(site)
+            for name, factor in factors.items():
+                if max(factor.shape, default=0) > most:
+                    shape = " × ".join(map(str, factor.shape))
+                    raise ConfigError(
+                        f"{site}: its tensor {name!r} would be {shape}, and more than {most} is of no use there"
+                    )
+            names.update(own_key(site, name) for name, factor in factors.items() if factor.shared_as is None)
+        if twice := next((name for name, count in names.items() if count > 1), None):
+            slices = ", ".join(repr(site.slice) for site in sites)
+            raise ConfigError(f"target_slices: {path} would have two tensors {twice!r}; rename one of {slices}")

@@ -51,7 +51,7 @@ def _suite(options: ParamsOptions) -> None:
     counted = count_suite(options.suite)
     curves = rank_curves() if options.figure or options.as_json else []
     if options.figure:
-        from genft.figures.style import parameters_against_rank  # which imports matplotlib
+        from genft.figures.parameters import parameters_against_rank  # which imports matplotlib
 
         points = [(t.shared_dim + t.specific_dim, t.adapter["genft"]) for t in counted.tasks]
         parameters_against_rank(curves, points, options.suite, options.figure)

@@ -25,7 +25,8 @@ from genft.cli.progress import SweepBars, tell_failures
 from genft.cli.request import numbers, read_tasks, run_alone
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
-from genft.figures.style import check_format, save, style
+from genft.figures.studies import draw_study
+from genft.figures.style import check_format
 from genft.methods import get_method
 from genft.presets import load_preset
 from genft.report.style import count, table
@@ -102,7 +103,7 @@ def study(
         measured += measure(schedule, variants)
     for schedule in schedules:
         tell_failures(console, schedule)
-    paths = _draw(repeated, measured, drawing.figures or output.out / "figures", drawing.format)
+    paths = draw_study(repeated.name, measured, drawing.figures or output.out / "figures", drawing.format)
     if output.as_json:
         print_json({"study": repeated.name, "measured": [*map(_data, measured)], "figures": [*map(str, paths)]})
     else:
@@ -139,18 +140,6 @@ def _run(console: Console, schedule: Schedule, jobs: int) -> None:
     with SweepBars(console, schedule) as bars:
         for run, event in schedule.run(jobs):
             bars.show(run, event)
-
-
-def _draw(repeated: Study, measured: Sequence[Measured], folder: Path, format: str) -> list[Path]:
-    paths = []
-    with style():
-        import matplotlib.pyplot as plt
-
-        for ending, figure in repeated.draw(list(measured)):
-            paths.append(folder / f"{repeated.name}{ending}.{format}")
-            save(figure, paths[-1])
-            plt.close(figure)
-    return paths
 
 
 def _data(m: Measured) -> dict[str, Any]:

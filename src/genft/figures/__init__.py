@@ -1,6 +1,6 @@
 """What training did to the weights, from saved adapters: figures, and the numbers behind them."""
 
-from genft.figures.kinds import FIGURES, draw
+from genft.figures.registry import FIGURES, draw
 from genft.figures.updates import Subject, WeightUpdate, read_subject, read_subjects
 
 __all__ = ["FIGURES", "Subject", "WeightUpdate", "draw", "read_subject", "read_subjects"]

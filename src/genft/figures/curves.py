@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from genft.figures.maps import WIDTH
-from genft.figures.style import SERIES
-from genft.figures.updates import Place, Subject
+from genft.figures.positions import Position
+from genft.figures.style import SERIES, WIDTH, Drawn, colour_bar, panels
+from genft.figures.updates import Subject
 
 #: Singular values are drawn down to this part of the largest one.
 SMALLEST_SHOWN = 1e-4
-
-Drawn = Iterator[tuple[str, Any]]
 
 
 def profiles(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -> Drawn:
     """Per target, one figure for rows and one for columns: a row of panels per layer, mean and variance of each
     adapter side by side on one scale."""
+    for target in targets:
+        positions = [p for n in layers if all((p := Position(target, n)) in s.updates for s in subjects)]
+        for name, across in (("row", 1), ("column", 0)):
+            yield f"-{name}s-{target}", _profiles(subjects, positions, across, f"{name} of ΔW of {target}")
+
+
+def _profiles(subjects: Sequence[Subject], positions: Sequence[Position], across: int, label: str) -> Any:
     import matplotlib.pyplot as plt
 
-    for target in targets:
-        for lines, across in (("rows", 1), ("columns", 0)):
-            places = [p for n in layers if all((p := Place(target, n)) in s.updates for s in subjects)]
-            columns = 2 * len(subjects)
-            figure, axes = plt.subplots(
-                len(places),
-                columns,
-                figsize=(WIDTH, 1.15 * len(places) + 0.6),
-                squeeze=False,
-                sharex=True,
-                layout="constrained",
-            )
-            for r, place in enumerate(places):
-                for s, (subject, (colour, _, _)) in enumerate(zip(subjects, SERIES, strict=False)):
-                    delta = subject.updates[place].delta
-                    for q, values in enumerate((delta.mean(dim=across), delta.var(dim=across))):
-                        axes[r, q * len(subjects) + s].plot(values.numpy(), color=colour, linewidth=0.5)
-                axes[r, 0].set_ylabel(f"layer {place.layer}")
-            for q, name in enumerate(("mean", "variance")):
-                group = axes[:, q * len(subjects) : (q + 1) * len(subjects)]
-                for row in group:
-                    _share_y(row)
-                for axis, subject in zip(group[0], subjects, strict=True):
-                    axis.set_title(f"{name}, {subject.label}", y=1.0, pad=12)
-            figure.supxlabel(f"{lines.removesuffix('s')} of ΔW of {target}", fontsize=9)
-            yield f"-{lines}-{target}", figure
+    n = len(subjects)
+    size = (WIDTH, 1.15 * len(positions) + 0.6)
+    figure, axes = plt.subplots(len(positions), 2 * n, figsize=size, squeeze=False, sharex=True, layout="constrained")
+    for row, position in zip(axes, positions, strict=True):
+        for s, (subject, (colour, _, _)) in enumerate(zip(subjects, SERIES, strict=False)):
+            delta = subject.updates[position].delta
+            row[s].plot(delta.mean(dim=across).numpy(), color=colour, linewidth=0.5)
+            row[n + s].plot(delta.var(dim=across).numpy(), color=colour, linewidth=0.5)
+        _share_y(row[:n])
+        _share_y(row[n:])
+        row[0].set_ylabel(f"layer {position.layer}")
+    for axis, title in zip(
+        axes[0], (f"{what}, {s.label}" for what in ("mean", "variance") for s in subjects), strict=True
+    ):
+        axis.set_title(title, y=1.0, pad=12)
+    figure.supxlabel(label, fontsize=9)
+    return figure
 
 
 def _share_y(axes: Any) -> None:
@@ -61,43 +57,29 @@ def _share_y(axes: Any) -> None:
 def spectra(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -> Drawn:
     """Per adapter and target the singular values of ΔW, largest first, both axes logarithmic: a line per layer."""
     import matplotlib as mpl
-    import matplotlib.pyplot as plt
 
-    columns = len(targets) if len(targets) <= 3 else 3
-    each = -(-len(targets) // columns)
-    width = min(WIDTH, 1.4 + 2.4 * columns)
-    figure, axes = plt.subplots(
-        each * len(subjects),
-        columns,
-        figsize=(width, 1.75 * each * len(subjects) + 0.5),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
+    columns = min(3, len(targets))
+    n = len(subjects) * len(targets)
+    size = (min(WIDTH, 1.4 + 2.4 * columns), 1.75 * -(-n // columns) + 0.5)
+    figure, axes = panels(n, columns, size, shared=True)
     # the light end of the map would not be seen on white
     colours = mpl.colors.ListedColormap(mpl.colormaps["viridis"].resampled(256)(range(225)))
     scale = mpl.colors.Normalize(min(layers), max(max(layers), min(layers) + 1))
-    for s, subject in enumerate(subjects):
-        panels = axes[s * each : (s + 1) * each].flat
-        for axis, target in zip(panels, targets, strict=False):
-            for layer in layers:
-                update = subject.updates.get(Place(target, layer))
-                if update is not None:
-                    values = update.spectrum
-                    axis.plot(range(1, len(values) + 1), values.numpy(), color=colours(scale(layer)), linewidth=1)
-            axis.set(xscale="log", yscale="log", title=f"{subject.label}: {target}" if len(subjects) > 1 else target)
-        for axis in list(panels)[len(targets) :]:
-            axis.remove()
-    figure.supxlabel("singular value of ΔW, largest first", fontsize=9)
-    figure.supylabel("size", fontsize=9)
-    largest = max(axis.get_ylim()[1] for axis in axes.flat)
-    axes[0, 0].set_ylim(bottom=max(axes[0, 0].get_ylim()[0], SMALLEST_SHOWN * largest))
-    for axis in axes[-1]:
-        axis.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:.0f}"))
-    bar = figure.colorbar(mpl.cm.ScalarMappable(scale, colours), ax=axes, shrink=0.9, aspect=30, pad=0.02)
-    bar.ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    bar.set_label("layer", size=8)
-    bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)
+    for axis, (subject, target) in zip(axes, ((s, t) for s in subjects for t in targets), strict=True):
+        for layer in layers:
+            update = subject.updates.get(Position(target, layer))
+            if update is not None:
+                values = update.spectrum
+                axis.plot(range(1, len(values) + 1), values.numpy(), color=colours(scale(layer)), linewidth=1)
+        axis.set(xscale="log", yscale="log", title=f"{subject.label}: {target}" if len(subjects) > 1 else target)
+    figure.supxlabel("index of the singular value of ΔW, largest first", fontsize=9)
+    figure.supylabel("singular value", fontsize=9)
+    largest = max(axis.get_ylim()[1] for axis in axes)
+    axes[0].set_ylim(bottom=max(axes[0].get_ylim()[0], SMALLEST_SHOWN * largest))
+    axes[0].xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))  # shared by all
+    axes[0].xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes[0].xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:.0f}"))
+    bar = colour_bar(figure, mpl.cm.ScalarMappable(scale, colours), axes, "layer")
+    bar.locator = mpl.ticker.MaxNLocator(integer=True)
+    bar.update_ticks()
     yield "", figure

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -19,22 +17,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from genft.adapters.saved import open_adapter
-from genft.bridge.base_check import base_weight
 from genft.bridge.layer import AdapterLayer
-from genft.bridge.targets import DEFAULT_SLICES, fused_layout, unwrap, weight_kind, weight_shape
 from genft.bridge.weight.layer import WeightLayer
-from genft.errors import AdapterFileError, ConfigError, TargetError
+from genft.errors import AdapterFileError, ConfigError, TargetError, first_line
+from genft.figures.positions import Position, name_positions, vector_site
 from genft.methods.vector_freezing import HISTORY_FILE
+from genft.models.architectures import DEFAULT_SLICES, fused_layout
+from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
+from genft.records import Record
 
 #: Singular values below this part of the largest one are rounding.
 NEGLIGIBLE = 1e-6
-
-
-class Place(NamedTuple):
-    """Where a weight is: what it is within its layer ("query"), and the number of the layer."""
-
-    target: str
-    layer: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,27 +66,42 @@ class WeightUpdate:
         return float(torch.special.entr(share).sum().exp()) if len(share) else 0.0
 
 
+class Freezing(Record):
+    """One freezing of AVF: the optimizer steps before it, the vectors it froze, every vector's training strength."""
+
+    step: int
+    frozen: tuple[str, ...]
+    strength: tuple[float, ...]
+
+
+class FreezingHistory(Record):
+    """What adaptive vector freezing recorded (``methods/vector_freezing.py``): the vectors by name, its freezings."""
+
+    vectors: tuple[str, ...]
+    events: tuple[Freezing, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """An adapter to be shown.
 
     Attributes:
         label: what figures call it.
-        updates: by place, in the order of the model.
-        history: what adaptive vector freezing recorded (``methods/vector_freezing.py``), if there is any.
-        places: the places of all sites that ``history`` names.
+        updates: by position, in the order of the model.
+        history: what adaptive vector freezing recorded, if it was used.
+        positions: the positions of all sites that ``history`` names.
     """
 
     label: str
-    updates: dict[Place, WeightUpdate]
-    history: dict[str, Any] | None = None
-    places: dict[str, Place] = dataclasses.field(default_factory=dict)
+    updates: dict[Position, WeightUpdate]
+    history: FreezingHistory | None = None
+    positions: dict[str, Position] = dataclasses.field(default_factory=dict)
 
     def targets(self) -> list[str]:
-        return list(dict.fromkeys(place.target for place in self.updates))
+        return list(dict.fromkeys(position.target for position in self.updates))
 
     def layers(self) -> list[int]:
-        return sorted({place.layer for place in self.updates})
+        return sorted({position.layer for position in self.updates})
 
 
 def read_subjects(folders: Iterable[Path], base: str | None = None, num_labels: int | None = None) -> list[Subject]:
@@ -108,10 +116,10 @@ def read_subjects(folders: Iterable[Path], base: str | None = None, num_labels: 
     if len(set(labels)) < len(labels):
         labels = [folder.resolve().name for folder in folders]
     _share_base(folders, [updates for _, updates, _ in read])
-    named = [vector_site(name)[0] for _, _, history in read for name in (history or {"vectors": ()})["vectors"]]
-    places = name_places([*(u.site for _, updates, _ in read for u in updates), *named])
+    frozen = [vector_site(name)[0] for _, _, history in read if history for name in history.vectors]
+    positions = name_positions([*(u.site for _, updates, _ in read for u in updates), *frozen])
     return [
-        Subject(label, {places[u.site]: u for u in updates}, history, places)
+        Subject(label, {positions[u.site]: u for u in updates}, history, positions)
         for label, (_, updates, history) in zip(labels, read, strict=True)
     ]
 
@@ -121,15 +129,9 @@ def read_subject(folder: Path, base: str | None = None, num_labels: int | None =
     return read_subjects([folder], base, num_labels)[0]
 
 
-def vector_site(name: str) -> tuple[str, str]:
-    """``"<site>.<symbol>"``, as AVF names a vector → (site, symbol)."""
-    site, _, symbol = name.rpartition(".")
-    return site, symbol
-
-
 def _read(
     folder: Path, base: str | None, num_labels: int | None
-) -> tuple[str, list[WeightUpdate], dict[str, Any] | None]:
+) -> tuple[str, list[WeightUpdate], FreezingHistory | None]:
     opened = open_adapter(folder, base, num_labels)
     if not isinstance(opened.model, PeftModel):
         raise ConfigError(f"{folder}: holds a model's own weights and not an adapter, so there is no ΔW to show")
@@ -143,24 +145,22 @@ def _read(
     return label, updates, _history(folder)
 
 
-def _history(folder: Path) -> dict[str, Any] | None:
+def _history(folder: Path) -> FreezingHistory | None:
     path = folder / HISTORY_FILE
     try:
-        history: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        vectors = list(history["vectors"])
-        fits = all(len(event["strength"]) == len(vectors) for event in history["events"])
+        history = FreezingHistory.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise AdapterFileError(f"{path}: is damaged ({type(e).__name__}: {e})") from None
-    if not fits:
+    except (OSError, ValueError) as e:
+        raise AdapterFileError(f"{path}: is damaged ({first_line(e)})") from None
+    if any(len(event.strength) != len(history.vectors) for event in history.events):
         raise AdapterFileError(f"{path}: is damaged (an event does not hold one strength per vector)")
     return history
 
 
 @torch.no_grad()
 def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[WeightUpdate]:
-    """Every weight that the adapter changes, in the order of the model; fused ones by their q, k and v where known."""
+    """Every weight that the adapter changes, in the order of the model; fused ones by q, k and v if these are known."""
     base = model.get_base_model()
     for path, layer in base.named_modules():
         if not isinstance(layer, BaseTunerLayer):
@@ -168,17 +168,17 @@ def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[
         module = unwrap(layer)  # type: ignore[arg-type]
         if isinstance(layer, WeightLayer):
             yield from _of_ours(path, layer, adapter_name)
-        elif not isinstance(layer, AdapterLayer) and (kind := weight_kind(module)) is not None:
+        elif not isinstance(layer, AdapterLayer) and has_linear_weight(module):
             delta = _of_peft(layer, adapter_name)
             if delta is not None:
-                w0 = base_weight(module)
-                delta = delta.T if kind.transposed else delta
+                frozen = FrozenWeight.of(module)
+                w0, delta = frozen.weight, frozen.in_own_layout(delta)
                 for name, rows in _slices(path, module, base).items():
                     yield WeightUpdate(f"{path}[{name}]" if name else path, w0[rows].float(), delta[rows].float())
 
 
 def _of_ours(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[WeightUpdate]:
-    if adapter_name not in layer.attachments or layer.kind is None:
+    if adapter_name not in layer.attachments or not layer.frozen.has_weight:
         return
     w0 = layer.frozen_weight()
     for site in layer.attachments[adapter_name].sites:
@@ -190,9 +190,9 @@ def _of_ours(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[Weigh
 
 
 def _of_peft(layer: BaseTunerLayer, adapter_name: str) -> Tensor | None:
-    """ΔW in the layout of the stored weight; None where this adapter is not on this layer.
+    """ΔW in the layout of the stored weight, or None if this adapter is not on this layer.
 
-    What is more than an added matrix (DoRA, (IA)³) is merged in a copy, and compared.
+    An adapter that does more than add a matrix (DoRA, (IA)³) is merged in a copy, and compared.
     """
     own: Any = layer
     if not any(adapter_name in getattr(own, name) for name in own.adapter_layer_names):
@@ -209,11 +209,11 @@ def _of_peft(layer: BaseTunerLayer, adapter_name: str) -> Tensor | None:
 
 
 def _slices(path: str, module: nn.Module, model: nn.Module) -> dict[str | None, slice]:
-    """Rows by the name of the slice: q, k and v of a fused weight, else all of them."""
+    """Rows by the name of the slice: q, k and v of a fused weight; otherwise all rows, without a name."""
     family = getattr(getattr(model, "config", None), "model_type", "")
     if path.rpartition(".")[2] in DEFAULT_SLICES.get(family, {}):
         try:
-            layout = fused_layout(path, module, model, *weight_shape(module))
+            layout = fused_layout(path, module, model, *FrozenWeight.of(module).shape)
             return {name: slice(start, stop) for name, (start, stop) in layout.items()}
         except TargetError:
             pass
@@ -229,34 +229,5 @@ def _share_base(folders: list[Path], read: list[list[WeightUpdate]]) -> None:
             if w0 is not None and not (w0.shape == u.w0.shape and torch.equal(w0, u.w0)):
                 raise ConfigError(
                     f"{folder}: {u.site} of its base model is another weight than that of {folders[0]}; "
-                    "adapters can be shown together where they have the same base"
+                    "adapters can be shown together only if they have the same base model"
                 )
-
-
-def name_places(sites: Iterable[str]) -> dict[str, Place]:
-    """A short name for each site within its layer, and the layer's number, the first one in its path.
-
-    ``"bert.encoder.layer.3.attention.self.query"`` → ``("query", 3)``. A name keeps as many parts of the path as it
-    takes to tell it from the others; models with several lists of layers keep the list's name, too.
-    """
-    split: dict[str, tuple[str, int, str]] = {}
-    for site in dict.fromkeys(sites):
-        path, _, piece = site.removesuffix("]").partition("[")
-        found = re.fullmatch(r"(.*?)\.(\d+)\.(.+)", path)
-        stack, number, rest = (found[1], int(found[2]), found[3]) if found else ("", 0, path)
-        rest = rest.removesuffix(".dense")  # says nothing, and BERT's kin have three in a layer
-        split[site] = (stack, number, f"{rest}.{piece}" if piece else rest)
-    several = len({stack for stack, _, _ in split.values()}) > 1
-    full = {site: f"{stack}.{rest}" if several and stack else rest for site, (stack, _, rest) in split.items()}
-    short = {name: _shortest(name, set(full.values())) for name in set(full.values())}
-    return {site: Place(short[name], split[site][1]) for site, name in full.items()}
-
-
-def _shortest(name: str, names: set[str]) -> str:
-    """The last parts of a dotted name, as few as no other name ends with."""
-    parts = name.split(".")
-    for n in range(1, len(parts)):
-        ending = ".".join(parts[-n:])
-        if sum(other == ending or other.endswith(f".{ending}") for other in names) == 1:
-            return ending
-    return name

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from genft.api.config import PaperStartConfig, setting
@@ -71,7 +72,7 @@ class AdapterMLP(BlockMethod[AdapterMLPConfig]):
         small: Init = partial(nn.init.trunc_normal_, std=0.02)
         return bottleneck_factors(d, m, *((small, small) if self.config.init_weights else _large(d, m)))
 
-    def after_mlp(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+    def after_mlp(self, h: Float[Tensor, "*t d"], f: Factors, *, training: bool) -> Float[Tensor, "*t d"]:
         return bottleneck(h, f, F.gelu)
 
 
@@ -102,13 +103,15 @@ class Houlsby(BlockMethod[HoulsbyConfig]):
     def _trained(self, site: BlockSite) -> Sequence[str]:
         return {"all": site.norms, "last": site.norms[-1:], "none": ()}[self.config.layer_norms]
 
-    def after_attention(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+    def after_attention(self, h: Float[Tensor, "*t d"], f: Factors, *, training: bool) -> Float[Tensor, "*t d"]:
         return bottleneck(h, under("attention_", f), gelu_tanh)
 
-    def after_mlp(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+    def after_mlp(self, h: Float[Tensor, "*t d"], f: Factors, *, training: bool) -> Float[Tensor, "*t d"]:
         return bottleneck(h, under("mlp_", f), gelu_tanh)
 
-    def norm_offset(self, site: BlockSite, norm: str, f: Factors) -> tuple[Tensor, Tensor] | None:
+    def norm_offset(
+        self, site: BlockSite, norm: str, f: Factors
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]] | None:
         if norm not in self._trained(site):
             return None
         index = site.norms.index(norm)

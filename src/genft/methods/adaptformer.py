@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from genft.api.config import AdapterConfig, setting
@@ -48,5 +49,5 @@ class AdaptFormer(BlockMethod[AdaptFormerConfig]):
         d, m = site.out_features, self.config.bottleneck
         return bottleneck_factors(d, m, linear_, zero_unless(not self.config.init_weights, m))
 
-    def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
+    def beside_mlp(self, x: Float[Tensor, "*t d"], f: Factors, *, training: bool) -> Float[Tensor, "*t d"]:
         return self.config.scale * bottleneck(x, f, F.relu, self.config.dropout, training)

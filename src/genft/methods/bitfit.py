@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from genft.api.config import AdapterConfig
@@ -34,5 +35,5 @@ class BitFit(WeightMethod[BitFitConfig]):
         init = nn.init.zeros_ if self.config.init_weights else nn.init.normal_
         return {"bias": Factor((site.out_features,), init)}
 
-    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor:
+    def delta_bias(self, b0: Float[Tensor, " o"] | None, f: Factors) -> Float[Tensor, " o"]:
         return f["bias"]

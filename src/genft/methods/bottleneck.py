@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from genft.api.method import Factor, Init
@@ -22,12 +23,12 @@ def bottleneck_factors(d: int, m: int, down: Init, up: Init) -> dict[str, Factor
 
 
 def bottleneck(
-    x: Tensor,
+    x: Float[Tensor, "*t d"],
     f: Mapping[str, Tensor],
     activation: Callable[[Tensor], Tensor],
     dropout: float = 0.0,
     training: bool = False,
-) -> Tensor:
+) -> Float[Tensor, "*t d"]:
     """Up(dropout(activation(Down x))), (..., d) → (..., d); the dropout in training only."""
     hidden = activation(F.linear(x, f["down_weight"], f["down_bias"]))
     return F.linear(F.dropout(hidden, dropout, training), f["up_weight"], f["up_bias"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from genft.api.config import AdapterConfig, setting
@@ -41,9 +42,11 @@ class LoraSlices(WeightMethod[LoraSlicesConfig]):
             "B": Factor((site.out_features, r), nn.init.zeros_ if zero else nn.init.kaiming_uniform_),
         }
 
-    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
+    def delta_weight(
+        self, w0: Float[Tensor, "o i"], f: Factors, *, dropout_seed: int | Tensor | None = None
+    ) -> Float[Tensor, "o i"]:
         left, right = self.low_rank(w0, f)
         return left @ right.T
 
-    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor]:
+    def low_rank(self, w0: Float[Tensor, "o i"], f: Factors) -> tuple[Float[Tensor, "o k"], Float[Tensor, "i k"]]:
         return self.config.lora_alpha / self.config.r * f["B"], f["A"].T

@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from genft.api.config import PaperStartConfig, setting
@@ -56,11 +57,11 @@ class MAM(BlockMethod[MAMConfig]):
         adapter = bottleneck_factors(d, m, linear_, zero_unless(not self.config.init_weights, m))
         return prefix_factors(d, self.config.prefix_length, self.config.prefix_hidden) | prefixed("adapter_", adapter)
 
-    def prefix(self, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
+    def prefix(self, f: Factors, *, training: bool) -> tuple[Float[Tensor, "l d"], Float[Tensor, "l d"]]:
         keys, values = prefix_states(f).chunk(2, dim=-1)
         return keys, values
 
-    def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
+    def beside_mlp(self, x: Float[Tensor, "*t d"], f: Factors, *, training: bool) -> Float[Tensor, "*t d"]:
         return self.config.scale * bottleneck(x, under("adapter_", f), F.relu)
 
 
@@ -79,7 +80,7 @@ def prefix_factors(d: int, length: int, hidden: int, *, shared: bool = False) ->
     }
 
 
-def prefix_states(f: Factors) -> Tensor:
+def prefix_states(f: Factors) -> Float[Tensor, "l two_d"]:
     """Keys and values side by side, (length, 2·d)."""
     hidden = torch.tanh(F.linear(f["prefix_embedding"], f["prefix_hidden_weight"], f["prefix_hidden_bias"]))
     return F.linear(hidden, f["prefix_weight"], f["prefix_bias"])

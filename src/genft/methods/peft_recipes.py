@@ -13,8 +13,9 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPI
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from genft.api.recipe import Examples, Recipe
-from genft.bridge import targets
 from genft.errors import ConfigError
+from genft.models.architectures import DEFAULT_TARGETS, linear_names, unmatched
+from genft.models.weights import FrozenWeight
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _default_targets(model: PreTrainedModel) -> dict[str, Any]:
     """Query and value, if they are known for this family."""
-    known = targets.DEFAULT_TARGETS.get(model.config.model_type)
+    known = DEFAULT_TARGETS.get(model.config.model_type)
     return {"target_modules": known} if known else {}
 
 
@@ -171,8 +172,9 @@ class VBLora(Recipe):
 
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
         """Vectors of up to 256 numbers that divide the sides of every weight in a block."""
-        in_layers = [name for name in targets.linear_names(model) if re.search(r"\.\d+\.", name)]
-        common = math.gcd(*(n for name in in_layers for n in targets.weight_shape(model.get_submodule(name))))
+        in_layers = [name for name in linear_names(model) if re.search(r"\.\d+\.", name)]
+        weights = [FrozenWeight.of(model.get_submodule(name)) for name in in_layers]
+        common = math.gcd(*(n for w0 in weights for n in w0.shape))
         return {"vector_length": max(n for n in range(1, self.LONGEST + 1) if common % n == 0)}
 
 
@@ -189,5 +191,5 @@ class IA3(Recipe):
 
     @staticmethod
     def _present(model: PreTrainedModel, names: tuple[str, ...]) -> list[str]:
-        missing = targets.unmatched(names, model)
+        missing = unmatched(names, model)
         return [name for name in names if name not in missing]

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from genft.api.config import AdapterConfig, PaperStartConfig, setting
@@ -39,7 +40,7 @@ class ScoreRate(Recipe):
         return config.score_lr_ratio if "score" in name else 1.0
 
 
-def top_mask(score: Tensor, keep: float) -> Tensor:
+def top_mask(score: Float[Tensor, "*s"], keep: float) -> Float[Tensor, "*s"]:
     """1 at the entries of ``score`` that are largest in magnitude, 0 elsewhere, in its shape and dtype.
 
     Args:
@@ -101,7 +102,7 @@ class PropetlAdapter(BlockMethod[PropetlAdapterConfig]):
         network = bottleneck_factors(d, m, partial(nn.init.normal_, std=down), partial(nn.init.normal_, std=up))
         return scored(network, ("down_weight", "up_weight"), str(d))
 
-    def after_mlp(self, h: Tensor, f: Factors, *, training: bool) -> Tensor:
+    def after_mlp(self, h: Float[Tensor, "*t d"], f: Factors, *, training: bool) -> Float[Tensor, "*t d"]:
         weights = {name: masked(f, name, self.config.keep) for name in ("down_weight", "up_weight")}
         return bottleneck(h, {**f, **weights}, F.relu)
 
@@ -143,7 +144,7 @@ class PropetlPrefix(BlockMethod[PropetlPrefixConfig]):
         network = prefix_factors(d, length, self.config.prefix_hidden, shared=True)
         return network | {"states_score": Factor((length, 2 * d), linear_)}
 
-    def prefix(self, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
+    def prefix(self, f: Factors, *, training: bool) -> tuple[Float[Tensor, "l d"], Float[Tensor, "l d"]]:
         states = masked({**f, "states": prefix_states(f)}, "states", self.config.keep)
         keys, values = states.chunk(2, dim=-1)
         return keys, values
@@ -185,10 +186,12 @@ class PropetlLora(WeightMethod[PropetlLoraConfig]):
         b: Init = zero_unless(not self.config.init_weights, r)
         return scored({"a": Factor((r, i), linear_), "b": Factor((o, r), b)}, ("a", "b"), f"{site.role}_{o}x{i}")
 
-    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor]:
+    def low_rank(self, w0: Float[Tensor, "o i"], f: Factors) -> tuple[Float[Tensor, "o k"], Float[Tensor, "i k"]]:
         c = self.config
         return c.alpha / c.r * masked(f, "b", c.keep), masked(f, "a", c.keep).T
 
-    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
+    def delta_weight(
+        self, w0: Float[Tensor, "o i"], f: Factors, *, dropout_seed: int | Tensor | None = None
+    ) -> Float[Tensor, "o i"]:
         left, right = self.low_rank(w0, f)
         return left @ right.T

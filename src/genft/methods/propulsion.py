@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from genft.api.config import AdapterConfig, setting
@@ -47,14 +48,16 @@ class Propulsion(WeightMethod[PropulsionConfig]):
         init = nn.init.zeros_ if self.config.init_weights else partial(nn.init.normal_, std=0.3 / self.config.degree)
         return {"z_bias": Factor((site.out_features,), init)}
 
-    def scale(self, f: Factors) -> Tensor:
+    def scale(self, f: Factors) -> Float[Tensor, " o"]:
         """z^k, (o,)."""
         return (1 + f["z_bias"]) ** self.config.degree
 
-    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor:
+    def delta_weight(
+        self, w0: Float[Tensor, "o i"], f: Factors, *, dropout_seed: int | Tensor | None = None
+    ) -> Float[Tensor, "o i"]:
         return (self.scale(f) - 1)[:, None] * w0
 
-    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
+    def delta_bias(self, b0: Float[Tensor, " o"] | None, f: Factors) -> Float[Tensor, " o"] | None:
         return None if b0 is None else (self.scale(f) - 1) * b0
 
     def linear(self, x: Tensor, base: Base, b0: Tensor | None, f: Factors, shape: Shape) -> Tensor:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
@@ -170,7 +171,7 @@ class AdaptiveVectorFreezing:
             )
 
 
-def strengths(offsets: list[nn.Parameter]) -> Tensor:
+def strengths(offsets: list[nn.Parameter]) -> Float[Tensor, " n"]:
     """S of every vector from its offset: the mean of its absolute values (n,), in float32."""
     norms = torch._foreach_norm(list[Tensor](offsets), 1)
     sizes = torch.tensor([p.numel() for p in offsets], device=norms[0].device)

@@ -2,13 +2,13 @@
 
     paper                             here
     W0 = U Σ Vᵀ, frozen U, V          u (o, k), v (i, k), k = min(o, i); Σ0 = diag(sigma)
-    Σ, trained                        sigma_bias (k,): Σ = diag(sigma + sigma_bias)
+    Σ, trained                        sigma_bias (k,): Σ = diag(sigma + δ), δ = sigma_bias; if relative, sigma ∘ it
     b, trained                        bias (o,): an offset of the pretrained bias
-    ΔW = U diag(sigma_bias) Vᵀ        (o, i), zero at the start
+    ΔW = U diag(δ) Vᵀ                 (o, i), zero at the start
     adaptive vector freezing          methods/vector_freezing.py
 
 W0 itself stays in place and offsets are trained, so the start is exactly the pretrained function. A weight trains
-min(o, i) + o numbers, without a bias min(o, i). The paper has no released code; the constants of adaptive vector
+min(o, i) + o numbers, without a bias min(o, i). The authors have released no code; the constants of adaptive vector
 freezing are unverified. Forms of the computation: ``ops/spectral.py``.
 
 Both names contain "bias": that is how transformers.Trainer, timm and others recognise what must not be decayed.
@@ -16,76 +16,32 @@ Both names contain "bias": that is how transformers.Trainer, timm and others rec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from genft.api.config import AdapterConfig, setting
 from genft.api.method import Base, Factor, Factors, Site, WeightMethod
+from genft.api.recipe import Recipe
 from genft.api.registry import register
 from genft.errors import ConfigError
-from genft.methods.vector_freezing import HISTORY_FILE, AdaptiveVectorFreezing
+from genft.methods.vector_freezing import AdaptiveVectorFreezing
+from genft.methods.vectorfit_config import VectorFitConfig
 from genft.ops import plan, spectral
 from genft.ops import svd as svd_cache
 
 
-@dataclass
-class VectorFitConfig(AdapterConfig):
-    """Configuration of VectorFit; by default all linear weights of every block, with adaptive vector freezing."""
+class VectorRates(Recipe):
+    """Singular values and biases move in different units, so each may have a learning rate of its own."""
 
-    method = "vectorfit"
-
-    train_sigma: bool = setting(True, "Whether singular values are trained.")
-    train_bias: bool = setting(True, "Whether the biases of the adapted weights are trained, where they have one.")
-    scope: str = setting(
-        "block",
-        "Weights adapted where target_modules is not given. 'block': all in every layer (q, k, v, attention output, "
-        "MLP); 'attention': those of attention.",
-        choices=("block", "attention"),
-    )
-    avf: bool = setting(True, "Whether the vectors that have moved most are frozen for a while, again and again.")
-    avf_start: int = setting(100, "Optimizer steps before the first freezing (unverified constant).", ge=1)
-    avf_interval: int = setting(100, "Optimizer steps from one freezing to the next (unverified constant).", ge=1)
-    avf_top_k: int = setting(5, "Vectors frozen at a time, never all of them (unverified constant).", ge=1)
-    avf_events: int = setting(
-        10, "Freezings in all; the vectors of the last one stay frozen (unverified constant).", ge=0
-    )
-    avf_beta: float = setting(0.99, "Smoothing of the training strengths over steps (unverified constant).", ge=0, lt=1)
-    plan: str = setting(
-        "auto",
-        "How the layers are computed: 'factored' (through U and V), 'materialised' (through W0 + ΔW), 'beside' "
-        "(W0 x + ΔW x), or 'auto': what costs least at each call.",
-        choices=plan.PLANS,
-    )
-    exact: bool = setting(
-        True,
-        "Whether W0 itself is used while a weight's singular values are at their start, which is then exactly the "
-        "pretrained function; without it the start differs by the rounding of the decomposition, about 1e-5.",
-    )
-    lean: bool = setting(
-        False,
-        "Keep only the smaller of U and V and work with W0 in place of the other; less memory, float32 base only, "
-        "and directions with tiny singular values become inaccurate.",
-    )
-    save_bases: bool = setting(
-        False, "Save U and V with the adapter, which then does not depend on how another machine computes them."
-    )
-
-    @property
-    def default_scope(self) -> str:
-        return self.scope
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        if not (self.train_sigma or self.train_bias):
-            found.append("train_sigma, train_bias: both are off, so nothing would be trained; switch one on")
-        if self.lean and not self.exact:
-            found.append("lean, exact: the lean form always computes with W0; set exact=True or lean=False")
-        return found
+    def learning_rate(self, config: VectorFitConfig, name: str) -> float:
+        if name.endswith("sigma_bias"):
+            return config.sigma_lr_ratio
+        return config.bias_lr_ratio if name.endswith("bias") else 1.0
 
 
 @register(
@@ -93,9 +49,10 @@ class VectorFitConfig(AdapterConfig):
     config=VectorFitConfig,
     paper="VectorFit, arXiv 2503.19530",
     trains="singular values and biases of every weight in a block, with adaptive vector freezing",
+    recipe=VectorRates(),
 )
 class VectorFit(WeightMethod[VectorFitConfig]):
-    """ΔW = U diag(sigma_bias) Vᵀ and Δb = bias."""
+    """ΔW = U diag(δ) Vᵀ and Δb = bias."""
 
     def __init__(self, config: VectorFitConfig) -> None:
         super().__init__(config)
@@ -145,7 +102,7 @@ class VectorFit(WeightMethod[VectorFitConfig]):
     def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
         if "sigma" not in f or f["sigma"].is_meta:
             return None
-        delta, left, right = f["sigma_bias"].cpu().double(), left.double(), right.double()
+        delta, left, right = self._delta(f).cpu().double(), left.double(), right.double()
         if not self.config.lean:
             return (left.T @ f["u"].cpu().double() * delta) @ (f["v"].cpu().double().T @ right)
         q, w = f["u" if "u" in f else "v"].cpu().double(), w0().cpu().double()
@@ -154,32 +111,40 @@ class VectorFit(WeightMethod[VectorFitConfig]):
 
     # ---------------------------------------------------------------- the update, in its forms
 
-    def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor | None:
+    def _delta(self, f: Factors) -> Float[Tensor, " k"]:
+        """δ, the offset of the singular values."""
+        return f["sigma"] * f["sigma_bias"] if self.config.relative else f["sigma_bias"]
+
+    def delta_weight(
+        self, w0: Float[Tensor, "o i"], f: Factors, *, dropout_seed: int | Tensor | None = None
+    ) -> Float[Tensor, "o i"] | None:
         if "sigma_bias" not in f:
             return None
         if self.config.lean:
-            return spectral.one_sided_delta_weight(w0, _scale(f), f["u" if "u" in f else "v"])
-        return spectral.delta_weight(f["u"], f["sigma_bias"], f["v"])
+            return spectral.one_sided_delta_weight(w0, _scale(self._delta(f), f), f["u" if "u" in f else "v"])
+        return spectral.delta_weight(f["u"], self._delta(f), f["v"])
 
-    def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
+    def delta_bias(self, b0: Float[Tensor, " o"] | None, f: Factors) -> Float[Tensor, " o"] | None:
         return f.get("bias")
 
-    def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor] | None:
+    def low_rank(
+        self, w0: Float[Tensor, "o i"], f: Factors
+    ) -> tuple[Float[Tensor, "o k"], Float[Tensor, "i k"]] | None:
         if "sigma_bias" not in f or self.config.lean:
             return None
-        left = f["u"] * f["sigma_bias"]
+        left = f["u"] * self._delta(f)
         return left, f["v"].to(left.dtype)
 
     def linear(self, x: Tensor, base: Base, bias: Tensor | None, f: Factors, shape: plan.Shape) -> Tensor | None:
         if "sigma_bias" not in f:
             return None
-        lean, delta = self.config.lean, f["sigma_bias"]
+        lean, delta = self.config.lean, self._delta(f)
         exact = self.config.exact and (not shape.exact_sum or _may_be_zero(delta))
         form = plan.choose(replace(shape, rank=len(delta), bases=1 if lean else 2, exact=exact), self.config.plan)
         if form in ("weight", "beside") or (lean and not shape.exact_sum):
             return None
         if lean:
-            return _lean(x, base, bias, f)
+            return _lean(x, base, bias, _scale(delta, f), f)
         u, sigma, v = f["u"], f["sigma"], f["v"]
         z = None
         with torch.no_grad():
@@ -204,26 +169,26 @@ class VectorFit(WeightMethod[VectorFitConfig]):
         if self.freezing is not None:
             self.freezing.before_forward()
 
-    def saved_files(self) -> dict[str, str]:
+    def derived_settings(self) -> dict[str, Any]:
         history = self.freezing.history if self.freezing else None
-        return {} if history is None else {HISTORY_FILE: json.dumps(history) + "\n"}
+        return {} if history is None else {"avf_history": history}
 
 
 def _may_be_zero(delta: Tensor) -> bool:
-    """Whether δ may be all zeros, that is whether W0 x has to come out bit for bit. Only looked up where looking costs
+    """Whether δ may be all zeros, that is whether W0 x has to come out bit for bit. It is only looked up if that costs
     nothing: an accelerator would have to be waited for, and a compiled graph cannot branch on values."""
     return torch.compiler.is_compiling() or delta.device.type != "cpu" or not delta.any()
 
 
-def _lean(x: Tensor, base: Base, bias: Tensor | None, f: Factors) -> Tensor:
+def _lean(x: Tensor, base: Base, bias: Tensor | None, scale: Tensor, f: Factors) -> Tensor:
     """W0 (I + V diag(δ / σ0) Vᵀ) x + b, or (I + U diag(δ / σ0) Uᵀ) W0 x + b: exact at δ = 0."""
     if "v" in f:
-        return base(spectral.one_sided(x, _scale(f), f["v"]))
+        return base(spectral.one_sided(x, scale, f["v"]))
     y = base(x)
     w0_x = y if bias is None else y - bias
-    return y + spectral.expand(spectral.project(w0_x, f["u"]), _scale(f), f["u"])
+    return y + spectral.expand(spectral.project(w0_x, f["u"]), scale, f["u"])
 
 
-def _scale(f: Factors) -> Tensor:
+def _scale(delta: Tensor, f: Factors) -> Tensor:
     """δ / σ0."""
-    return f["sigma_bias"] * spectral.inverse(f["sigma"])
+    return delta * spectral.inverse(f["sigma"])

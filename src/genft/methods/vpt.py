@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from genft.api.config import PaperStartConfig, setting
@@ -64,7 +65,7 @@ class VPT(BlockMethod[VPTConfig]):
         init: Init = partial(nn.init.uniform_, a=-bound, b=bound) if self.config.init_weights else nn.init.normal_
         return {"prompts": Factor((self.config.prompts, site.out_features), init)}
 
-    def prompts(self, f: Factors, *, training: bool) -> Tensor | None:
+    def prompts(self, f: Factors, *, training: bool) -> Float[Tensor, "p d"] | None:
         return F.dropout(f["prompts"], self.config.dropout, training)
 
 
@@ -95,7 +96,7 @@ class VPTShallow(VPT):
     def factors(self, site: BlockSite) -> dict[str, Factor]:
         return super().factors(site) if site.first else {}
 
-    def prompts(self, f: Factors, *, training: bool) -> Tensor | None:
+    def prompts(self, f: Factors, *, training: bool) -> Float[Tensor, "p d"] | None:
         return super().prompts(f, training=training) if f else None
 
     def spent_prompts(self, site: BlockSite) -> int:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from genft.api.method import BlockSite, Site
-from genft.bridge.targets import unwrap
 from genft.errors import TargetError
+from genft.models.weights import unwrap
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Anatomy:
     mlp_end: str
 
 
-#: Tried in order; the first of which a block has both modules describes it. Post-norm blocks (BERT) normalise after
-#: the sum, so a change is made before it, and after dropout; where a block scales the MLP's output, after the scale.
+#: Tried in order: the first whose two modules a block has describes it. Post-norm blocks (BERT) normalise after the
+#: sum, so the output is changed before the sum and after dropout; if a block scales it, after the scale.
 ANATOMIES = (
     Anatomy("norm2", "ls2"),  # timm
     Anatomy("norm2", "layer_scale2"),  # DINOv2
@@ -43,7 +41,7 @@ ANATOMIES = (
     Anatomy("layer_norm", "DenseReluDense"),  # T5
 )
 
-#: Modules whose output is what attention adds to the residual stream; the first that a block has.
+#: Modules whose output is what attention adds to the residual stream; the first that a block has counts.
 ATTENTION_ENDS = (
     "ls1",  # timm
     "layer_scale1",  # DINOv2
@@ -78,7 +76,7 @@ ATTENTIONS = (
     Attention("self_attn", ("k_proj", "v_proj")),  # CLIP, SigLIP
     Attention("attn", ("qkv",)),  # timm
 )
-#: Arguments and parameters by which an attention knows positions; tokens cannot be added to it.
+#: Names of arguments and parameters through which an attention knows positions; tokens cannot be added to it.
 POSITIONS = re.compile("pos|rope|rel_|relative")
 
 
@@ -93,7 +91,7 @@ def attention_end_of(block: nn.Module) -> str | None:
 
 
 def attention_of(block: nn.Module) -> Attention | None:
-    """The block's attention if tokens can be added to it: no decoder's, and none that knows positions."""
+    """The block's attention, or None if no tokens can be added to it: a decoder's, or one that knows positions."""
     for attention in ATTENTIONS:
         if all(_has(block, f"{attention.path}.{name}") for name in attention.keys_values):
             module = unwrap(block.get_submodule(attention.path))
@@ -104,6 +102,7 @@ def attention_of(block: nn.Module) -> Attention | None:
 
 
 def argument_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of the module's forward pass, in order."""
     return tuple(inspect.signature(type(module).forward).parameters)[1:]
 
 
@@ -119,73 +118,26 @@ def norms_of(block: nn.Module) -> tuple[str, ...]:
 
 def find_blocks(model: nn.Module) -> list[str]:
     """Paths of the outermost transformer blocks of ``model``."""
-    found: list[str] = []
-    for name, module in model.named_modules():
-        if name.startswith(tuple(f"{block}." for block in found)):
+    blocks: list[str] = []
+    for path, module in model.named_modules():
+        if path.startswith(tuple(f"{block}." for block in blocks)):
             continue
-        if name and anatomy_of(unwrap(module)) is not None:
-            found.append(name)
-    return found
-
-
-def block_sites(model: nn.Module, matched: Iterable[str], hooks: Collection[str]) -> dict[str, list[Site]]:
-    """One site per matched block, with the width of its residual stream.
-
-    Args:
-        model: the base model.
-        matched: paths of blocks in it.
-        hooks: the names of those hooks of :class:`~genft.api.method.BlockMethod` that the blocks must have.
-
-    Raises:
-        TargetError: a matched module is not a transformer block, or not one that has these hooks.
-    """
-    paths = list(matched)
-    sites: dict[str, list[Site]] = {}
-    problems = []
-    for index, path in enumerate(paths):
-        block = unwrap(model.get_submodule(path))
-        if (problem := _refusal(model, path, block, hooks)) is not None:
-            problems.append(problem)
-            continue
-        width = stream_width(block)
-        first, last = index == 0, index == len(paths) - 1
-        sites[path] = [BlockSite(path, width, width, index=index, norms=norms_of(block), first=first, last=last)]
-    if problems:
-        raise TargetError(problems[:4] + ([f"… and {len(problems) - 4} more"] if len(problems) > 4 else []))
-    return sites
-
-
-def _refusal(model: nn.Module, path: str, block: nn.Module, hooks: Collection[str]) -> str | None:
-    """Why a method with these hooks cannot work in ``block``, or None."""
-    where = f"target_modules: {path} ({type(block).__name__} of {type(model).__name__})"
-    if anatomy_of(block) is None:
-        return f"target_modules: {path} is a {type(block).__name__}, not a transformer block"
-    if "after_attention" in hooks and attention_end_of(block) is None:
-        return f"{where} has no attention whose output could be adapted"
-    if "norm_offset" in hooks and not norms_of(block):
-        return f"{where} has no LayerNorm with weight and bias to train; set layer_norms='none'"
-    if "prompts" in hooks and not takes_images(model):
-        return f"{where}: prompts of this method are for images; for text, use prompt_tuning or prefix_tuning"
-    if "prompts" in hooks and attention_of(block) is None:
-        return (
-            f"{where} cannot take prompts, because its attention knows positions; possible with vision transformers "
-            "that add positions before the first block (ViT, DINOv2, timm's VisionTransformer)"
-        )
-    if "prefix" in hooks and attention_of(block) is None:
-        return (
-            f"{where} cannot take a prefix, because it is a decoder's or its attention knows positions; possible with "
-            "BERT, RoBERTa, ViT, DINOv2 and timm's VisionTransformer"
-        )
-    return None
+        if path and anatomy_of(unwrap(module)) is not None:
+            blocks.append(path)
+    return blocks
 
 
 def takes_images(model: nn.Module) -> bool:
-    """Whether the model's input is an image (transformers says so; timm's models have a patch embedding)."""
+    """Whether the model's input is an image: transformers' models say so, timm's have a patch embedding."""
     return getattr(model, "main_input_name", None) == "pixel_values" or hasattr(model, "patch_embed")
 
 
 def stream_width(block: nn.Module) -> int:
-    """Width of the residual stream: the size of a normalisation over it."""
+    """Width of the residual stream, which is the size of a normalisation over it.
+
+    Raises:
+        TargetError: the block has no normalisation.
+    """
     for module in block.modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() == 1 and "norm" in type(module).__name__.lower():

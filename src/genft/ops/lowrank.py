@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -24,8 +25,14 @@ Rows = tuple[int, int]
 
 
 def low_rank_linear(
-    x: Tensor, w0: Tensor, bias: Tensor | None, rows: list[Rows], pairs: list[tuple[Tensor, Tensor]], *, form: str
-) -> Tensor:
+    x: Float[Tensor, "*t i"],
+    w0: Float[Tensor, "o i"],
+    bias: Float[Tensor, " o"] | None,
+    rows: list[Rows],
+    pairs: list[tuple[Tensor, Tensor]],
+    *,
+    form: str,
+) -> Float[Tensor, "*t o"]:
     """(W0 + ΔW) x + b, differentiable once in x, b and the pairs.
 
     Args:

@@ -13,6 +13,7 @@ no comparison and no packing.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 #: Binary digits of the probability of keeping an entry.
@@ -42,7 +43,7 @@ def _kept(p: float) -> int:
 
 def entry_mask(
     shape: tuple[int, int], p: float, seed: int | Tensor, device: torch.device, *, stream: int = 0
-) -> Tensor:
+) -> UInt8[Tensor, "octets n"]:
     """A packed mask (⌈rows / 8⌉, columns) uint8 whose bits are 1 with probability ``keep_probability(p)``.
 
     Args:
@@ -128,7 +129,7 @@ def zero_dropped_(x: Tensor, bits: Tensor) -> Tensor:
     return x
 
 
-def unpack(packed: Tensor, rows: int) -> Tensor:
+def unpack(packed: UInt8[Tensor, "octets n"], rows: int) -> Bool[Tensor, "m n"]:
     """The mask (rows, columns) as booleans."""
     out = torch.empty(8 * len(packed), packed.shape[1], dtype=torch.int8, device=packed.device)
     return spread(packed, slice(0, rows), out) != 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 SIZE = 8
 
 
-def signs(n: int, side: int) -> Tensor:
+def signs(n: int, side: int) -> Float[Tensor, "n 8"]:
     """Ω (n, 8) of ±1 from a counter (splitmix64 of row, column and side): the same on every machine, forever.
 
     Args:
@@ -26,7 +27,7 @@ def signs(n: int, side: int) -> Tensor:
     return (1 - 2 * (z & 1)).to(torch.float32)
 
 
-def sketch(weight: Tensor) -> Tensor:
+def sketch(weight: Float[Tensor, "o i"]) -> Float[Tensor, "8 8"]:
     """Ωₒᵀ W Ωᵢ (8, 8) of W (o, i), in float32 or better, on the weight's device."""
     w = weight.detach()
     w = w.to(torch.promote_types(w.dtype, torch.float32))
@@ -34,6 +35,6 @@ def sketch(weight: Tensor) -> Tensor:
     return left.T @ (w @ right)
 
 
-def distance(expected: Tensor, other: Tensor) -> float:
+def distance(expected: Float[Tensor, "8 8"], other: Float[Tensor, "8 8"]) -> float:
     """Relative Frobenius distance of two sketches."""
     return float((expected - other).norm() / expected.norm().clamp_min(1e-12))

@@ -18,36 +18,42 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def delta_weight(u: Tensor, delta: Tensor, v: Tensor) -> Tensor:
+def delta_weight(u: Float[Tensor, "o k"], delta: Float[Tensor, " k"], v: Float[Tensor, "i k"]) -> Float[Tensor, "o i"]:
     """ΔW = U diag(δ) Vᵀ (o, i); its gradient ∂δ = diag(Uᵀ ∂W V) costs one product, as it does."""
     left = u * delta
     return left @ v.T.to(left.dtype)
 
 
-def project(x: Tensor, v: Tensor) -> Tensor:
+def project(x: Float[Tensor, "*t i"], v: Float[Tensor, "i k"]) -> Float[Tensor, "*t k"]:
     """z = Vᵀx for x (..., i), in the dtype of x."""
     return x @ v.to(x.dtype)
 
 
-def expand(z: Tensor, scale: Tensor, u: Tensor, bias: Tensor | None = None) -> Tensor:
+def expand(
+    z: Float[Tensor, "*t k"],
+    scale: Float[Tensor, " k"],
+    u: Float[Tensor, "o k"],
+    bias: Float[Tensor, " o"] | None = None,
+) -> Float[Tensor, "*t o"]:
     """U (scale ∘ z) + b for z (..., k), in the dtype of z."""
     return F.linear(z * scale.to(z.dtype), u.to(z.dtype), None if bias is None else bias.to(z.dtype))
 
 
 def with_factored_gradient(
-    y: Tensor,
-    x: Tensor,
-    z: Tensor | None,
-    u: Tensor,
-    sigma: Tensor,
-    v: Tensor,
-    delta: Tensor,
-    bias: Tensor | None = None,
-) -> Tensor:
+    y: Float[Tensor, "*t o"],
+    x: Float[Tensor, "*t i"],
+    z: Float[Tensor, "*t k"] | None,
+    u: Float[Tensor, "o k"],
+    sigma: Float[Tensor, " k"],
+    v: Float[Tensor, "i k"],
+    delta: Float[Tensor, " k"],
+    bias: Float[Tensor, " o"] | None = None,
+) -> Float[Tensor, "*t o"]:
     """y, computed without a graph from x, δ and b, with the gradients of W x + b for W = U diag(σ0 + δ) Vᵀ.
 
     Args:
@@ -96,7 +102,7 @@ class _FactoredGradient(torch.autograd.Function):
 # One basis instead of two: W0 V = U diag(σ0), so ΔW = W0 V diag(δ / σ0) Vᵀ, and likewise from the left.
 
 
-def inverse(sigma: Tensor) -> Tensor:
+def inverse(sigma: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """1 / σ0, and 0 for the directions that W0 does not have to working precision.
 
     W0 v = σ0 u is off by about ε · max σ0, so u comes out with a relative error of ε · max σ0 / σ0; where that would
@@ -106,13 +112,21 @@ def inverse(sigma: Tensor) -> Tensor:
     return torch.where(sigma > smallest, sigma.reciprocal(), 0.0)
 
 
-def one_sided(x: Tensor, scale: Tensor, q: Tensor) -> Tensor:
+def one_sided(x: Float[Tensor, "*t n"], scale: Float[Tensor, " k"], q: Float[Tensor, "n k"]) -> Float[Tensor, "*t n"]:
     """(I + Q diag(scale) Qᵀ) x for x (..., n) and Q (n, k)."""
     return x + expand(project(x, q), scale, q)
 
 
-def one_sided_delta_weight(w0: Tensor, scale: Tensor, q: Tensor) -> Tensor:
+def one_sided_delta_weight(
+    w0: Float[Tensor, "o i"], scale: Float[Tensor, " k"], q: Float[Tensor, "_ k"]
+) -> Float[Tensor, "o i"]:
     """ΔW = W0 Q diag(scale) Qᵀ where Q is V, or Q diag(scale) Qᵀ W0 where it is U (o < i)."""
     if w0.shape[0] < w0.shape[1]:
         return q @ ((q * scale).T @ w0)
     return (w0 @ (q * scale)) @ q.T
+
+
+def root_mean_square(w: Float[Tensor, "o i"]) -> Float[Tensor, ""]:
+    """The size of the entries of W, in float32 or better."""
+    dtype = torch.promote_types(w.dtype, torch.float32) if w.is_floating_point() else torch.float32
+    return torch.linalg.vector_norm(w.detach(), dtype=dtype) / w.numel() ** 0.5

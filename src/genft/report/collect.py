@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from genft.errors import ConfigError, DataError, not_one_of
@@ -130,12 +131,12 @@ def read_boards(
 
 def _labelled(store: Store, everything: bool) -> tuple[list[tuple[str, str, Result]], list[str]]:
     """(comparison, column, result) of what a bench compares; without a bench, or for everything, of every result."""
-    cells = [] if everything else store.compared()
-    keys = dict.fromkeys(cell.key for cell in cells) if cells else store.keys()
+    compared = [] if everything else store.compared()
+    keys = dict.fromkeys(run.key for run in compared) if compared else store.keys()
     results, notes = _readable(store, keys)
-    if not cells:
+    if not compared:
         return [("", label, run) for label, run in _distinguished(list(results.values()))], notes
-    return [(cell.matrix, cell.label, results[cell.key]) for cell in cells if cell.key in results], notes
+    return [(run.matrix, run.label, results[run.key]) for run in compared if run.key in results], notes
 
 
 def _readable(store: Store, keys: Iterable[str]) -> tuple[dict[str, Result], list[str]]:
@@ -144,14 +145,21 @@ def _readable(store: Store, keys: Iterable[str]) -> tuple[dict[str, Result], lis
     for key in keys:
         try:
             result = store.get(key)
-            if result is not None and result.scores.metric not in METRICS:
-                raise DataError(not_one_of(f"{store.path(key)}: metric", result.scores.metric, METRICS))
+            if result is not None:
+                _check(result, store.path(key))
+                results[key] = result
         except DataError as e:
             notes.append(f"left out: {e}")
-        else:
-            if result is not None:
-                results[key] = result
     return results, notes
+
+
+def _check(result: Result, path: Path) -> None:
+    """Refuse a result that a board cannot hold."""
+    if result.scores.metric not in METRICS:
+        raise DataError(not_one_of(f"{path}: metric", result.scores.metric, METRICS))
+    for part in ("task", "settings", "training"):
+        if not isinstance(result.spec.get(part, {}), dict):
+            raise DataError(f"{path}: spec.{part} is not a table of names and values")
 
 
 # ---------------------------------------------------------------- which table, which row, which column

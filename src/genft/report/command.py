@@ -20,7 +20,7 @@ from genft.runs.store import Result
 def command(run: Result) -> str | None:
     """``genft train …`` with every option that differs from its default.
 
-    None where no command line says it: a task of a suite of your own, or a spec of another version of genft.
+    None if no command line can say it: a task of a suite of your own, or a spec of another version of genft.
     """
     try:
         spec = RunSpec.model_validate(run.spec)
@@ -31,8 +31,10 @@ def command(run: Result) -> str | None:
         usual = build_spec(spec.task, spec.model, _default(), method=spec.method).spec
     except (ValidationError, ConfigError):
         return None
-    words = [*task, "--model", spec.model, "--method", spec.method]
     settings, usual_settings = (full_settings(info, s.settings) for s in (spec, usual))
+    if settings.keys() - usual_settings.keys():  # of another version
+        return None
+    words = [*task, "--model", spec.model, "--method", spec.method]
     for name, value in settings.items():
         if value != usual_settings[name]:
             words += ["--set", f"{name}={_text(value)}"]

@@ -61,7 +61,7 @@ def mixed(board: Board) -> list[str]:
             )
         packages = sorted({name for run in runs for name in run.provenance.versions})
         versions = {name: sorted({run.provenance.versions.get(name, "none") for run in runs}) for name in packages}
-        if different := [f"{name} ({', '.join(found)})" for name, found in versions.items() if len(found) > 1]:
+        if different := [f"{name} ({', '.join(numbers)})" for name, numbers in versions.items() if len(numbers) > 1]:
             sentences.append(f"{label} on {task} mixes seeds made by different versions of {', '.join(different)}")
     return sentences
 

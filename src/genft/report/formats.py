@@ -18,10 +18,11 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from genft.families.metrics import Metric
-from genft.report.boards import Board
+from genft.families.metrics import METRICS, Metric
+from genft.report.boards import SUITES, Board
 from genft.report.collect import Report
 from genft.report.command import command
+from genft.report.doubts import doubts
 from genft.report.significance import ComparedBoard, Differences, Tested
 from genft.report.style import printable, table
 from genft.report.tables import (
@@ -91,7 +92,7 @@ def as_csv(report: Report) -> str:
     rows = [row for board in report.boards for row in _csv_rows(*board)]
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: printable(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -149,10 +150,11 @@ def as_dict(compared: ComparedBoard) -> dict[str, Any]:
             "heading": heading(board),
             "model": board.model,
             "suite": board.suite,
+            "suite_title": SUITES.get(board.suite, board.suite),
             "protocol": {"name": board.protocol, "note": protocol_note(board)},
             "limits": {**dict(zip(LIMITS, board.limits, strict=True)), "text": limits_text(board)},
             "seeds": board.seeds,
-            "metrics": {metric.name: _metric(metric) for metric in map(board.metric, board.tasks)},
+            "metrics": {metric.name: _metric(metric) for metric in METRICS.values()},
             "tasks": [
                 {
                     "name": task,
@@ -189,6 +191,7 @@ def as_dict(compared: ComparedBoard) -> dict[str, Any]:
             ],
             "differences": _differences(differences),
             "notes": score_notes(board),
+            "doubts": doubts(board),
         }
     )
 

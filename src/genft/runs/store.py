@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from genft.errors import ConfigError, DataError, first_line
 from genft.files import write_atomically
@@ -176,7 +176,7 @@ class ComparedRun(Record):
     task: str
     label: str
     seed: int
-    key: str
+    key: str = Field(pattern=r"^[\w-]+$")  # a file's name, and no path out of the store
 
     @property
     def position(self) -> tuple[str, str, str, int]:
@@ -267,9 +267,16 @@ class Store:
         return self.out / "adapters" / name
 
     def get(self, key: str) -> Result | None:
-        """The finished result, or None where there is none yet."""
+        """The finished result, or None if there is none yet.
+
+        Raises:
+            DataError: the file is damaged, or holds the result of another run.
+        """
         path = self.path(key)
-        return _read(path, Result) if path.is_file() else None
+        result = _read(path, Result) if path.is_file() else None
+        if result is not None and result.key != key:
+            raise DataError(f"{path}: holds the result of the run {result.key}; it was copied or renamed: delete it")
+        return result
 
     def put(self, result: Result) -> None:
         write_atomically(self.path(result.key), result.model_dump_json(indent=1).encode())
@@ -280,16 +287,30 @@ class Store:
         return sorted(path.stem for path in self.results.glob("*.json"))
 
     def __iter__(self) -> Iterator[Result]:
-        for path in sorted(self.results.glob("*.json")):
-            yield _read(path, Result)
+        for key in self.keys():
+            if (result := self.get(key)) is not None:
+                yield result
 
 
 def _read(path: Path, record: type[R]) -> R:
     try:
         return record.model_validate(json.loads(path.read_bytes()))
-    except (ValidationError, ValueError) as e:
+    except (ValidationError, ValueError, RecursionError) as e:
         what = record.__name__.strip("_").lower()
-        raise DataError(f"{path}: is not a {what} of this version ({str(e).splitlines()[0]}); delete it") from None
+        raise DataError(f"{path}: is not a {what} of this version ({_reason(e)}); delete it") from None
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+    return first_line(error)
+
+
+#: Arrays of predictions are refused above this size: a small file may unpack to gigabytes.
+LARGEST_ARRAY = 64 * 2**20
 
 
 def pack(array: NDArray[Any]) -> str:
@@ -297,10 +318,6 @@ def pack(array: NDArray[Any]) -> str:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return base64.b64encode(zlib.compress(buffer.getvalue(), 9)).decode()
-
-
-#: Arrays of predictions are refused above this size: a small file may unpack to gigabytes.
-LARGEST_ARRAY = 64 * 2**20
 
 
 def unpack(text: str) -> NDArray[Any]:

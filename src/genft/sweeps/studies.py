@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -19,7 +19,6 @@ from genft import published
 from genft.counts import ABLATIONS
 from genft.data import Task
 from genft.errors import ConfigError, not_one_of
-from genft.figures import studies as figures
 from genft.methods import get_method
 from genft.runs.spec import build_spec, full_settings
 from genft.runs.store import Result
@@ -84,14 +83,12 @@ class Study:
         text: what it shows, and where the paper does.
         axes: what is varied, and over which values unless the user names others.
         variants: (grid, settings of a method by its name) → what is measured.
-        draw: (everything measured) → figures by the ending of their file's name.
     """
 
     name: str
     text: str
     axes: Grid
     variants: Callable[[Grid, Callable[[str], Mapping[str, Any]]], list[Variant]]
-    draw: Callable[[Sequence[Measured]], Iterator[tuple[str, Any]]]
 
     def grid(self, said: Grid) -> Grid:
         """The study's axes with the values that the user said.
@@ -155,27 +152,24 @@ def _ranks(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Var
 STUDIES = {
     study.name: study
     for study in (
-        Study("ablation", "what each part of GenFT is worth (Table 4)", {}, _ablation, figures.bars),
+        Study("ablation", "what each part of GenFT is worth (Table 4)", {}, _ablation),
         Study(
             "ratio-scaling",
             "how much of W0 enters, against the factor of the update (Figure 3)",
             {"w0_ratio": (0.01, 0.03, 0.1, 0.3, 1.0, 1.6), "scaling": (0.001, 0.01, 0.03, 0.1, 0.4, 1.6)},
             _every_point,
-            figures.squares,
         ),
         Study(
             "shared-dim",
             "the columns that all weights share (Figure 4)",
             {"shared_dim": (4, 8, 16, 32, 48, 64, 82, 100)},
             _every_point,
-            figures.lines,
         ),
         Study(
             "rank",
             "trained parameters (Figure 2) and score at equal rank, GenFT and LoRA",
             {"rank": (4, 8, 16, 32, 64, 128)},
             _ranks,
-            figures.against_rank,
         ),
     )
 }

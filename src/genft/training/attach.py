@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +13,14 @@ from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
 
+import genft.bridge  # noqa: F401  registers our methods with peft, which the command line leaves to its users
 from genft.api.recipe import Examples
-from genft.bridge.targets import DEFAULT_TARGETS, linear_names
 from genft.errors import ConfigError, TargetError, not_one_of
 from genft.methods import MethodInfo
+from genft.models.architectures import DEFAULT_TARGETS, linear_names
 from genft.models.load import LoadedModel, positions
 from genft.models.parameters import is_head
+from genft.models.prefixes import accept_prefix, families_with_prefix
 
 #: Texts of a batch are padded to a multiple of so many tokens.
 PAD_TO = 8
@@ -100,11 +101,10 @@ def _check_prompt(loaded: LoadedModel, info: MethodInfo, config: Any) -> None:
             "peft does not do beside a prompt; choose another model or method"
         )
     model = loaded.model
-    takes = {*inspect.signature(model.forward).parameters, *inspect.signature(model.base_model.forward).parameters}
-    if config.peft_type == PeftType.PREFIX_TUNING and "past_key_values" not in takes:
+    if config.peft_type == PeftType.PREFIX_TUNING and not accept_prefix(model):
         raise ConfigError(
             f"{info.name}: {type(model).__name__} takes no past keys and values, which is what a prefix is; "
-            "choose another model or method"
+            f"choose another method, or a model of a family that takes them: {', '.join(families_with_prefix())}"
         )
     room = (positions(model) - config.num_virtual_tokens) // PAD_TO * PAD_TO
     if (longest := loaded.preprocessing.max_length) and longest > room:

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from genft.adapters import saved as artifact
-from genft.bridge.tuner import derived_settings
+from genft.bridge.layer import derived_settings
 from genft.data import Split, TaskData, read
 from genft.data.encode import Encoded, encode
 from genft.errors import ConfigError

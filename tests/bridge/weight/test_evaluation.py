@@ -22,7 +22,8 @@ X = torch.randn(4, 16)
 def adapted(**settings: Any) -> PeftModel:
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 8, bias=False))
-    given = {"target_modules": ["0", "1"], "shared_dim": 4, "act_row": "tanh", "init_weights": False, **settings}
+    nonlinear = {"act_row": "tanh", "act_col": "tanh"}
+    given = {"target_modules": ["0", "1"], "shared_dim": 4, "init_weights": False, **nonlinear, **settings}
     return get_peft_model(base, GenFTConfig(**given)).eval()
 
 

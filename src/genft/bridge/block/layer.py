@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from genft.api.method import BlockMethod, BlockSite, Factors, Method, Site
+from genft.api.method import BlockMethod, BlockSite, Factors, Site
+from genft.bridge.adapter import Adapter
 from genft.bridge.block import tokens
 from genft.bridge.layer import AdapterLayer
 from genft.errors import MergeError
@@ -22,25 +24,38 @@ CANNOT_MERGE = (
 )
 
 
-class BlockLayer(AdapterLayer):
+class _Call(threading.local):
+    """What one hook leaves for a later one in the same call of the block; every thread has its own.
+
+    Attributes:
+        stream: the residual stream between attention and MLP.
+        prefix: keys and values of the tokens that attention is run over in addition.
+    """
+
+    stream: Tensor | None = None
+    prefix: tuple[Tensor, Tensor] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # a copy of the block is not being called
+
+
+class BlockLayer(AdapterLayer[BlockMethod]):
     """A transformer block with the computations of any number of adapters inside it.
 
     They are attached by hooks inside the block, not around it, so that gradient checkpointing, which recomputes the
     inside of the block, recomputes them too. Only prompts go around it: they are part of the block's input.
     """
 
-    def __init__(self, base_layer: nn.Module, prefix: str, shared: nn.ModuleDict | None) -> None:
-        super().__init__(base_layer, prefix, shared)
+    def __init__(self, base_layer: nn.Module, prefix: str) -> None:
+        super().__init__(base_layer, prefix)
         self._hooked: set[str] = set()
         self._handles: list[RemovableHandle] = []
-        self._stream: Tensor | None = None
-        self._prefix: tuple[Tensor, Tensor] | None = None
+        self._call = _Call()
         self._arguments = argument_names(self.get_base_layer())
 
-    def attach(self, adapter_name: str, method: Method, sites: list[Site]) -> None:
-        super().attach(adapter_name, method, sites)
-        assert isinstance(method, BlockMethod)
-        for hook in sorted(method.hooks() - self._hooked):
+    def attach(self, adapter: Adapter[BlockMethod], sites: list[Site]) -> None:
+        super().attach(adapter, sites)
+        for hook in sorted(adapter.method.hooks() - self._hooked):
             self._install(hook)
             self._hooked.add(hook)
 
@@ -52,45 +67,41 @@ class BlockLayer(AdapterLayer):
     def _install(self, hook: str) -> None:
         """Register what calls one hook of the methods."""
         block = self.get_base_layer()
-        anatomy, attention = anatomy_of(block), attention_of(block)
-        assert anatomy is not None
-
-        def after(path: str | None, call: Any, **kwargs: Any) -> None:
-            assert path is not None
-            self._handles.append(block.get_submodule(path).register_forward_hook(call, **kwargs))
-
-        def before(path: str, call: Any, **kwargs: Any) -> None:
-            self._handles.append(block.get_submodule(path).register_forward_pre_hook(call, **kwargs))
-
-        if hook == "beside_mlp":
-            before(anatomy.stream, self._read_stream)
-            after(anatomy.mlp_end, self._add_beside)
-        elif hook == "after_mlp":
-            after(anatomy.mlp_end, partial(self._add_after, hook))
-        elif hook == "after_attention":
-            after(attention_end_of(block), partial(self._add_after, hook))
+        anatomy, attention, attention_end = anatomy_of(block), attention_of(block), attention_end_of(block)
+        if hook == "beside_mlp" and anatomy is not None:
+            self._before(block, anatomy.stream, self._read_stream)
+            self._after(block, anatomy.mlp_end, self._add_beside)
+        elif hook == "after_mlp" and anatomy is not None:
+            self._after(block, anatomy.mlp_end, partial(self._add_after, hook))
+        elif hook == "after_attention" and attention_end is not None:
+            self._after(block, attention_end, partial(self._add_after, hook))
         elif hook == "norm_offset":
             for norm in norms_of(block):
-                after(norm, partial(self._offset_norm, norm))
-        elif hook == "prefix":
-            assert attention is not None
+                self._after(block, norm, partial(self._offset_norm, norm))
+        elif hook == "prefix" and attention is not None:
             names = argument_names(block.get_submodule(attention.path))
-            before(attention.path, partial(self._make_room, names), with_kwargs=True)
+            self._before(block, attention.path, partial(self._make_room, names), with_kwargs=True)
             for part, name in enumerate(attention.keys_values):
                 fill = self._fill_fused if len(attention.keys_values) == 1 else partial(self._fill, part)
-                after(f"{attention.path}.{name}", fill)
-            after(attention.path, self._leave_room)
+                self._after(block, f"{attention.path}.{name}", fill)
+            self._after(block, attention.path, self._leave_room)
+
+    def _before(self, block: nn.Module, path: str, call: Any, **kwargs: Any) -> None:
+        self._handles.append(block.get_submodule(path).register_forward_pre_hook(call, **kwargs))
+
+    def _after(self, block: nn.Module, path: str, call: Any) -> None:
+        self._handles.append(block.get_submodule(path).register_forward_hook(call))
 
     def active(self) -> list[tuple[BlockMethod, BlockSite, Factors]]:
         """Method, site and factors of every adapter that takes part now."""
-        found: list[tuple[BlockMethod, BlockSite, Factors]] = []
-        if not self.disable_adapters:
-            for name in self.active_attachments():
-                method, (site,) = self.attachments[name].method, self.attachments[name].sites
-                assert isinstance(method, BlockMethod)
-                assert isinstance(site, BlockSite)
-                found.append((method, site, self.factors(name, site)))
-        return found
+        if self.disable_adapters:
+            return []
+        return [
+            (self.attachments[name].method, site, self.factors(name, site))
+            for name in self.active_attachments()
+            for site in self.attachments[name].sites
+            if isinstance(site, BlockSite)
+        ]
 
     def _cast(self, x: Tensor, factors: Factors) -> Tensor:
         return self._cast_input_dtype(x, next(iter(factors.values())).dtype)
@@ -99,10 +110,10 @@ class BlockLayer(AdapterLayer):
 
     def _read_stream(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if not self.disable_adapters:
-            self._stream = args[0]
+            self._call.stream = args[0]
 
     def _add_beside(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        x, self._stream = self._stream, None
+        x, self._call.stream = self._call.stream, None
         if x is not None:
             for method, _, factors in self.active():
                 added = method.beside_mlp(self._cast(x, factors), factors, training=self.training)
@@ -126,35 +137,32 @@ class BlockLayer(AdapterLayer):
 
     # ---------------------------------------------------------------- a prefix of keys and values
 
-    # Attention runs over some more tokens, first in the list, whose keys and values are then replaced; what it
-    # gives for them is dropped. This serves every implementation of attention, and fused projections.
+    # Attention runs over some more tokens, first in the list, whose keys and values are then replaced; its output for
+    # them is dropped. This serves every implementation of attention, and fused projections.
 
     def _make_room(self, names: tuple[str, ...], module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         pairs = [method.prefix(factors, training=self.training) for method, _, factors in self.active()]
         if not pairs:
-            self._prefix = None
+            self._call.prefix = None
             return None
         keys, values = (tokens.joined(list(parts)) for parts in zip(*pairs, strict=True))
-        self._prefix = keys, values
+        self._call.prefix = keys, values
         return tokens.lengthened(args, kwargs, names, keys.new_zeros(keys.shape), at=0)
 
     def _fill(self, part: int, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        if self._prefix is None:
-            return output
-        return tokens.replaced(output, self._prefix[part])
+        prefix = self._call.prefix
+        return output if prefix is None else tokens.replaced(output, prefix[part])
 
     def _fill_fused(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        if self._prefix is None:
+        prefix = self._call.prefix
+        if prefix is None:
             return output
         q, k, v = output.chunk(3, dim=-1)
-        return tokens.joined([q, *(tokens.replaced(x, new) for x, new in zip((k, v), self._prefix, strict=True))], -1)
+        return tokens.joined([q, *(tokens.replaced(x, new) for x, new in zip((k, v), prefix, strict=True))], -1)
 
     def _leave_room(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if self._prefix is None:
-            return output
-        extra = self._prefix[0].shape[0]
-        self._prefix = None
-        return tokens.shortened(output, extra, at=0)
+        prefix, self._call.prefix = self._call.prefix, None
+        return output if prefix is None else tokens.shortened(output, prefix[0].shape[0], at=0)
 
     # ---------------------------------------------------------------- prompts among the tokens of the block
 

@@ -1,4 +1,4 @@
-"""More tokens for a module that works on a list of tokens: its input and mask are lengthened, its output shortened."""
+"""Additional tokens for a module that works on a list of tokens: input and mask grow, the output shrinks again."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def lengthened(
 
 
 def _unmasked(mask: Tensor, extra: int, at: int, *, square: bool) -> Tensor:
-    """A mask over keys, or over queries and keys, in which ``extra`` tokens more are seen by all.
+    """A mask over keys, or over queries and keys, with ``extra`` more tokens that all may see.
 
     Args:
         mask: (batch, keys) with 1 or True for what is seen, or (…, queries or 1, keys); floating point masks are
             added to the scores.
-        extra: how many tokens.
-        at: their position.
+        extra: how many tokens are added.
+        at: the position of the first of them.
         square: whether a mask of two dimensions is (queries, keys).
     """
     seen = 0 if mask.is_floating_point() else 1
@@ -74,4 +74,5 @@ def replaced(x: Tensor, first: Tensor) -> Tensor:
 
 
 def joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    """The parts one after another along ``dim``; a single part without a copy."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)

@@ -1,11 +1,14 @@
-"""Frozen tensors that a method derives from a weight, kept beside it."""
+"""Frozen tensors that a method derives from a weight, kept beside the weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from genft.bridge.weight.evaluation import WatchedWeight
 
 
 class DerivedTensors(nn.Module):
@@ -20,10 +23,38 @@ class DerivedTensors(nn.Module):
         super().__init__()
         self.saved = saved
         self.tensors: dict[str, Tensor] = {}
+        self._source: WatchedWeight | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_source": None}  # a copy watches its own weight
+
+    def derived_from(self, weight: Tensor) -> None:
+        """Remember the weight, as its module stores it, from which the tensors were derived."""
+        plain = type(weight) in (Tensor, nn.Parameter) and not weight.is_meta
+        self._source = WatchedWeight(weight) if plain and self.tensors else None
+
+    def are_outdated(self, weight: Tensor, tokens: int = 1) -> bool:
+        """Whether the weight has changed since: by ``load_state_dict``, an edit, an optimizer.
+
+        Its storage and version are looked at in every call, its values part by part. A weight
+        that has only moved, or was merged into and restored, has the same values and is not outdated.
+        """
+        if not self.tensors or torch.compiler.is_compiling() or type(weight) not in (Tensor, nn.Parameter):
+            return False
+        if weight.is_meta or weight.is_inference():
+            return False
+        if self._source is None:
+            self.derived_from(weight)
+            return False
+        if self._source.tensor is weight and self._source.same(tokens):
+            return False
+        before, self._source = self._source, WatchedWeight(weight)
+        return not self._source.equals(before)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DerivedTensors:
-        # what is on the meta device has no values to move; it is derived anew when W0 has some
+        # what is on the meta device has no values to move; it is derived anew once W0 has some
         self.tensors = {name: t if t.is_meta else fn(t) for name, t in self.tensors.items()}
+        self._source = None  # the weight moves or changes its dtype, and stays the one that they were derived from
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

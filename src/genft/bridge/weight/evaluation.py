@@ -1,44 +1,78 @@
 """Updates made in evaluation, kept until something that they were made from changes.
 
 The update of a weight costs much more than one token's product with it, so generating text with a key-value cache
-would spend its time on making the same ΔW again and again. Kept is W0 + ΔW where the sum is exact and fits
-``limit``; otherwise ΔW, or thin factors of it.
+would spend its time on making the same ΔW again and again. W0 + ΔW is kept if the sum is exact and fits ``limit``;
+otherwise ΔW, or thin factors of it.
 
 A stale update would be a silent error, and a version counter does not see writes through ``.data`` (moving averages,
-older optimizers). So values are looked at: trained tensors are compared whole with a copy, once per forward pass of
-the model; of a frozen weight, products of its rows with a fixed vector are compared, all of them in a pass over 32
-tokens or more, else the next 32nd part of the rows. A write through ``.data`` to a few rows of a frozen weight is thus
-noticed within 32 passes at worst, any other change at once.
+older optimizers). So values are compared: trained tensors as a whole with a copy, once per forward pass of the model;
+of a frozen weight, the products of its rows with a fixed vector, all of them in a pass over 32 tokens or more, else
+those of the next 32nd part of the rows. A write through ``.data`` to a few rows of a frozen weight is thus noticed
+within 32 passes at worst, any other change at once.
+
+Threads may share a model in evaluation: what is kept changes under a lock, and a thread compares tensors anew unless it
+has done so in its own pass.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from genft.bridge.weight.mask_seeds import ForwardPass
-from genft.ops.generator import no_autocast
+from genft.bridge.forward_pass import ForwardPass
+from genft.bridge.layer import entry
+from genft.bridge.weight.forms import Update, summed
+from genft.bridge.weight.merging import MergingLayer
+from genft.models.weights import FrozenWeight
+from genft.ops.entries import no_autocast
 
 #: Bytes that the updates of one model may take.
 LIMIT = 2**30
 
-#: Parts of a frozen weight's rows, of which a pass over few tokens looks at one.
+#: Parts of a frozen weight's rows, of which a pass over few tokens compares one.
 PARTS = 32
 
-#: Numbers in a frozen weight that is always looked at whole.
+#: Numbers in a frozen weight that is always compared as a whole.
 SMALL = 2**16
 
 
-class Kept(Protocol):
-    """What can be kept: it says how many bytes it takes."""
+class Sources(NamedTuple):
+    """The tensors that an update is made from: trained ones, W0 and b0 as stored, and derived ones.
+
+    Derived tensors are the library's own, which nobody writes to.
+    """
+
+    trained: list[Tensor]
+    frozen: list[Tensor]
+    derived: list[Tensor]
 
     @property
-    def nbytes(self) -> int: ...
+    def may_be_watched(self) -> bool:
+        """Whether an update made from them can be kept: values can be compared, and no gradient is asked for."""
+        tensors = (*self.trained, *self.frozen)
+        if any(type(t) not in (Tensor, nn.Parameter) for t in self.trained):
+            return False
+        if any(t.is_inference() for t in tensors):
+            return False
+        return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Tells these tensors from others, as long as all of them are held."""
+        return tuple(map(id, (*self.trained, *self.frozen, *self.derived)))
+
+
+class _Entry(NamedTuple):
+    key: Hashable
+    watched: list[Any]
+    update: Update
+    sources: Sources  # held, so that no other tensor gets their ids
 
 
 class UpdateCache:
@@ -48,6 +82,7 @@ class UpdateCache:
         self.forward_pass = forward_pass
         self._limit = limit
         self._warned = False
+        self._lock = threading.RLock()
         self.clear()
 
     @property
@@ -63,24 +98,28 @@ class UpdateCache:
     @property
     def nbytes(self) -> int:
         """Bytes of the updates that are kept now."""
-        return sum(kept.nbytes for _, _, kept, _ in self._entries.values())
+        with self._lock:
+            return sum(entry.update.nbytes for entry in self._entries.values())
 
     def clear(self) -> None:
         """Give the memory back; updates are made again when they are needed."""
-        self._entries: weakref.WeakKeyDictionary[nn.Module, tuple[Hashable, list[Any], Any, Sequence[Tensor]]]
-        self._entries = weakref.WeakKeyDictionary()
-        self._trained: dict[int, _Trained] = {}
+        with self._lock:
+            self._entries: weakref.WeakKeyDictionary[nn.Module, _Entry] = weakref.WeakKeyDictionary()
+            self._trained: dict[int, _Trained] = {}
 
     def drop(self, layer: nn.Module) -> None:
-        self._entries.pop(layer, None)
-        if not self._entries:
-            self._trained.clear()
+        """Forget the update of one layer."""
+        with self._lock:
+            self._entries.pop(layer, None)
+            if not self._entries:
+                self._trained.clear()
 
     def fits(self, layer: nn.Module, nbytes: int, *, warn: bool = False) -> bool:
         """Whether an update of ``layer`` of this size may be kept."""
-        old = self._entries.get(layer)
-        if self.nbytes - (old[2].nbytes if old else 0) + nbytes <= self._limit:
-            return True
+        with self._lock:
+            old = self._entries.get(layer)
+            if self.nbytes - (old.update.nbytes if old else 0) + nbytes <= self._limit:
+                return True
         if warn and not self._warned:
             self._warned = True
             warnings.warn(
@@ -91,36 +130,28 @@ class UpdateCache:
             )
         return False
 
-    def get(self, layer: nn.Module, key: Hashable, tokens: int) -> Any:
-        """The update kept for ``layer`` under ``key``, or None where there is none that still holds."""
+    def get(self, layer: nn.Module, key: Hashable, tokens: int) -> Update | None:
+        """The update kept for ``layer`` under ``key``, or None if there is none that still holds."""
         entry = self._entries.get(layer)
         if entry is None:
             return None
-        if entry[0] == key and all(seen.unchanged(self, tokens) for seen in entry[1]):
-            return entry[2]
+        if entry.key == key and all(watched.unchanged(self, tokens) for watched in entry.watched):
+            return entry.update
         self.drop(layer)
         return None
 
-    def keep(
-        self,
-        layer: nn.Module,
-        key: Hashable,
-        update: Kept,
-        trained: Iterable[Tensor],
-        frozen: Iterable[Tensor],
-        derived: Sequence[Tensor],
-    ) -> None:
-        """Keep ``update``, which was made from these tensors; ``key`` has to tell them apart (their ids do, since all
-        of them are held). Derived tensors are the library's own, which nobody writes to."""
-        seen: list[Any] = [self._seen(t) for t in trained]
-        self._entries[layer] = (key, [*seen, *map(_Frozen, frozen)], update, derived)
+    def keep(self, layer: nn.Module, key: Hashable, update: Update, sources: Sources) -> None:
+        """Keep ``update``, which was made from these tensors; ``key`` has to tell them from others."""
+        with self._lock:
+            watched: list[Any] = [self._watch(t) for t in sources.trained]
+            self._entries[layer] = _Entry(key, [*watched, *map(WatchedWeight, sources.frozen)], update, sources)
 
-    def _seen(self, tensor: Tensor) -> _Trained:
+    def _watch(self, tensor: Tensor) -> _Trained:
         """Layers that share a tensor share what is known of it, as long as it holds."""
-        found = self._trained.get(id(tensor))
-        if found is None or not found.unchanged(self, 1):
-            found = self._trained[id(tensor)] = _Trained(tensor)
-        return found
+        known = self._trained.get(id(tensor))
+        if known is None or not known.unchanged(self, 1):
+            known = self._trained[id(tensor)] = _Trained(tensor)
+        return known
 
     def __getstate__(self) -> dict[str, Any]:
         return {"forward_pass": self.forward_pass, "limit": self._limit}
@@ -150,7 +181,7 @@ class _Trained:
         return True
 
 
-class _Frozen:
+class WatchedWeight:
     """A frozen tensor: where it is, its version, and of floats the products of its rows with a vector."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -165,6 +196,11 @@ class _Frozen:
         self.next = 0
 
     def unchanged(self, cache: UpdateCache, tokens: int) -> bool:
+        return self.same(tokens)
+
+    def same(self, tokens: int) -> bool:
+        """Whether the tensor is as it was: in all rows if a pass over so many tokens pays for that, else in the next
+        part of them."""
         t = self.tensor
         if (t.data_ptr(), t._version, t.shape, t.dtype) != self.identity:
             return False
@@ -176,6 +212,100 @@ class _Frozen:
             n = self.next = self.next % PARTS + 1
         return torch.equal(self._product(self.parts[n]), self.products[n])
 
+    def equals(self, other: WatchedWeight) -> bool:
+        """Whether two weights have the same values, as far as their products tell."""
+        if not self.parts or not other.parts or self.products[0].shape != other.products[0].shape:
+            return False
+        return torch.equal(self.products[0], other.products[0].to(self.products[0].device))
+
     def _product(self, part: Tensor) -> Tensor:
         with no_autocast(part.device):
             return part.to(self.probe.dtype) @ self.probe
+
+
+class EvaluatingLayer(MergingLayer):
+    """An adapted weight that keeps its update from one forward pass in evaluation to the next."""
+
+    def __init__(self, base_layer: nn.Module, prefix: str, update_cache: UpdateCache) -> None:
+        super().__init__(base_layer, prefix)
+        self.update_cache = update_cache
+
+    def derived_tensors(self, adapter_name: str) -> dict[str, Tensor]:
+        """What the adapter's method derived from W0, by the names that it has in this module."""
+        raise NotImplementedError
+
+    def _update(self, names: list[str], x: Tensor, exact: bool, wanted: str) -> Update:
+        """The update in the cheapest form of those that are ``wanted``."""
+        raise NotImplementedError
+
+    def _wanted(self, names: list[str]) -> str:
+        """The plan that an active adapter asks for."""
+        plans = (self.attachments[name].method.plan for name in names)
+        return next((plan for plan in plans if plan != "auto"), "auto")
+
+    def _kept_update(self, frozen: FrozenWeight, names: list[str], x: Tensor, exact: bool) -> Update | None:
+        """The update of an earlier pass, or one that will be kept for the next; None if none may be kept."""
+        if self.training or torch.compiler.is_compiling() or not self.update_cache.limit:
+            return None
+        sources = self._sources(frozen, names)
+        if not sources.may_be_watched:
+            return None
+        key = (*names, exact, x.dtype, x.device, *sources.identity)
+        update = self.update_cache.get(self, key, x.numel() // x.shape[-1])
+        if update is None:
+            # what is made in inference mode could not meet a gradient later
+            with torch.inference_mode(False), torch.no_grad():
+                update, keep = self._update_to_keep(names, x, exact)
+            if keep:
+                self.update_cache.keep(self, key, update, sources)
+        return update
+
+    def _sources(self, frozen: FrozenWeight, names: list[str]) -> Sources:
+        """What the active updates are made from."""
+        trained: list[Tensor] = []
+        derived: list[Tensor] = []
+        for name in names:
+            attachment = self.attachments[name]
+            trained += entry(self.own_factors, name).values()
+            trained += [attachment.adapter.shared[shared_as] for shared_as in attachment.shared_names]
+            derived += self.derived_tensors(name).values()
+        bias = frozen.stored_bias
+        return Sources(trained, [frozen.stored] if bias is None else [frozen.stored, bias], derived)
+
+    def _update_to_keep(self, names: list[str], x: Tensor, exact: bool) -> tuple[Update, bool]:
+        """W0 + ΔW if the sum is exact and there is room, else what costs least memory; and whether to keep it."""
+        cache, wanted = self.update_cache, self._wanted(names)
+        dense = self.out_features * self.in_features * x.element_size()
+        if exact and wanted in ("auto", "materialised") and cache.fits(self, dense):
+            update = self._update(names, x, exact, "materialised")
+            if update.thin or update.full:
+                update = Update("weight", update.bias, summed(self.frozen_weight(), update))
+            return update, True
+        update = self._update(names, x, exact, "factored" if wanted == "auto" else wanted)
+        if wanted == "auto" and update.thin and update.nbytes > dense:
+            update = self._update(names, x, exact, "beside")
+        update.full = [(site, d.to(x.dtype)) for site, d in update.full]
+        return update, cache.fits(self, update.nbytes, warn=True)
+
+    # whatever changes the update drops what is kept of it
+
+    def train(self, mode: bool = True) -> EvaluatingLayer:
+        if mode:
+            self.update_cache.drop(self)
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> EvaluatingLayer:
+        self.update_cache.drop(self)
+        return super()._apply(*args, **kwargs)
+
+    def set_adapter(self, *args: Any, **kwargs: Any) -> None:
+        self.update_cache.drop(self)
+        super().set_adapter(*args, **kwargs)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        self.update_cache.drop(self)
+        super().delete_adapter(adapter_name)
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        self.update_cache.drop(self)
+        super().merge(*args, **kwargs)

@@ -15,8 +15,8 @@ STEPS = 3
 def silent_factors(method: WeightMethod, site: Site) -> list[str]:
     """Names of the factors whose gradient is exactly zero in each of the first three steps.
 
-    Exact zeros do not depend on the values of a random weight or a random gradient, so what is silent here is silent
-    on every weight of this kind: A = B = 0, for example, is a saddle that no step leaves.
+    Exact zeros do not depend on the values of a random weight or a random gradient, so a factor that is silent here is
+    silent on every weight of this kind: A = B = 0, for example, is a saddle that no step leaves.
     """
     o, i = (6, 6) if site.out_features == site.in_features else (6, 4)
     small = replace(site, out_features=o, in_features=i, start=0)

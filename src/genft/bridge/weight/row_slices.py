@@ -1,4 +1,4 @@
-"""Rows of a weight, columns of an output: where the updates of sites go."""
+"""Where the updates of sites go: rows of a weight, columns of an output."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def place_rows(pieces: list[tuple[Site, Tensor]], rows: int) -> Tensor:
 
 
 def fill_gaps(pieces: list[tuple[Site, Tensor]], rows: int, gap: Any) -> list[Tensor]:
-    """The pieces in row order, with ``gap(n, like)`` wherever n rows are not covered."""
-    out: list[Tensor] = []
+    """The pieces in row order, with ``gap(n, piece)`` for every n rows that none covers."""
+    parts: list[Tensor] = []
     position = 0
     for site, piece in sorted(pieces, key=lambda p: p[0].start):
         if site.start > position:
-            out.append(gap(site.start - position, piece))
-        out.append(piece)
+            parts.append(gap(site.start - position, piece))
+        parts.append(piece)
         position = site.stop
     if position < rows:
-        out.append(gap(rows - position, pieces[0][1]))
-    return out
+        parts.append(gap(rows - position, pieces[0][1]))
+    return parts
 
 
 def add_rows(w0: Tensor, updates: list[tuple[Site, Tensor]]) -> Tensor:

@@ -1,18 +1,17 @@
-"""The figures by name, and writing them."""
+"""The figures of `genft show` by name, and writing them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from genft.errors import ConfigError, not_one_of
-from genft.figures import curves, maps
-from genft.figures.style import check_format, save, style
+from genft.figures import curves, maps, vectorfit
+from genft.figures.style import Drawn, check_format, save, style
 from genft.figures.updates import Subject
 
-#: Layers and targets of which matrices are drawn where the user names none.
+#: How many targets whole matrices are drawn of if the user names none, and the model has no query and value.
 MATRICES = 3
 
 
@@ -24,11 +23,11 @@ class FigureKind:
         text: what it shows.
         draw: (subjects, targets, layers) → the figures, each with the ending of its file's name.
         few: whether it shows whole matrices, so that by default only some layers and targets are drawn.
-        suits: whether there is something to draw.
+        suits: whether an adapter has something to draw.
     """
 
     text: str
-    draw: Callable[[Sequence[Subject], list[str], list[int]], Iterator[tuple[str, Any]]]
+    draw: Callable[[Sequence[Subject], list[str], list[int]], Drawn]
     few: bool = False
     suits: Callable[[Subject], bool] = lambda _: True
 
@@ -42,13 +41,13 @@ FIGURES = {
     "cosine": FigureKind("cosine between the updates of any two layers", maps.cosines),
     "sigma": FigureKind(
         "VectorFit: by how much each singular value moved",
-        maps.shifts,
+        vectorfit.shifts,
         suits=lambda s: any(u.shift is not None for u in s.updates.values()),
     ),
     "freezing": FigureKind(
         "VectorFit: training strength of every vector whenever AVF froze some",
-        maps.freezing,
-        suits=lambda s: bool(s.history and s.history["events"]),
+        vectorfit.freezing,
+        suits=lambda s: bool(s.history and s.history.events),
     ),
 }
 
@@ -65,7 +64,7 @@ def draw(
     """Write figures of the adapters, side by side and on one scale where there are two; name → its files.
 
     Args:
-        only: names out of :data:`FIGURES`; by default all that there is something to draw of.
+        only: names in :data:`FIGURES`; by default all that have something to draw.
         targets: what to draw; by default all that the adapters have in common, and of whole matrices query and value.
         layers: which layers; by default all, and of whole matrices the first, the middle and the last.
 
@@ -88,8 +87,6 @@ def draw(
         raise ConfigError(problems)
     written: dict[str, list[Path]] = {}
     with style():
-        import matplotlib.pyplot as plt
-
         for name, kind in FIGURES.items():
             shown = [s for s in subjects if kind.suits(s)]
             if only and name in only and not shown:
@@ -101,14 +98,12 @@ def draw(
             for ending, figure in drawn:
                 path = out / f"{name}{ending}.{format}"
                 save(figure, path)
-                plt.close(figure)
                 written.setdefault(name, []).append(path)
     return written
 
 
 def _query_and_value(targets: list[str]) -> list[str]:
-    found = [t for t in targets if t.rpartition(".")[2].startswith(("q", "v"))]
-    return found or targets[:MATRICES]
+    return [t for t in targets if t.rpartition(".")[2].startswith(("q", "v"))] or targets[:MATRICES]
 
 
 def _spread(layers: list[int]) -> list[int]:

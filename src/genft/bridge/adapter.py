@@ -1,0 +1,64 @@
+"""One adapter on one model: its method, its sites, and what the base model decided for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from genft.api.config import AdapterConfig
+from genft.api.method import Method, Site, WeightMethod
+from genft.bridge.shared import SharedFactors
+
+M = TypeVar("M", bound=Method)
+
+
+class Adapter(Generic[M]):
+    """The record that all layers of an adapter refer to.
+
+    Attributes:
+        name: peft's name of the adapter.
+        prefix: what the names of the method's tensors begin with.
+        config: the adapter's own copy of its configuration; saving it adds :meth:`derived`.
+        method: the mathematics.
+        sites: the sites by module path, in the order of the model.
+        fingerprint: of the base weights that the adapter was made for; None until it is taken.
+        expected_fingerprint: of the base that a loaded adapter was trained on; None for a new one.
+        expected_sketches: sketches of the updates that came with an adapter file, by site, until they are compared.
+        container: where the shared factors of all adapters of the method are; None if there are none.
+        shared: the shared factors of this adapter, in ``container``.
+    """
+
+    def __init__(self, name: str, prefix: str, method: type[M], config: AdapterConfig) -> None:
+        self.name = name
+        self.prefix = prefix
+        self.config = config.owned(self.derived)
+        self.method = method(self.config)
+        self.sites: dict[str, list[Site]] = {}
+        self.fingerprint: dict[str, Any] | None = None
+        self.expected_fingerprint: Mapping[str, Any] | None = config.base_fingerprint
+        self.expected_sketches: dict[str, Tensor] = {}
+        self.container: SharedFactors | None = None
+        self.shared = nn.ParameterDict()
+
+    @property
+    def every_site(self) -> list[Site]:
+        return [site for sites in self.sites.values() for site in sites]
+
+    def derived(self) -> dict[str, Any]:
+        """What goes into the saved copy of the configuration: the base's fingerprint, and what the method derived."""
+        of_method = self.method.derived_settings() if isinstance(self.method, WeightMethod) else {}
+        fingerprint = {} if self.fingerprint is None else {"base_fingerprint": self.fingerprint}
+        return fingerprint | of_method
+
+    def share_on(self, model: nn.Module) -> None:
+        """Keep the shared factors on ``model``."""
+        if self.container is None:
+            self.container = SharedFactors.on(model, self.prefix)
+            self.shared = self.container.entry(self.name)
+
+    def release(self) -> None:
+        """Forget the shared factors: the adapter is being deleted."""
+        if self.container is not None and self.container.entry(self.name) is self.shared:
+            self.container.discard(self.name)

@@ -1,0 +1,34 @@
+"""Which forward pass of a model the current thread is in."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+_NUMBERS = itertools.count(1)
+
+
+class ForwardPass(threading.local):
+    """The forward pass of one model, as the current thread sees it: threads may share a model in evaluation.
+
+    Attributes:
+        running: whether this thread is inside a forward pass of the model.
+        number: the number of the pass, which no other pass of any thread has.
+        seeds: the first mask seed that was drawn in this pass for every site (``weight/mask_seeds.py``).
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.number = 0
+        self.seeds: dict[Hashable, int] = {}
+
+    def begin(self) -> None:
+        self.running, self.number, self.seeds = True, next(_NUMBERS), {}
+
+    def end(self) -> None:
+        self.running = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # a copy of the model is in no forward pass

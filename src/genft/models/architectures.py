@@ -1,0 +1,168 @@
+"""Model families: their default targets, fused weights and scopes, and how a model names its linear weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+
+from genft.errors import TargetError
+from genft.models.weights import has_linear_weight, has_own_bias, unwrap
+
+# transformers renamed these between its releases 5.0 and 5.20; whichever a model has will match
+VIT = ["query", "value", "q_proj", "v_proj"]
+
+#: Query and value by model family: peft's own table for LoRA, and families that it lacks.
+DEFAULT_TARGETS: dict[str, Any] = {
+    **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    "albert": ["query", "value"],
+    "beit": VIT,
+    "clip": ["q_proj", "v_proj"],
+    "clip_vision_model": ["q_proj", "v_proj"],
+    "data2vec-text": ["query", "value"],
+    "deit": VIT,
+    "dinov2": VIT,
+    "dinov3_vit": ["q_proj", "v_proj"],
+    "distilbert": ["q_lin", "v_lin"],
+    "modernbert": ["Wqkv"],
+    "mpnet": ["q", "v"],
+    "phi3": ["qkv_proj"],
+    "siglip": ["q_proj", "v_proj"],
+    "siglip_vision_model": ["q_proj", "v_proj"],
+    "timm_wrapper": ["qkv"],
+    "vit": VIT,
+    "vit_mae": VIT,
+}
+
+#: Families whose default target is a fused weight with q, k and v as consecutive rows: only q and v are adapted.
+DEFAULT_SLICES: dict[str, dict[str, list[str]]] = {
+    "gpt2": {"c_attn": ["q", "v"]},
+    "modernbert": {"Wqkv": ["q", "v"]},
+    "mpt": {"Wqkv": ["q", "v"]},
+    "phi3": {"qkv_proj": ["q", "v"]},
+    "timm_wrapper": {"qkv": ["q", "v"]},
+}
+
+#: Fused weights whose rows interleave q, k and v head by head: no row slice of them is "the query".
+INTERLEAVED = {
+    "bloom": "query_key_value",
+    "codegen": "qkv_proj",
+    "deberta": "in_proj",
+    "falcon": "query_key_value",
+    "gpt_bigcode": "c_attn",
+    "gpt_neox": "query_key_value",
+}
+
+#: Which weights of a transformer block a method adapts if the user names none: query and value, all of attention
+#: (its output too), or every linear weight.
+SCOPES = ("qv", "attention", "block")
+
+
+def name_of(model: nn.Module) -> str:
+    return type(model).__name__
+
+
+def ends_with(path: str, key: str) -> bool:
+    """Whether the last parts of a module path are ``key``: "layer.0.query" ends with "query", not with "uery"."""
+    return path == key or path.endswith(f".{key}")
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Paths of all linear weights of ``model``."""
+    return [name for name, module in model.named_modules() if has_linear_weight(module)]
+
+
+def modules_with_bias(model: nn.Module) -> list[str]:
+    """Paths of all modules whose bias can be adapted. The output projection inside an nn.MultiheadAttention cannot:
+    the attention reads it directly."""
+    paths = []
+    for path, module in model.named_modules():
+        parent = unwrap(model.get_submodule(path.rpartition(".")[0]))
+        if path and has_own_bias(module) and not isinstance(parent, nn.MultiheadAttention):
+            paths.append(path)
+    return paths
+
+
+def unmatched(targets: Iterable[str], model: nn.Module) -> list[str]:
+    """The entries of a list of target names that name no module of ``model``."""
+    paths = [path for path, _ in model.named_modules()]
+    return [target for target in targets if not any(ends_with(path, target) for path in paths)]
+
+
+def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str] | str, dict[str, Any] | None]:
+    """(target_modules, target_slices) for a configuration that names no targets.
+
+    Args:
+        model: the base model.
+        family: its ``config.model_type``.
+        scope: a member of :data:`SCOPES`. "block" is every linear weight inside the model's repeated layers,
+            "attention" those of them that belong to attention; in a family whose fused weight is made of q, k and v,
+            each of the three is a slice of its own.
+
+    Raises:
+        TargetError: nothing is known, or found, for this model.
+    """
+    inside: list[str] = []
+    if scope != "qv":
+        inside = sorted({name for name in _names_in_layers(model) if scope == "block" or "att" in name.lower()})
+    if scope == "attention" and not inside and family in DEFAULT_TARGETS:
+        scope = "qv"  # a family whose attention has another name (Nemotron-H's mixers)
+    if scope != "qv":
+        slices = {weight: ["q", "k", "v"] for weight in DEFAULT_SLICES.get(family, {})}
+        if not inside:
+            kind = "weight of attention" if scope == "attention" else "linear weight"
+            raise TargetError(
+                f"target_modules: no {kind} is inside a list of layers of {name_of(model)}; "
+                "name the weights to adapt, for example target_modules='all-linear'"
+            )
+        return inside, {k: v for k, v in slices.items() if any(ends_with(name, k) for name in inside)} or None
+    if family not in DEFAULT_TARGETS:
+        raise TargetError(
+            f"target_modules: no default is known for model family {family!r} ({name_of(model)}); "
+            "name the weights to adapt, for example target_modules=['q_proj', 'v_proj'] or 'all-linear'"
+        )
+    targets = DEFAULT_TARGETS[family]
+    if not isinstance(targets, str):
+        targets = [t for t in targets if t not in unmatched(targets, model)] or list(targets)
+    return targets, DEFAULT_SLICES.get(family)
+
+
+def _names_in_layers(model: nn.Module) -> Iterable[str]:
+    """The linear weights inside numbered layers, by what follows the last number: "attention.self.query"."""
+    for path in linear_names(model):
+        numbered = re.search(r".*\.\d+\.(.+)", path)
+        if numbered and not isinstance(unwrap(model.get_submodule(path.rpartition(".")[0])), nn.MultiheadAttention):
+            yield numbered[1]
+
+
+def fused_layout(path: str, module: nn.Module, model: nn.Module, o: int, i: int) -> dict[str, tuple[int, int]]:
+    """Rows [start, stop) of q, k and v in a fused weight (o, i), from the model's head counts.
+
+    Raises:
+        TargetError: the rows interleave q, k and v, or their sizes cannot be known.
+    """
+    config: Any = getattr(model, "config", None)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    family = getattr(config, "model_type", None)
+    leaf = path.rpartition(".")[2]
+    if INTERLEAVED.get(str(family)) == leaf:
+        raise TargetError(
+            f"target_slices: {path} interleaves q, k and v head by head in {name_of(model)}; "
+            "no row slice is one of them, so adapt the whole weight"
+        )
+    heads = getattr(text_config, "num_attention_heads", None)
+    kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
+    if heads and kv_heads and not isinstance(module, nn.MultiheadAttention):
+        head_dim = getattr(text_config, "head_dim", None) or o // (heads + 2 * kv_heads)
+        q, kv = heads * head_dim, kv_heads * head_dim
+        if q + 2 * kv == o:
+            return {"q": (0, q), "k": (q, q + kv), "v": (q + kv, o)}
+    if o == 3 * i:
+        return {"q": (0, i), "k": (i, 2 * i), "v": (2 * i, o)}
+    raise TargetError(
+        f"target_slices: the rows of q, k and v in {path} ({o}, {i}) cannot be told from {name_of(model)}'s "
+        "configuration; give them: {'" + leaf + "': {'q': [start, stop], …}}"
+    )

@@ -1,0 +1,256 @@
+"""The frozen weight: how other people's modules store W0 and b0, and one way to read and write them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import resolve_quantization_backend
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The pretrained module inside an adapted one; any other module itself."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+class Storage(NamedTuple):
+    """The attributes that hold a linear weight and its bias, and whether the weight is stored as (i, o)."""
+
+    weight: str
+    bias: str
+    transposed: bool = False
+
+
+def _storage(module: nn.Module) -> Storage | None:
+    """How ``module`` stores its linear weight; None if it has none of its own."""
+    if isinstance(module, nn.MultiheadAttention):
+        return Storage("in_proj_weight", "in_proj_bias") if module.in_proj_weight is not None else None
+    if isinstance(module, Conv1D):
+        return Storage("weight", "bias", transposed=True)
+    if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features")):
+        return Storage("weight", "bias")
+    return None
+
+
+def has_linear_weight(module: nn.Module) -> bool:
+    """Whether ``module``, or the pretrained module inside an adapted one, has a linear weight of its own."""
+    return _storage(unwrap(module)) is not None
+
+
+def has_own_bias(module: nn.Module) -> bool:
+    """Whether ``module`` adds a bias over its output channels (a linear layer, a normalisation, a convolution)."""
+    module = unwrap(module)
+    storage = _storage(module)
+    return isinstance(getattr(module, storage.bias if storage else "bias", None), Tensor)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a merge overwrites: the weight as it is stored, what a quantised module keeps beside it, and b0."""
+
+    weight: Any
+    bias: Tensor | None
+    weight_attributes: dict[str, Any]
+    module_attributes: dict[str, Any]
+
+
+class FrozenWeight:
+    """The linear weight W0 (o, i) and the bias b0 (o,) of a pretrained module, however the module stores them.
+
+    Known are ``nn.Linear`` and its look-alikes, transformers' ``Conv1D`` (stored transposed), the fused in-projection
+    of ``nn.MultiheadAttention``, and weights that a quantisation back end of peft stores packed. A module with a bias
+    and no linear weight (a normalisation, a convolution) is described too: its ``in_features`` is 0.
+
+    Attributes:
+        module: the pretrained module.
+        out_features: o; the length of the bias if there is no linear weight.
+        in_features: i; 0 if there is no linear weight.
+        transposed: whether the module stores W0ᵀ.
+        backend: peft's back end for the quantised weight, or None.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._storage = _storage(module)
+        self._names = self._storage or Storage("", "bias")
+        self.transposed = self._names.transposed
+        self.backend = None if self._storage is None else resolve_quantization_backend(module)
+        self.out_features, self.in_features = self._read_shape()
+
+    @classmethod
+    def of(cls, module: nn.Module) -> FrozenWeight:
+        """The weight of ``module``, or of the pretrained module inside an adapted one."""
+        return cls(unwrap(module))
+
+    def _read_shape(self) -> tuple[int, int]:
+        """(o, i), right for packed storage too."""
+        module: Any = self.module
+        if self._storage is None:
+            return cast(Tensor, module.bias).numel(), 0
+        if isinstance(module, nn.MultiheadAttention):
+            return 3 * module.embed_dim, module.embed_dim
+        if self.transposed:
+            return module.weight.shape[1], module.weight.shape[0]
+        return module.out_features, module.in_features
+
+    # ---------------------------------------------------------------- reading
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether there is a linear weight, and not a bias alone."""
+        return self._storage is not None
+
+    @property
+    def stored(self) -> Tensor:
+        """The parameter that holds W0, in the module's own layout (packed if quantised)."""
+        return getattr(self.module, self._names.weight)
+
+    @property
+    def weight(self) -> Tensor:
+        """W0 (o, i): without a copy, or dequantised into a new tensor."""
+        if self.backend is not None:
+            return self._dequantised()
+        weight = self.stored.data
+        return weight.T if self.transposed else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """b0 (o,), or None."""
+        bias = self.stored_bias
+        return None if bias is None else bias.data
+
+    @property
+    def stored_bias(self) -> Tensor | None:
+        """The parameter that holds b0, or None."""
+        bias = getattr(self.module, self._names.bias, None)
+        return bias if isinstance(bias, Tensor) else None
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the module has a bias, a placeholder of another type included."""
+        return getattr(self.module, self._names.bias, None) is not None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(o, i) of W0."""
+        return self.out_features, self.in_features
+
+    def in_own_layout(self, weight: Tensor) -> Tensor:
+        """A matrix (o, i) in the layout in which the module stores its weight."""
+        return weight.T if self.transposed else weight
+
+    def replacements(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        """The module's own names for ``weight`` (o, i) and ``bias`` (o,), to call it with them in place of its own."""
+        tensors = {self._names.weight: self.in_own_layout(weight)}
+        return tensors if bias is None else tensors | {self._names.bias: bias}
+
+    @property
+    def plain(self) -> bool:
+        """Whether the module's forward pass is x W0ᵀ + b0 and nothing else, so that it may be computed in its place.
+
+        It is not for subclasses with a forward of their own, and if something is attached to the module (hooks;
+        accelerate replaces ``forward`` to move weights).
+        """
+        module = self.module
+        own = type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in module.__dict__
+        return own and not (module._forward_hooks or module._forward_pre_hooks)
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether a tensor of the module is on the meta device: without values yet, or offloaded."""
+        return any(p.device == torch.device("meta") for p in self.module.parameters(recurse=False))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this process holds the weight with all its values: not a shard of it, and not on the meta device."""
+        stored = self.stored
+        if type(stored).__name__ == "DTensor" or stored.is_meta:
+            return False
+        whole = self.backend is not None or stored.shape == (self.shape[::-1] if self.transposed else self.shape)
+        return whole and stored.untyped_storage().size() >= stored.numel() * stored.itemsize
+
+    @property
+    def trained(self) -> bool:
+        """Whether the base weight or bias is trained as well."""
+        return any(p.requires_grad for p in self.module.parameters(recurse=False))
+
+    # ---------------------------------------------------------------- writing
+
+    def snapshot(self) -> Snapshot:
+        """What :meth:`restore` needs to put everything back bit for bit."""
+        bias = None if self.bias is None else self.bias.clone()
+        if self._storage is None:
+            return Snapshot(None, bias, {}, {})
+        if self.backend is None:
+            return Snapshot(self.stored.data.clone(), bias, {}, {})
+        # peft clears attributes of a quantised parameter, and bitsandbytes keeps a part of 8-bit weights on the module
+        weight: Any = self.stored
+        attributes = {name: copy.copy(value) for name, value in weight.__dict__.items()}
+        beside = {n: copy.copy(getattr(self.module, n)) for n in ("state", "quant_state") if hasattr(self.module, n)}
+        return Snapshot(weight, bias, attributes, beside)
+
+    def write(self, weight: Tensor | None, bias: Tensor | None, layer: nn.Module) -> None:
+        """Store another weight (in the module's own layout) and another bias; None leaves one as it is.
+
+        Args:
+            weight: the weight.
+            bias: the bias; it is created if the module has none.
+            layer: the tuner layer around the module, through which peft's back ends write.
+        """
+        if weight is not None and self.backend is not None:
+            self.backend.set_base_weight(layer, weight)
+        elif weight is not None:
+            self.stored.data = weight
+        if bias is not None:
+            self._write_bias(bias)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back what :meth:`snapshot` has seen."""
+        if self.backend is not None:
+            snapshot.weight.__dict__.update(snapshot.weight_attributes)
+            setattr(self.module, self._names.weight, snapshot.weight)
+            self.module.__dict__.update(snapshot.module_attributes)
+        elif self._storage is not None:
+            self.stored.data = snapshot.weight.to(self.stored.device, self.stored.dtype)
+        if snapshot.bias is not None:
+            self._write_bias(snapshot.bias)
+        elif self.has_bias:
+            setattr(self.module, self._names.bias, None)
+
+    def _write_bias(self, bias: Tensor) -> None:
+        current = getattr(self.module, self._names.bias, None)
+        if current is None:
+            setattr(self.module, self._names.bias, nn.Parameter(bias, requires_grad=False))
+        else:
+            current.data = bias.to(current.device, current.dtype)
+
+    # ---------------------------------------------------------------- quantised storage
+
+    @property
+    def quantisation(self) -> str | None:
+        """``"4bit"`` or ``"int8"``, how coarsely the weight is stored; None if it is not quantised."""
+        if self.backend is None:
+            return None
+        return "4bit" if "4" in self.backend.backend_name else "int8"
+
+    def _dequantised(self) -> Tensor:
+        """W0 (o, i) as a plain float tensor.
+
+        On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit weight in its first call in evaluation, and peft then
+        dequantises the wrong layout; a copy of such a weight is unpacked first.
+        """
+        weight: Any = self.stored
+        state: Any = getattr(weight, "quant_state", None)
+        if not getattr(state, "packing_format_for_cpu", False):
+            return cast(Any, self.backend).get_base_weight(self.module)
+        import bitsandbytes.functional as bnb
+
+        packed, state = bnb._convert_weight_packed_for_cpu_inverse(weight.data, copy.copy(state))
+        if not state.original_nested:
+            state.absmax = state.absmax.T.reshape(-1).float()
+        return bnb.dequantize_4bit(packed, state)

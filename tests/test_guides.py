@@ -1,0 +1,237 @@
+"""The commands and the Python lines of the README and the guides, run as they stand, and the pages of the methods.
+
+Commands run on tiny models and files of the names that the text uses. A command that needs data, weights or machines
+that are not here is parsed: its name, its options and their values must exist.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+import shlex
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from typer.testing import CliRunner
+
+import genft
+from genft.cli import app
+from genft.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+RUN = ("README.md", "docs/quickstart.md", "docs/texts.md", "docs/images.md", "docs/serving.md")
+#: Why a command of the pages above is only parsed.
+NOT_HERE = {
+    "~/data": "a benchmark's data",
+    "FacebookAI/": "weights from the Hub",
+    "--model …": "a place that the reader fills in",
+    "params vtab1k": "half a minute; tests/test_counts.py runs it",
+    "bench reviews.toml": "a process for each of a dozen runs; tests/sweeps runs benches",
+}
+COUNTED = {
+    ("GenFT, default", "q, k, v, o"): genft.GenFTConfig(),
+    ('GenFT, `scope="qv"`', "q, v"): genft.GenFTConfig(scope="qv"),
+    ('GenFT, `scope="block"`', "all linear weights of a layer"): genft.GenFTConfig(scope="block"),
+    ("VectorFit, default", "all linear weights of a layer"): genft.VectorFitConfig(),
+    ('VectorFit, `scope="attention"`', "q, k, v, o"): genft.VectorFitConfig(scope="attention"),
+    ("LoRA r = 8", "q, v"): LoraConfig(r=8, target_modules=["q_proj", "v_proj"]),
+    ("LoRA r = 8", "all linear weights of a layer"): LoraConfig(r=8, target_modules="all-linear"),
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every `genft` command in the console blocks of a page, without comments."""
+    lines = "\n".join(blocks(page, "console")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line[2:], comments=True)[1:] for line in lines if line.startswith("$ genft ")]
+
+
+def parse(words: list[str]) -> None:
+    """Fails on a command, an option or a value that does not exist."""
+    command: Any = typer.main.get_command(app)
+    name = "genft"
+    context = command.context_class(command, info_name=name)
+    while hasattr(command, "resolve_command"):
+        context = command.context_class(command, parent=context, info_name=name)
+        name, command, words = command.resolve_command(context, words)
+    command.make_context(name, list(words), parent=context)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
+def test_commands_exist(page: Path) -> None:
+    for words in commands(page):
+        try:
+            parse(words)
+        except Exception as e:
+            if "…" in words and "Missing parameter" in str(e):  # "and so on"
+                continue
+            pytest.fail(f"{page.name}: genft {shlex.join(words)}: {getattr(e, 'message', e)}")
+
+
+@pytest.mark.parametrize("line", ["trian x.csv", "train x.csv --modle m", "bench x --model m --jobs y"])
+def test_a_wrong_command_is_found(line: str) -> None:
+    with pytest.raises(Exception, match=r"No such|valid integer") as e:
+        parse(line.split())
+    assert hasattr(e.value, "exit_code")  # what it says to a user
+
+
+@pytest.fixture
+def desk(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files that the pages speak of."""
+    monkeypatch.chdir(tmp_path)
+    _write("reviews.csv", ("review", "stars"), [(f"w{i % 20} {'good' if i % 2 else 'bad'}", i % 2) for i in range(60)])
+    _write("new.csv", ("review",), [("good film",), ("so bad",)])
+    _write(
+        "pairs.csv",
+        ("question", "answer", "fits"),
+        [(f"w{i % 20}", f"w{i % 2}", ["no", "yes"][i % 2]) for i in range(60)],
+    )
+    _write("prices.csv", ("description", "price"), [(f"w{i % 20} film", i % 2 + i / 100) for i in range(60)])
+    shutil.copytree(images, "photos")
+    return tmp_path
+
+
+def _write(name: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    with open(name, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def _here(words: list[str], models: dict[str, Path]) -> list[str]:
+    """The command on what is here: tiny models, and the adapters that the commands before have saved."""
+    adapters = iter(sorted(Path("runs/adapters").glob("reviews-*")) * 2) if Path("runs").exists() else iter(())
+    return [
+        str(models[word]) if word in models else str(next(adapters)) if word == "runs/adapters/…" else word
+        for word in words
+    ]
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_commands_run(name: str, desk: Path, bert: Path, timm_vit: Path) -> None:
+    images = ("facebook/dinov2-small", "vit_base_patch16_224.augreg_in21k")
+    models = {"minilm-l6": bert, **dict.fromkeys(images, timm_vit)}
+    ran = 0
+    if name == "README.md":  # of the bench that is only parsed
+        base = ["--model", str(bert), "--text-column", "review", "--label-column", "stars"]
+        _run(["train", "reviews.csv", *base, "--method", "lora"])
+    for words in commands(ROOT / name):
+        line = f"genft {' '.join(words)}"
+        if any(mark in line for mark in NOT_HERE):
+            continue
+        if not Path("runs/adapters").exists() and "runs/adapters/…" in words:  # a page that begins with an adapter
+            _run(["train", "reviews.csv", "--model", str(bert), "--text-column", "review", "--label-column", "stars"])
+        _run(_here(words, models))
+        ran += 1
+    assert ran >= (8 if name == "README.md" else 2)
+
+
+def _run(words: list[str]) -> None:
+    quick = ["--epochs", "2"] if words[0] == "train" else []
+    done = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1"}).invoke(app, [*words, *quick])
+    assert done.exit_code == 0, f"genft {shlex.join(words)}:\n{done.output}\n{done.exception!r}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def test_python_lines_are_python(page: Path) -> None:
+    for code in blocks(page, "python"):
+        compile(code, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Of the source, as `bridge/weight/layer.py` or from the root of the repository."""
+    named = re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|toml|csv))\b", page.read_text(encoding="utf-8"))
+    own = [name for name in named if not name.startswith(("runs/", "OUT/"))]
+    assert [n for n in own if not (ROOT / n).exists() and not (ROOT / "src" / "genft" / n).exists()] == []
+
+
+def test_the_python_of_the_readme_runs(bert: Path, desk: Path) -> None:
+    (code,) = blocks(ROOT / "README.md", "python")
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    dataset = [{**tokenizer(text), "labels": label} for text, label in (("good film", 1), ("so bad", 0)) * 4]
+    space: dict[str, Any] = {"tokenizer": tokenizer, "dataset": dataset}
+    exec(code.replace("FacebookAI/roberta-base", str(bert)), space)
+    assert Path("adapter/adapter_model.safetensors").exists()
+    assert space["arguments"].learning_rate == 5e-3
+    assert not any("genft" in name for name, _ in space["model"].named_parameters())
+    for page in ("docs/serving.md", "docs/quickstart.md"):  # both go on with the folder "adapter"
+        (code,) = blocks(ROOT / page, "python")
+        exec(code.replace("FacebookAI/roberta-base", str(bert)), {})
+
+
+def test_the_python_of_texts_runs(bert: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(["train", "reviews.csv", "--model", str(bert), "--text-column", "review", "--label-column", "stars"])
+    (folder,) = Path("runs/adapters").iterdir()
+    (code,) = blocks(ROOT / "docs" / "texts.md", "python")
+    space: dict[str, Any] = {}
+    exec(code.replace("runs/adapters/…", str(folder)), space)
+    assert space["scores"].shape == (2, 2)
+    assert "('0', '1')" in capsys.readouterr().out
+
+
+def test_counts_of_the_large_decoder() -> None:
+    """The table of docs/decoder_7b.md, counted on the meta device."""
+    text = (ROOT / "docs" / "decoder_7b.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| ([\d,]+) \|$", text, flags=re.MULTILINE)
+    assert {(method, adapts) for method, adapts, _ in rows} == COUNTED.keys()
+    for method, adapts, printed in rows:
+        with torch.device("meta"):
+            base = AutoModelForCausalLM.from_config(LlamaConfig(dtype="bfloat16"))
+        assert f"{sum(p.numel() for p in base.parameters()):,}" in text
+        model = get_peft_model(base, COUNTED[method, adapts])
+        assert f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,}" == printed, (method, adapts)
+
+
+# ---------------------------------------------------------------- the pages of the methods
+
+
+@pytest.fixture(scope="module")
+def generator() -> Iterator[types.ModuleType]:
+    spec = importlib.util.spec_from_file_location("method_pages", ROOT / "docs" / "site" / "method_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_every_method_has_a_page(generator: types.ModuleType) -> None:
+    site = generator.site()
+    pages = site["pages"]
+    assert pages.keys() == {"methods/index.md"} | {f"methods/{name}.md" for name in METHODS}
+    assert sorted(page for group in site["families"].values() for page in group) == sorted(
+        pages.keys() - {"methods/index.md"}
+    )
+    for name, info in METHODS.items():
+        page = pages[f"methods/{name}.md"]
+        assert info.trains in page
+        assert f"]({name}.md)" in pages["methods/index.md"]
+        if info.config is None:
+            continue
+        for setting in generator._json("list", "methods", name, "--json"):
+            assert f"| `{setting}` |" in page
+        (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+        space: dict[str, Any] = {}
+        if name not in ("adalora",):  # which asks for the number of steps
+            exec(code.rpartition("\nmodel = ")[0], space)
+            assert isinstance(space["config"], info.config)
+
+
+def test_markdown_of_a_docstring(generator: types.ModuleType) -> None:
+    text = "First, see :class:`~a.b.C` and ``d``.\n\n    W = ``A``\n        B\n\n    more\n\nLast."
+    assert generator.markdown(text) == "First, see `a.b.C` and `d`.\n\n```text\nW = A\n    B\n\nmore\n```\n\nLast."
