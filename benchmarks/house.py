@@ -166,10 +166,12 @@ def command(*words: str) -> str:
     """Code that runs a command of genft's command line as a process of its own would; it fails if the command does."""
     return (
         "import contextlib, io, runpy, sys\n"
+        "from importlib.util import find_spec\n"
+        f"entry = 'genft_cli' if find_spec('genft_cli') else {PACKAGE!r}  # as genft 0.1 was started\n"
         f"sys.argv = ['genft', *{words!r}]\n"
         "try:\n"
         "    with contextlib.redirect_stdout(io.StringIO()):\n"
-        f"        runpy.run_module({PACKAGE!r}, run_name='__main__', alter_sys=True)\n"
+        "        runpy.run_module(entry, run_name='__main__', alter_sys=True)\n"
         "except SystemExit as end:\n"
         "    if end.code:\n"
         "        raise"
