@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import peft
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from genft import catalogue, published
 from genft.api.settings import parse_settings
@@ -46,8 +47,6 @@ FIGURE_SPECIFIC_DIM = 2
 
 def vit_base(classes: int) -> PreTrainedModel:
     """timm's ``vit_base_patch16_224``, with fused qkv, as transformers wraps it."""
-    from transformers import AutoConfig, AutoModelForImageClassification
-
     skip = {"weight_init": "skip"}
     config = AutoConfig.for_model(
         "timm_wrapper", architecture="vit_base_patch16_224", num_labels=classes, model_args=skip
@@ -57,15 +56,11 @@ def vit_base(classes: int) -> PreTrainedModel:
 
 def vit_base_unfused(classes: int) -> PreTrainedModel:
     """transformers' ViT-B/16 (its configuration's defaults), with q and v in weights of their own."""
-    from transformers import AutoConfig, AutoModelForImageClassification
-
     return AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", num_labels=classes))
 
 
 def roberta_base(classes: int) -> PreTrainedModel:
     """RoBERTa-base with transformers' classification head."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
     sizes = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
     config = AutoConfig.for_model("roberta", num_labels=classes, **sizes)
     return AutoModelForSequenceClassification.from_config(config)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
+from sklearn.model_selection import train_test_split
 
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.records import Record, check, read_toml
@@ -284,8 +285,6 @@ def _is_number(text: str) -> bool:
 
 def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple[Split, Split]:
     """(the remaining examples, the ``size`` held-out ones), drawn with a fixed seed, by class if possible."""
-    from sklearn.model_selection import train_test_split
-
     rows = list(range(len(split)))
     per_class = Counter(split.labels)
     if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(split) - size < len(per_class)):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from genft.errors import ConfigError, not_one_of
 
@@ -67,8 +68,6 @@ class Metric:
         It says how certain the score is for these trained weights, not how much another seed would change it.
         """
         if self.counts_hits:
-            from scipy import stats
-
             correct = int(np.sum(predicted == target))
             wilson = stats.binomtest(correct, len(target)).proportion_ci(level, method="wilson")
             return float(wilson.low), float(wilson.high)
