@@ -17,7 +17,8 @@ from genft.cli.declare import Options, option, takes_options
 from genft.cli.options import InputOptions, JsonOptions, ReadingOptions, SavedOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
-from genft.data.files import list_images, read_table
+from genft.data.image_folders import list_images
+from genft.data.tables import read_table
 from genft.errors import ConfigError, DataError
 from genft.files import write_atomically
 from genft.report.style import table

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from genft.data.labels import infer_classes
 from genft.data.layout import Rows, finish, listed_image, task_folder
-from genft.data.task import Fault, Task, TaskData, infer_classes, refuse
+from genft.data.task import Fault, Task, TaskData, refuse
 from genft.errors import DataError
 
 _REPO = "XiN0919/FGVC"
