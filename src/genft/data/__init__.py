@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from genft.data.copies import contents
 from genft.data.fgvc import read_fgvc
 from genft.data.files import read_files, read_image_folder, task_from_path
 from genft.data.glue import read_glue
@@ -38,9 +39,10 @@ def read(task: Task) -> TaskData:
         raise ConfigError(not_one_of(f"task {task.name!r}: reader", task.reader, READERS))
     data = READERS[task.reader](task, refuse)
     notes = [*data.notes, *compare_sizes(data)]
-    train = set(data.splits["train"].inputs) if "train" in data.splits else set()
+    content = {name: split.inputs if task.sizes else contents(task.kind, split) for name, split in data.splits.items()}
+    train = set(content.get("train", ()))
     for name, split in data.splits.items():
-        seen = sum(inputs in train for inputs in split.inputs) if name != "train" else 0
+        seen = sum(example in train for example in content[name]) if name != "train" else 0
         if seen:
             notes.append(f"{seen:,} of {len(split):,} {name} examples are also in train: its score is optimistic")
     return replace(data, notes=notes)

@@ -76,17 +76,39 @@ def check_task(task: Task, step: Step) -> Checked:
     expected = len(checked.data.task.classes)
     if not task.regression and checked.classes != expected:
         checked.differences.append(f"the examples have {checked.classes} classes; {task.name} should have {expected}")
-    if task.kind == "image":
-        unreadable, remarks = check_images(checked.data, step)
-        checked.faults += unreadable
-        checked.notes += remarks
-    content = {name: contents(task.kind, split) for name, split in checked.data.splits.items()}
-    checked.notes += _contradictions(checked.data, content)
-    _find_copies(checked, checked.data, content)
+    _look_into(checked, checked.data, step)
     return checked
 
 
-def check_images(data: TaskData, step: Step) -> tuple[list[str], list[str]]:
+def check_data(data: TaskData, step: Step) -> Checked:
+    """As :func:`check_task`, of data that have been read already; what their reader noted is not repeated."""
+    checked = Checked(data.task, data)
+    _look_into(checked, data, step)
+    return checked
+
+
+def require(faults: Sequence[str]) -> None:
+    """Refuse data that would end a run, or make its result wrong.
+
+    Raises:
+        DataError: with the first of the faults, and the number of the others.
+    """
+    if faults:
+        more = f" (and {len(faults) - 1:,} more: genft data check lists them)" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{more}; --no-check trains without looking")
+
+
+def _look_into(checked: Checked, data: TaskData, step: Step) -> None:
+    if data.task.kind == "image":
+        unreadable, remarks = _check_images(data, step)
+        checked.faults += unreadable
+        checked.notes += remarks
+    content = {name: contents(data.task.kind, split) for name, split in data.splits.items()}
+    checked.notes += _contradictions(data, content)
+    _find_copies(checked, data, content)
+
+
+def _check_images(data: TaskData, step: Step) -> tuple[list[str], list[str]]:
     """Open every image.
 
     Returns:
@@ -123,22 +145,6 @@ def _open(path: str | Path) -> tuple[str | None, str]:
         return None, str(e)
 
 
-def require_good_images(data: TaskData, step: Step) -> list[str]:
-    """What a run needs of its images before it starts; what the decoder decides, in sentences with counts.
-
-    Raises:
-        DataError: images that cannot be read, with their number and the first of them.
-    """
-    if data.task.kind != "image":
-        return []
-    faults, remarks = check_images(data, step)
-    if faults:
-        counted = "1 image" if len(faults) == 1 else f"{len(faults):,} images"
-        first = f"{counted} cannot be read; " + (faults[0] if len(faults) == 1 else f"the first: {faults[0]}")
-        raise DataError(f"{first} (genft data check lists them; --no-check trains without looking)")
-    return remarks
-
-
 def _contradictions(data: TaskData, content: dict[str, list[str]]) -> list[str]:
     """A sentence about examples that are the same and have different labels."""
     if data.task.regression:
@@ -151,7 +157,8 @@ def _contradictions(data: TaskData, content: dict[str, list[str]]) -> list[str]:
     if not odd:
         return []
     name, k = next((name, k) for name, values in content.items() for k, value in enumerate(values) if value in odd)
-    counted = "1 example occurs" if len(odd) == 1 else f"{len(odd):,} examples occur"
+    what = "image" if data.task.kind == "image" else "text"
+    counted = f"1 {what} occurs" if len(odd) == 1 else f"{len(odd):,} {what}s occur"
     return [f"{counted} with different labels (first: {data.place(name, k)})"]
 
 

@@ -124,8 +124,10 @@ def _complete(data: TaskData) -> TaskData:
 
 def _about_copies(rows: int, different: int) -> str:
     if different < _FEWEST_ROWS:
-        return f"only {different} of {rows:,} rows are different, so copies are in several splits: scores are optimistic"
-    counted = "1 row is a copy" if rows - different == 1 else f"{rows - different:,} rows are copies"
+        return (
+            f"only {different} of {rows:,} examples are different, so copies are in several splits: scores are optimistic"
+        )
+    counted = "1 example is a copy" if rows - different == 1 else f"{rows - different:,} examples are copies"
     return f"{counted} of another; copies are in one split"
 
 

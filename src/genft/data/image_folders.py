@@ -170,6 +170,19 @@ def class_folders(folder: Path) -> ClassFolders:
     return found
 
 
+def is_image_folder(root: Path) -> bool:
+    """Whether folders in ``root`` (or in its folder for training) directly hold images, as class folders do."""
+    try:
+        folders, _ = split_folders(root)
+    except DataError:
+        return True  # which reading it will tell
+    return any(
+        path.parent == folder
+        for folder, found in class_folders(folders["train"]).scans.items()
+        for path in found.images
+    )
+
+
 def split_folders(root: Path) -> tuple[dict[SplitName, Path], list[str]]:
     """(the folder of each split, sentences about what is left out); without any, ``root`` itself is for training.
 

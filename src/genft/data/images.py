@@ -33,6 +33,7 @@ PICTURES = frozenset((
     ".eps", ".dcm", ".nii", ".npy", ".mp4", ".mov",
 ))  # fmt: skip
 _ORIENTATION = 0x0112
+_FRAMES = "with several frames, of which the first is used"
 _SIXTEEN_BITS = 65535
 
 
@@ -97,7 +98,7 @@ def decode(path: Path, content: bytes) -> Decoded:
 def _remark(image: Any) -> str | None:
     """What distinguishes the image from an ordinary one, if the decoder had to decide something."""
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photograph with a preview
-        return "with several frames, of which the first is used"
+        return _FRAMES
     if image.mode.startswith("I") or image.mode == "F":
         return "with 16 bits per pixel, scaled to 8"
     if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
@@ -136,6 +137,20 @@ def _from_16_bits(image: Any) -> Any:
         raise ValueError(f"its values, {low:g} to {high:g}, have no known range; save it with 8 or 16 bits per channel")
     grey = (values.astype(np.uint32) * 255 + _SIXTEEN_BITS // 2) // _SIXTEEN_BITS
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def decoded_as_before(paths: Sequence[str | Path]) -> bool:
+    """Whether the first decoder of genft 0.1, which knew RGB alone, gave the same pixels for all of these images."""
+
+    def unchanged(path: str | Path) -> bool:
+        try:
+            remark = decode(Path(path), read_regular(Path(path))).remark
+        except DataError:
+            return False
+        return remark is None or remark == _FRAMES
+
+    with ThreadPoolExecutor() as pool:
+        return all(pool.map(unchanged, paths))
 
 
 def digests(paths: Sequence[str | Path]) -> list[str]:

@@ -36,7 +36,7 @@ def decode_utf8(path: Path, raw: bytes) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = raw.count(b"\n", 0, e.start) + 1
-        raise DataError(f"{path}: line {line}: byte {e.start} is not valid UTF-8") from None
+        raise DataError(f"{path}: line {line}: byte 0x{raw[e.start]:02x} is not valid UTF-8") from None
 
 
 def available_memory() -> int:
