@@ -19,7 +19,7 @@ from genft.cli.options import InputOptions, JsonOptions, ReadingOptions, SavedOp
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
 from genft.data.check import unreadable_images
-from genft.data.image_folders import list_images
+from genft.data.image_folders import scan
 from genft.data.tables import read_table
 from genft.errors import ConfigError, DataError
 from genft.files import write_atomically
@@ -89,15 +89,24 @@ def predict(
 def read_inputs(path: Path, saved: SavedTask, reading: ReadingOptions) -> tuple[list[Row], list[tuple[str, ...]]]:
     """(the rows as they are, the model's inputs)."""
     if saved.kind == "image":
-        images = list_images(path) if path.is_dir() else [path]
+        images = [path]
+        if path.is_dir():
+            scanned = scan(path)
+            images = scanned.images
+            _tell(scanned.notes(str(path)))
         if not images or not path.exists():
             raise DataError(f"{path}: " + ("has no images" if path.exists() else "does not exist"))
         return [{"image": str(image)} for image in images], [(str(image),) for image in images]
     file = read_table(path, reading.encoding)
-    for note in file.notes:
-        screen(True).print(f"[yellow]![/] {escape(note)}", soft_wrap=True)
+    _tell(file.notes)
     columns = [file.column(name, option="--text-column") for name in reading.text_column or saved.text_columns]
     return file.rows, list(zip(*columns, strict=True))
+
+
+def _tell(notes: Sequence[str]) -> None:
+    """What a reader decided or left out."""
+    for note in notes:
+        screen(True).print(f"[yellow]![/] {escape(note)}", soft_wrap=True)
 
 
 def _without(
