@@ -45,7 +45,7 @@ def test_files_that_are_no_toml_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("name = ")
     with pytest.raises(ConfigError, match="is not valid TOML"):
         load_task(str(tmp_path / "a.toml"))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist"):
         load_task(str(tmp_path / "b.toml"))
     with pytest.raises(ConfigError, match=r"task: 'bbc-nws' is not known; .*nearest: 'bbc-news'"):
         load_task("bbc-nws")
