@@ -34,6 +34,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "genft-bounded": ("genft", {"form": "bounded", "shared_dim": 6, "act_row": "leaky_relu"}),
     "genft-layer-mlp": ("genft", {"specific_scope": "layer", "shared_dim": 4, "mlp": True}),
+    "svft-banded": ("svft", {"pattern": "banded"}),
+    "svft-random": ("svft", {"pattern": "random", "off_diagonals": 3}),
 }
 # IDENTITY: the settings under which a method is not at its start, so that its update can be seen
 MOVED = {"init_weights": False}
