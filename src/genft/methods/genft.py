@@ -101,7 +101,7 @@ class GenFT(WeightMethod[GenFTConfig]):
         if narrow := [s for s in sites if rank > min(s.out_features, s.in_features)]:
             s = narrow[0]
             warnings.warn(
-                f"genft: shared_dim + specific_dim = {rank} is more than the rank that {s} "
+                f"{self.config.method}: shared_dim + specific_dim = {rank} is more than the rank that {s} "
                 f"({s.out_features}, {s.in_features}) can have; it works, with parameters that add nothing",
                 stacklevel=2,
             )
