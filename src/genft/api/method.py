@@ -156,6 +156,10 @@ class WeightMethod(Method[ConfigT, Site]):
     #: Whether the method changes only biases: it may then target any module that has one.
     bias_only: bool = False
 
+    #: Whether normalisations and convolutions may be targeted too. Their weight W0 is (o, n) with a row per output
+    #: channel (n = 1 in a normalisation), ``in_features`` of their site is 0, and nothing is derived from them.
+    beyond_linear: bool = False
+
     #: Whether derived tensors are saved with the adapter.
     saves_derived: bool = False
 

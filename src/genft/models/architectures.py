@@ -10,7 +10,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import nn
 
 from genft.errors import TargetError
-from genft.models.weights import has_linear_weight, has_own_bias, unwrap
+from genft.models.weights import has_channel_weight, has_linear_weight, has_own_bias, unwrap
 
 # transformers renamed these between its releases 5.0 and 5.20; whichever a model has will match
 VIT = ["query", "value", "q_proj", "v_proj"]
@@ -84,6 +84,11 @@ def modules_with_bias(model: nn.Module) -> list[str]:
         if path and has_own_bias(module) and not isinstance(parent, nn.MultiheadAttention):
             paths.append(path)
     return paths
+
+
+def modules_with_channels(model: nn.Module) -> list[str]:
+    """Paths of all normalisations and convolutions that have a weight."""
+    return [path for path, module in model.named_modules() if path and has_channel_weight(module)]
 
 
 def unmatched(targets: Iterable[str], model: nn.Module) -> list[str]:
