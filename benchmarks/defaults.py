@@ -13,8 +13,9 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
-from genft.runs.store import Result, Store
-from genft.sweeps.matrix import selecting_score
+from genft.runs.measured import Result
+from genft.runs.store import Store
+from genft.sweeps.schedule import selecting_score
 
 
 def tried(run: Result) -> tuple[str, float]:

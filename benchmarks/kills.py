@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from genft.adapters import saved as artifact
-from genft.runs.store import Result, Store
+from genft.runs.measured import Result
+from genft.runs.store import Store
 
 METHODS = "genft,lora,linear"
 

@@ -19,9 +19,11 @@ import common
 from genft.data import find_tasks, read
 from genft.errors import GenFTError
 from genft.presets import Preset
-from genft.runs.store import Result, Store
+from genft.runs.measured import Result
+from genft.runs.store import Store
 from genft.sweeps import processes
-from genft.sweeps.matrix import Matrix, Schedule, parse_entries
+from genft.sweeps.matrix import Matrix, parse_entries
+from genft.sweeps.schedule import Schedule
 
 
 class Timed(processes.RunProcess):
@@ -57,7 +59,7 @@ def main() -> None:
             preset=Preset(name="none", source=""),
             grid=(),
             training={"epochs": 1},
-            said={"limit_train": 16, "limit_eval": 8},
+            run={"limit_train": 16, "limit_eval": 8},
         )
         schedule = Schedule(matrix, Store(Path(folder)).open(), {task.name: read(task)})
         planned = time.perf_counter() - began

@@ -13,7 +13,7 @@ from peft import get_peft_model
 from transformers import AutoModel, AutoTokenizer
 
 from genft import GenFTConfig
-from genft.models.load import find_model
+from genft.models.source import find_model
 
 FORMS = {
     "identity": {},

@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 import genft  # registers GenFT with peft
-from genft.models.load import find_model
+from genft.models.source import find_model
 
 BASE = find_model("minilm-l6").folder  # or "FacebookAI/roberta-base"
 LABELS = ["negative", "positive"]

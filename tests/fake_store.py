@@ -11,9 +11,11 @@ import numpy as np
 
 from genft.data import load_task
 from genft.families.metrics import METRICS
+from genft.models.parameters import Counts
 from genft.presets import load_preset
-from genft.runs.spec import build_spec
-from genft.runs.store import ComparedRun, Cost, Counts, History, Provenance, Result, Scores, Store, pack
+from genft.runs.measured import ComparedRun, Cost, History, Provenance, Result, Scores
+from genft.runs.request import build_spec
+from genft.runs.store import Store, pack
 
 MODEL = "models/tiny"
 _PARAMETERS = {"genft": 67_584, "vectorfit": 27_648, "lora": 147_456, "bitfit": 40_000, "linear": 0, "full": 22_565_000}

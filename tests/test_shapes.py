@@ -16,10 +16,10 @@ from genft import methods, ops
 
 TESTS = Path(__file__).parent
 #: Formulas and whole models, without what compiles, forks or trains long.
-CHECKED = [
+SHORT = ["methods/test_genft_forms.py", "methods/test_propulsion.py", "ops/test_lowrank.py", "ops/test_spectral.py"]
+ALL = [
+    *SHORT,
     "methods/test_genft.py",
-    "methods/test_genft_forms.py",
-    "methods/test_propulsion.py",
     "methods/test_block_formulas.py",
     "methods/test_lora_xs.py",
     "methods/test_ssf.py",
@@ -27,9 +27,7 @@ CHECKED = [
     "methods/test_wegeft.py",
     "methods/test_vectorfit.py",
     "ops/test_generator.py",
-    "ops/test_lowrank.py",
     "ops/test_masks.py",
-    "ops/test_spectral.py",
 ]
 
 
@@ -39,10 +37,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False)
 
 
-@pytest.mark.slow
-def test_signatures_hold_in_the_tests_of_ops_and_methods() -> None:
-    selected = "not compile and not meta and not well_formed and not another_machine"
-    files = [str(TESTS / name) for name in CHECKED]
+@pytest.mark.parametrize("checked", [SHORT, pytest.param(ALL, marks=pytest.mark.nightly)], ids=["short", "all"])
+def test_signatures_hold_in_the_tests_of_ops_and_methods(checked: list[str]) -> None:
+    # settings of wrong types are refused by name elsewhere
+    wrong = ("refuse", "impossible", "problems")
+    selected = " and ".join(f"not {name}" for name in ("compile", "meta", "well_formed", "another_machine", *wrong))
+    files = [str(TESTS / name) for name in checked]
     done = run("-m", "pytest", "-p", "checked_shapes", "-p", "no:cacheprovider", "-q", "-x", "-k", selected, *files)
     assert done.returncode == 0, done.stdout[-3000:]
 

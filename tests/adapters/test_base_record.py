@@ -17,9 +17,10 @@ from genft.adapters.base_record import read_base_record, take_base_record
 from genft.adapters.folder import BASE_FILE, TASK_FILE
 from genft.data import task_from_path
 from genft.presets import Preset
-from genft.runs.spec import build_spec
+from genft.runs.request import build_spec
 from genft.runs.store import Store
-from genft.training.run import prepare, run
+from genft.training.prepared import prepare
+from genft.training.run import run
 from saved_models import WORDS
 
 TEXTS = [("w1 good w2",), ("bad w3 w4 w5",)]

@@ -18,11 +18,12 @@ from genft.adapters.lora import save_lora, to_lora
 from genft.adapters.saved import open_adapter
 from genft.adapters.task_file import SavedTask
 from genft.data import task_from_path
-from genft.models.load import Preprocessing
+from genft.data.preprocessing import Preprocessing
 from genft.presets import Preset
-from genft.runs.spec import build_spec
+from genft.runs.request import build_spec
 from genft.runs.store import Store
-from genft.training.run import prepare, run
+from genft.training.prepared import prepare
+from genft.training.run import run
 
 HOSTILE = [
     "\x1b[31mred\x1b[0m",

@@ -26,7 +26,9 @@ from genft.adapters.output_change import outputs, random_batches
 from genft.adapters.saved import open_adapter
 from genft.cli import app
 from genft.data import Task
-from genft.models.load import LoadedModel, Preprocessing, find_model, head_modules
+from genft.data.preprocessing import Preprocessing
+from genft.models.load import LoadedModel, head_modules
+from genft.models.source import find_model
 
 #: Runs where genft cannot be imported: loads every case and saves its outputs.
 STRANGER = """

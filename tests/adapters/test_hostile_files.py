@@ -19,9 +19,10 @@ from genft import AdapterFileError, ConfigError, GenFTError
 from genft.adapters import saved as artifact
 from genft.data import find_tasks, task_from_path
 from genft.presets import Preset
-from genft.runs.spec import build_spec
+from genft.runs.request import build_spec
 from genft.runs.store import Store
-from genft.training.run import prepare, run
+from genft.training.prepared import prepare
+from genft.training.run import run
 
 WEIGHTS = "adapter_model.safetensors"
 FEW = settings(

@@ -23,6 +23,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.functional import delete_adapter
+from peft.utils.save_and_load import get_base_model_state_dict, set_base_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -349,3 +350,16 @@ def test_shared_factors_are_cast_with_the_others(name: str) -> None:
     for autocast, dtype in ((True, torch.float32), (False, torch.bfloat16)):
         model = get_peft_model(copy.deepcopy(base), configuration(name), autocast_adapter_dtype=autocast)
         assert {p.dtype for p in trained(model).values()} == {dtype}
+
+
+@each_method
+def test_the_base_model_s_state_dict_is_the_base_model_s(name: str) -> None:
+    base = BERT.build()
+    wanted = {key: value.clone() for key, value in base.state_dict().items()}
+    model = get_peft_model(base, configuration(name))
+    tensors = get_base_model_state_dict(model)
+    assert tensors.keys() == wanted.keys()
+    assert all(torch.equal(tensors[key], value) for key, value in wanted.items())
+    doubled = {key: 2 * value for key, value in wanted.items()}
+    set_base_model_state_dict(model, doubled)
+    assert all(torch.equal(value, doubled[key]) for key, value in get_base_model_state_dict(model).items())

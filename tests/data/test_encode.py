@@ -9,11 +9,15 @@ from PIL import Image
 from genft import ConfigError, DataError
 from genft.data import Task
 from genft.data.encode import encode
-from genft.models.load import Preprocessing, find_model, load_model
+from genft.data.preprocessing import Preprocessing
+from genft.families.registry import get_family
+from genft.models.source import find_model
 
 
 def tokenizer(folder: Path) -> object:
-    return load_model(find_model(str(folder)), Task(name="t", kind="text", reader="", classes=("a", "b"))).tokenizer
+    return (
+        get_family(Task(name="t", kind="text", reader="", classes=("a", "b"))).load(find_model(str(folder))).tokenizer
+    )
 
 
 def test_texts_and_pairs_are_cut(bert: Path) -> None:

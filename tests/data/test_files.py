@@ -118,7 +118,7 @@ def test_given_splits_are_used_and_their_labels_checked(tmp_path: Path, reviews:
 def test_examples_in_two_splits_are_counted(tmp_path: Path, reviews: Path) -> None:
     first = reviews.read_text().splitlines()[:2]
     data = load(reviews, test=write(tmp_path / "test.csv", "\n".join(first)), validation=reviews)
-    assert "1 of 1 test examples are also in train: its score is too good" in data.notes
+    assert "1 of 1 test examples are also in train: its score is optimistic" in data.notes
 
 
 def test_two_columns_and_a_regression(reviews: Path) -> None:

@@ -15,8 +15,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from families import FAMILIES, Family
 from genft import METHODS, ConfigError, TargetError, get_method
 from genft.adapters import saved as artifact
+from genft.data.preprocessing import Preprocessing
 from genft.methods.peft_recipes import AllocateRanks, VBLora
-from genft.models.load import LoadedModel, Preprocessing
+from genft.models.load import LoadedModel
 from genft.models.prefixes import accept_prefix
 from genft.training.attach import attach, changes_base, make_config
 
@@ -64,7 +65,7 @@ def adapted(name: str, family: Family) -> PeftModel:
     info, model = METHODS[name], base_for(name, family)
     settings = {**info.defaults, **info.recipe.settings(model, 20), **SMALL.get(name, {})}
     batch = family.batch()
-    config = make_config(info, settings, model, kind_of(family))
+    config = make_config(info, settings, model, "SEQ_CLS" if kind_of(family) == "text" else None)
     config.task_type = family.task_type
     if not config.is_prompt_learning:
         config.modules_to_save = list(family.head) or None
@@ -166,7 +167,8 @@ def test_any_other_method_of_peft_has_a_name() -> None:
 
 def loaded(family: str, longest: int = 8) -> LoadedModel:
     model = FAMILIES[family].build()
-    return LoadedModel(None, model, None, Preprocessing(kind="text", max_length=longest), ("classifier",))
+    preprocessing = Preprocessing(kind="text", max_length=longest)
+    return LoadedModel(None, model, None, preprocessing, ("classifier",), task_type="SEQ_CLS")
 
 
 def no_examples(n: int) -> list[dict[str, Tensor]]:
@@ -281,7 +283,7 @@ def test_what_cannot_be_done_is_one_sentence() -> None:
         attach(loaded("bert", 32), METHODS["prompt_tuning"], {"num_virtual_tokens": 8}, no_examples)
     with pytest.raises(TargetError, match=r"peft:ADAPTION_PROMPT: cannot be put on Bert.*: Unsupported model type"):
         attach(loaded("bert"), get_method("peft:ADAPTION_PROMPT"), {}, no_examples)
-    with pytest.raises(ConfigError, match="use_dora: not with init_lora_weights='pissa'"):
+    with pytest.raises(ConfigError, match="use_dora: cannot be combined with init_lora_weights='pissa'"):
         attach(loaded("bert"), METHODS["pissa"], {"init_lora_weights": "pissa", "use_dora": True}, no_examples)
     fresh = replace(loaded("bert"), fresh=("bert.pooler",))
     with pytest.raises(ConfigError, match=r"p_tuning: bert\.pooler is not in the checkpoint, .*; choose another model"):

@@ -28,10 +28,11 @@ from genft import VectorFitConfig
 from genft.data import task_from_path
 from genft.methods.vector_freezing import HISTORY_FILE, KEY, strengths
 from genft.presets import Preset
-from genft.runs.spec import build_spec
+from genft.runs.request import build_spec
 from genft.runs.store import Store
 from genft.training.callbacks import Progress
-from genft.training.run import prepare, run
+from genft.training.prepared import prepare
+from genft.training.run import run
 
 BERT = FAMILIES["bert"]
 #: Freezes after steps 2, 4 and 6.

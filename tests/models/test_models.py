@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from genft import ConfigError, hub
 from genft.data import Task
-from genft.models import load as models
-from genft.models.load import PackagedModel, find_model, load_model
+from genft.families.registry import get_family
+from genft.models import source as models
+from genft.models.source import PackagedModel, find_model
 from saved_models import save_bert
 
 TEXT = Task(name="t", kind="text", reader="", classes=("no", "yes", "maybe"))
@@ -19,7 +20,7 @@ IMAGE = Task(name="i", kind="image", reader="", classes=("cat", "dog"))
 
 
 def test_a_folder_gets_a_head_for_the_task(bert: Path) -> None:
-    loaded = load_model(find_model(str(bert)), TEXT)
+    loaded = get_family(TEXT).load(find_model(str(bert)))
     assert loaded.head == ("classifier",)
     assert loaded.fresh == ()
     assert loaded.model.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
@@ -29,13 +30,13 @@ def test_a_folder_gets_a_head_for_the_task(bert: Path) -> None:
 
 
 def test_a_regression_has_one_output(bert: Path) -> None:
-    loaded = load_model(find_model(str(bert)), Task(name="t", kind="text", reader="", regression=True))
+    loaded = get_family(Task(name="t", kind="text", reader="", regression=True)).load(find_model(str(bert)))
     assert loaded.model.classifier.out_features == 1
     assert loaded.model.config.problem_type == "regression"
 
 
 def test_a_missing_pooler_is_found(tmp_path: Path) -> None:
-    loaded = load_model(find_model(str(save_bert(tmp_path / "m", pooler=False))), TEXT)
+    loaded = get_family(TEXT).load(find_model(str(save_bert(tmp_path / "m", pooler=False))))
     assert loaded.head == ("classifier",)
     assert loaded.fresh == ("bert.pooler.dense",)
     assert loaded.trained_in_full == ("classifier", "bert.pooler.dense")
@@ -47,13 +48,13 @@ def test_a_missing_piece_of_a_module_is_said_but_not_trained(bert: Path, tmp_pat
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.0.output.dense.bias"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    loaded = load_model(find_model(str(folder)), TEXT)
+    loaded = get_family(TEXT).load(find_model(str(folder)))
     assert loaded.fresh == ()
     assert "bert.encoder.layer.0.output.dense.bias: not in the checkpoint, starts at random" in loaded.notes[0]
 
 
 def test_the_head_inside_a_timm_model(timm_vit: Path) -> None:
-    loaded = load_model(find_model(str(timm_vit)), IMAGE)
+    loaded = get_family(IMAGE).load(find_model(str(timm_vit)))
     assert loaded.head == ("timm_model.head",)
     assert loaded.fresh == ()
     assert loaded.preprocessing.image_size == 32
@@ -62,14 +63,14 @@ def test_the_head_inside_a_timm_model(timm_vit: Path) -> None:
 
 
 def test_another_image_size(timm_vit: Path) -> None:
-    loaded = load_model(find_model(str(timm_vit)), IMAGE, image_size=48)
+    loaded = get_family(IMAGE).load(find_model(str(timm_vit)), image_size=48)
     assert loaded.preprocessing.image_size == 48
     assert loaded.model(torch.zeros(1, 3, 48, 48)).logits.shape == (1, 2)
 
 
 def test_text_models_do_not_classify_images(bert: Path) -> None:
     with pytest.raises(ConfigError, match=r"\(bert\) cannot classify images"):
-        load_model(find_model(str(bert)), IMAGE)
+        get_family(IMAGE).load(find_model(str(bert)))
 
 
 def test_fingerprint_changes_with_the_weights(bert: Path, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def packaged(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pac
 def test_a_packaged_model_has_its_hub_id_as_base(packaged: PackagedModel, name: str) -> None:
     source = find_model(name)
     assert source.base_id == "owner/small"
-    assert load_model(source, TEXT).model.config._name_or_path == "owner/small"
+    assert get_family(TEXT).load(source).model.config._name_or_path == "owner/small"
 
 
 def test_a_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,4 +158,4 @@ def test_a_cached_hub_model_needs_no_network(bert: Path, monkeypatch: pytest.Mon
     (repo / "refs" / "main").write_text("0" * 40)
     source = find_model("owner/small")
     assert source.base_id == "owner/small"
-    assert load_model(source, TEXT).head == ("classifier",)
+    assert get_family(TEXT).load(source).head == ("classifier",)

@@ -155,7 +155,7 @@ def test_a_seed_fixes_the_masks_and_another_changes_them():
     a, b, c = (generate(w0, row, col, seed=s, **NONLINEAR) for s in (1, torch.tensor(1), 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
-    assert torch.equal(generate(w0, row, col, **NONLINEAR), generate(w0, row, col, **{**NONLINEAR, "dropout": 0}))
+    assert torch.equal(generate(w0, row, col, **NONLINEAR), generate(w0, row, col, **{**NONLINEAR, "dropout": 0.0}))
 
 
 @pytest.mark.parametrize("stages", STAGES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from genft.methods.vectorfit import VectorFit
+from genft.methods.vectorfit import VectorFit, VectorFitConfig
 from genft.ops import plan, spectral
 
 SHAPES = [(6, 6), (9, 4), (4, 9)]
@@ -56,7 +55,7 @@ class Layer:
         if lean:
             del bases["v" if self.w0.shape[0] < self.w0.shape[1] else "u"]
         f = {**bases, "sigma": self.sigma, "sigma_bias": delta}
-        method = VectorFit(SimpleNamespace(plan="auto", exact=exact, lean=lean))
+        method = VectorFit(VectorFitConfig(exact=exact, lean=lean))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(plan, "choose", lambda *args: form)
             y = method.linear(x, self.base, self.b0, f, shape(*self.w0.shape, len(x)))

@@ -63,7 +63,8 @@ def main() -> int:
         (tests / "genft_cases.py").write_text((HERE / "cases.py").read_text())
         (tests / "conftest.py").write_text((HERE / "selection.py").read_text())
         (tests / "__init__.py").write_text("")
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tests)}
+        paths = [str(tests), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder)]
         return subprocess.run(
             [*command, str(tests / "test_custom_models.py"), *pytest_arguments], cwd=folder, env=environment

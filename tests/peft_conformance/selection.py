@@ -16,6 +16,9 @@ HALF_BASE = (
     "test_forward_float16_no_autocast",
     "test_merge_layers_fp16",
 )
+#: peft asserts here that the model holds the very configuration object that it was given. An adapter of genft holds a
+#: copy, so that one configuration can serve several models (tests/bridge/test_configurations.py).
+SAME_OBJECT = ("test_from_pretrained_config_construction",)
 #: peft loads adapters onto another, freshly drawn base model here, which genft otherwise refuses.
 OTHER_BASE = (
     "test_loading_model_requires_grad_set_correctly",
@@ -32,6 +35,8 @@ def pytest_collection_modifyitems(config, items):
         if params.get("config_cls") not in ours:
             continue
         if item.originalname in NOT_IDENTITY and "tied" in params.get("test_name", ""):
+            continue
+        if item.originalname in SAME_OBJECT:
             continue
         if item.originalname in HALF_BASE and "lean" in params.get("test_name", ""):
             continue

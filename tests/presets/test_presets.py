@@ -17,7 +17,7 @@ from genft.data import Task
 from genft.methods import METHODS
 from genft.methods.genft import GenFT
 from genft.presets import Preset, list_presets, load_preset
-from genft.runs.spec import build_spec
+from genft.runs.request import build_spec
 
 PAPER, EQUATIONS = load_preset("paper"), load_preset("equations")
 ROWS = [(preset, table, task) for preset in (PAPER, EQUATIONS) for table in preset.tables for task in table.tasks]

@@ -26,7 +26,8 @@ from genft.report.formats import as_csv, as_json, as_markdown, as_rich
 from genft.report.page import render
 from genft.report.significance import compare
 from genft.report.terminal import comparison
-from genft.runs.store import Failure, Result, Store, answers, pack, unpack
+from genft.runs.measured import Failure, Result
+from genft.runs.store import Store, answers, pack, unpack
 
 TASKS = {"rte": {"genft": 0.9, "lora": 0.8, "linear": 0.5}, "cola": {"genft": 0.9, "lora": 0.8, "linear": 0.5}}
 

@@ -11,13 +11,16 @@ import typer
 from typer.testing import CliRunner
 
 import fake_store
+from genft.api.settings import full_settings
 from genft.cli import app
-from genft.cli.options import takes_a_run
+from genft.cli.declare import takes_options
+from genft.cli.request import RunOptions, build_request
 from genft.methods import get_method
 from genft.report.collect import read_boards
 from genft.report.command import command
-from genft.runs.spec import Request, RunSpec, full_settings
-from genft.runs.store import Failure
+from genft.runs.measured import Failure
+from genft.runs.request import Request
+from genft.runs.spec import RunSpec
 
 VTAB = {task: {"genft": 0.9, "lora": 0.8} for task in ("eurosat", "dtd", "svhn", "kitti")}
 
@@ -122,7 +125,12 @@ def test_the_command_beside_a_run_repeats_it(tmp_path: Path, task: str, method: 
     assert words[:2] == ["genft", "train"]
     requests: list[Request] = []
     commands = typer.Typer()
-    commands.command()(takes_a_run(lambda request: requests.append(request)))
+
+    @commands.command()
+    @takes_options
+    def collect(run: RunOptions) -> None:
+        requests.append(build_request(run))
+
     done = CliRunner().invoke(commands, words[2:], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     again, wanted = requests[0].spec, RunSpec.model_validate(run.spec)

@@ -9,19 +9,11 @@ import numpy as np
 import pytest
 
 from genft import ConfigError, DataError
-from genft.report.terminal import comparison, count, duration, size
-from genft.runs.store import (
-    Cost,
-    Counts,
-    Failure,
-    History,
-    Provenance,
-    Result,
-    Scores,
-    Store,
-    pack,
-    unpack,
-)
+from genft.models.parameters import Counts
+from genft.report.style import count, duration, size
+from genft.report.terminal import comparison
+from genft.runs.measured import Cost, Failure, History, Provenance, Result, Scores
+from genft.runs.store import Store, pack, unpack
 
 #: A result as genft 0.1 wrote it, before results were nested.
 FLAT: dict[str, Any] = {

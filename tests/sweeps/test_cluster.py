@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 
 from genft import ConfigError, GenFTError
 from genft.cli import app
+from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
-from genft.runs.store import Result, Store
+from genft.runs.store import Store
 from genft.sweeps import cluster
 from genft.sweeps.cluster import ATTEMPTS, Cluster
 from genft.sweeps.matrix import parse_entries
 from genft.training.callbacks import Progress
-from genft.training.run import prepare, run
+from genft.training.prepared import prepare
+from genft.training.run import run
 from sweeps.test_matrix import schedule
 
 real = pytest.mark.skipif(find_spec("ray") is None, reason="starts Ray: pip install 'genft[ray]'")
@@ -154,7 +156,7 @@ def test_what_is_lost_is_sent_again_and_what_fails_is_not(
     [
         ({"cpus": 8}, r"8 CPUs and 0 GPUs, and no machine of the cluster has them \(4 and 0, 4 and 1\)"),
         ({"gpus": 2}, r"1 CPUs and 2 GPUs, and no machine"),
-        ({"gpus": 1.5}, r"--ray-gpus: 1\.5 is neither a whole number nor a part of one GPU"),
+        ({"gpus": 1.5}, r"--ray-gpus: 1\.5 is neither a whole number nor a fraction of one GPU"),
     ],
 )
 def test_a_request_that_cannot_be_granted(

@@ -10,11 +10,14 @@ import pytest
 from genft import ConfigError, TrainingError
 from genft.data import read, task_from_path
 from genft.presets import Preset
-from genft.runs.store import Result, Store
-from genft.sweeps import matrix as matrices
-from genft.sweeps.matrix import Entry, Matrix, Schedule, beyond_the_edge, parse_entries
+from genft.runs.measured import Result
+from genft.runs.store import Store
+from genft.sweeps import schedule as schedules
+from genft.sweeps.matrix import Entry, Matrix, parse_entries
+from genft.sweeps.schedule import Schedule, beyond_the_edge
 from genft.training.callbacks import Progress
-from genft.training.run import Plan, run
+from genft.training.prepared import PreparedRun
+from genft.training.run import run
 
 PRESET = Preset(name="none", source="")
 TRAINING = {"epochs": 1, "batch_size": 16}
@@ -55,10 +58,12 @@ def test_a_grid_goes_on_beyond_the_edge_where_the_best_is(found: dict[float, flo
 class Runs:
     """Does the runs in this process; some raise, or are interrupted."""
 
-    def __init__(self, fails: Callable[[Plan], bool] = lambda _: False, stop_after: int | None = None) -> None:
+    def __init__(self, fails: Callable[[PreparedRun], bool] = lambda _: False, stop_after: int | None = None) -> None:
         self.fails, self.stop_after, self.done = fails, stop_after, []  # type: ignore[var-annotated]
 
-    def __call__(self, next_plan: Callable[[], Plan | None], out: Path, *_: Any) -> Iterator[tuple[Plan, Any]]:
+    def __call__(
+        self, next_plan: Callable[[], PreparedRun | None], out: Path, *_: Any
+    ) -> Iterator[tuple[PreparedRun, Any]]:
         while (plan := next_plan()) is not None:
             if self.stop_after is not None and len(self.done) == self.stop_after:
                 raise KeyboardInterrupt
@@ -79,10 +84,10 @@ def test_an_interrupted_matrix_goes_on_and_repeats_nothing(
     reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = Runs(stop_after=3), Runs(), Runs()
-    monkeypatch.setattr(matrices, "run_side_by_side", first)
+    monkeypatch.setattr(schedules, "run_side_by_side", first)
     with pytest.raises(KeyboardInterrupt):
         list(schedule(reviews, bert, tmp_path).run())
-    monkeypatch.setattr(matrices, "run_side_by_side", second)
+    monkeypatch.setattr(schedules, "run_side_by_side", second)
     planned = schedule(reviews, bert, tmp_path)
     assert (planned.planned, len(planned.outcomes)) == (4, 3)
     assert planned.seconds_left() > 0
@@ -92,7 +97,7 @@ def test_an_interrupted_matrix_goes_on_and_repeats_nothing(
     cells = Store(tmp_path).compared()
     assert [(c.label, c.seed) for c in cells] == [("linear", 0), ("linear", 1), ("bitfit", 0), ("bitfit", 1)]
     assert all(Store(tmp_path).get(c.key).method == c.label for c in cells)
-    monkeypatch.setattr(matrices, "run_side_by_side", third)
+    monkeypatch.setattr(schedules, "run_side_by_side", third)
     list(schedule(reviews, bert, tmp_path).run())
     assert not third.done
     assert Store(tmp_path).compared() == cells
@@ -102,9 +107,9 @@ def test_the_rate_is_chosen_on_the_selecting_split_of_the_first_seed(
     reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = {1e-3: 0.2, 3e-3: 0.9, 1e-2: 0.95, 3e-2: 0.5}
-    monkeypatch.setattr(matrices, "selecting_score", lambda r: scores[r.spec["training"]["learning_rate"]])
+    monkeypatch.setattr(schedules, "selecting_score", lambda r: scores[r.spec["training"]["learning_rate"]])
     runs = Runs()
-    monkeypatch.setattr(matrices, "run_side_by_side", runs)
+    monkeypatch.setattr(schedules, "run_side_by_side", runs)
     planned = schedule(reviews, bert, tmp_path, entries=parse_entries("bitfit"), seeds=(5, 6), grid=(1e-3, 3e-3, 1e-2))
     list(planned.run())
     assert runs.done == [("bitfit", 5, rate) for rate in (1e-3, 3e-3, 1e-2, 3e-2)] + [("bitfit", 6, 1e-2)]
@@ -116,9 +121,9 @@ def test_a_grid_does_not_go_below_the_last_rate_of_the_schedule(
     reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = {1e-3: 0.9, 3e-3: 0.2}
-    monkeypatch.setattr(matrices, "selecting_score", lambda r: scores[r.spec["training"]["learning_rate"]])
+    monkeypatch.setattr(schedules, "selecting_score", lambda r: scores[r.spec["training"]["learning_rate"]])
     runs = Runs()
-    monkeypatch.setattr(matrices, "run_side_by_side", runs)
+    monkeypatch.setattr(schedules, "run_side_by_side", runs)
     training = {**TRAINING, "last_learning_rate": 1e-3}
     only = {"entries": parse_entries("bitfit"), "seeds": (0,), "training": training}
     list(schedule(reviews, bert, tmp_path, grid=(1e-3, 3e-3), **only).run())
@@ -130,13 +135,13 @@ def test_a_grid_does_not_go_below_the_last_rate_of_the_schedule(
 def test_a_failed_run_is_noted_the_others_go_on_and_it_is_tried_again(
     reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrices, "run_side_by_side", Runs(fails=lambda p: p.spec.method == "linear"))
+    monkeypatch.setattr(schedules, "run_side_by_side", Runs(fails=lambda p: p.spec.method == "linear"))
     planned = schedule(reviews, bert, tmp_path)
     list(planned.run())
     assert [(p.spec.method, str(e)) for p, e in planned.failures] == [("linear", "it went wrong")] * 2
     assert [(f.method, f.error) for f in Store(tmp_path).failed()] == [("linear", "it went wrong")] * 2
     again = Runs()
-    monkeypatch.setattr(matrices, "run_side_by_side", again)
+    monkeypatch.setattr(schedules, "run_side_by_side", again)
     list(schedule(reviews, bert, tmp_path).run())
     assert {method for method, *_ in again.done} == {"linear"}
     assert Store(tmp_path).failed() == []

@@ -11,15 +11,19 @@ from typer.testing import CliRunner
 from typer.testing import Result as Called
 
 from genft import ConfigError, TrainingError
+from genft.api.settings import setting_types
 from genft.cli import app
 from genft.data import task_from_path
 from genft.methods import METHODS, get_method
+from genft.models.parameters import Counts
 from genft.presets import Preset, Space, Values, load_preset
 from genft.records import check
-from genft.runs.spec import Request, Training, build_spec, setting_types
-from genft.runs.store import Cost, Result, Scores, Store
+from genft.runs.measured import Cost, Result, Scores
+from genft.runs.request import Request, build_spec
+from genft.runs.settings import Training
+from genft.runs.store import Store
 from genft.training.callbacks import Inferred, Progress
-from genft.training.run import Plan
+from genft.training.prepared import PreparedRun
 
 optuna = pytest.importorskip("optuna", reason="the search extra is not installed: pip install 'genft[search]'")
 from genft.sweeps import search as searching  # noqa: E402
@@ -42,10 +46,10 @@ class Runs:
     """Stands for :func:`genft.training.run.run`: a score that is known, by the values of the run."""
 
     def __init__(self, interrupt_at: int | None = None) -> None:
-        self.plans: list[Plan] = []
+        self.plans: list[PreparedRun] = []
         self.interrupt_at = interrupt_at
 
-    def __call__(self, plan: Plan, store: Store, watch: Any) -> Result:
+    def __call__(self, plan: PreparedRun, store: Store, watch: Any) -> Result:
         self.plans.append(plan)
         if len(self.plans) == self.interrupt_at:
             raise KeyboardInterrupt
@@ -65,7 +69,8 @@ class Runs:
 
 
 def _inferred(shared_dim: int) -> Inferred:
-    return Inferred({}, {}, ("classifier",), 100 * shared_dim, 34, 10_000, None, "cpu", ())  # type: ignore[arg-type]
+    counts = Counts(adapter=100 * shared_dim, head=34, total=10_000)
+    return Inferred({}, {}, ("classifier",), counts, None, "cpu", ())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -163,7 +168,7 @@ def test_nothing_completed_is_said(runs: Runs, reviews: Path, bert: Path, tmp_pa
 def test_what_the_user_says_is_not_searched(reviews: Path, bert: Path) -> None:
     assert set(searched(request(reviews, bert, settings={"shared_dim": 4}))) == {"learning_rate", "act_row"}
     assert "learning_rate" not in searched(request(reviews, bert, training={"learning_rate": 1e-3}))
-    with pytest.raises(ConfigError, match="every value that the preset searches was said"):
+    with pytest.raises(ConfigError, match="you have set every value that the preset searches"):
         searched(request(reviews, bert, {"shared_dim": Space(choices=(1, 2))}, settings={"shared_dim": 4}))
 
 

@@ -17,8 +17,9 @@ from genft.cli import app
 from genft.data import load_task
 from genft.figures.studies import STUDY_FIGURES
 from genft.figures.style import style
+from genft.models.parameters import Counts
 from genft.presets import Preset, load_preset
-from genft.runs.store import Counts, Result, Scores
+from genft.runs.measured import Result, Scores
 from genft.sweeps.matrix import Entry
 from genft.sweeps.studies import STUDIES, Measured, Variant, get_study, study_matrices
 
@@ -65,7 +66,7 @@ def test_grids() -> None:
         "genft[shared_dim=4]": {"shared_dim": 4},
         "genft[shared_dim=8]": {"shared_dim": 8},
     }
-    with pytest.raises(ConfigError, match=r"grid: 'sclaing' is no axis of 'ratio-scaling'; .*nearest: 'scaling'"):
+    with pytest.raises(ConfigError, match=r"grid: 'sclaing' is not an axis of 'ratio-scaling'; .*nearest: 'scaling'"):
         entries("ratio-scaling", grid={"sclaing": (1.0,)})
     with pytest.raises(ConfigError, match="grid: shared_dim takes whole numbers"):
         entries("shared-dim", grid={"shared_dim": (4.0, 4.5)})
@@ -164,7 +165,7 @@ def test_the_command_runs_draws_and_repeats_nothing(reviews: Path, bert: Path, t
         (("ablaton", "bbc-news"), "study: 'ablaton' is not known; allowed: ablation, ratio-scaling, shared-dim, rank"),
         (("rank", "bbc-news", "--grid", "rank"), "--grid rank: must be AXIS=VALUES"),
         (("rank", "bbc-news", "--grid", "rank=four"), "--grid rank: 'four' is not a list of numbers"),
-        (("rank", "bbc-news", "--grid", "dim=4"), "grid: 'dim' is no axis of 'rank'; allowed: rank"),
+        (("rank", "bbc-news", "--grid", "dim=4"), "grid: 'dim' is not an axis of 'rank'; allowed: rank"),
         (("rank", "bbc-news", "--format", "bmp"), "format: 'bmp' is not known"),
     ],
 )

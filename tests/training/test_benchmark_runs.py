@@ -12,10 +12,13 @@ from genft import ConfigError
 from genft.adapters import saved as artifact
 from genft.data import load_task
 from genft.presets import Preset
-from genft.runs.spec import build_spec
-from genft.runs.store import Result, Store, unpack
+from genft.runs.measured import Result
+from genft.runs.request import build_spec
+from genft.runs.store import Store, unpack
 from genft.training.callbacks import Inferred, Progress
-from genft.training.run import Plan, build, prepare, run
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run
+from genft.training.session import Session
 
 QUICK = {"epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "image_size": 32}
 
@@ -29,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def plan(task: str, root: Path, model: Path, method: str = "lora", **said: Any) -> Plan:
+def plan(task: str, root: Path, model: Path, method: str = "lora", **said: Any) -> PreparedRun:
     training = {**QUICK, **said.pop("training", {})}
     none = Preset(name="none", source="")
     return prepare(build_spec(load_task(task, root), str(model), none, training=training, method=method, **said).spec)
@@ -101,18 +104,17 @@ def test_a_finished_second_training_is_not_repeated(
 def test_the_second_training_sees_both_splits_on_the_whole_schedule(
     data: Path, timm_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genft.training import run as module
-
     fits: list[dict[str, Any]] = []
-    honest = module.fit
+    honest = Session.fit
 
-    def spy(loaded: Any, model: Any, train: Any, select: Any, training: Any, **rest: Any) -> Any:
-        fitted = honest(loaded, model, train, select, training, **rest)
-        rate = fitted.trainer.lr_scheduler.get_last_lr()[0]
-        fits.append({"train": len(train), "select": select and len(select), "rate": rate, **rest})
+    def spy(session: Session, select: Any, checkpoints: Path, trackers: Any, stop_after: int | None = None) -> Any:
+        fitted = honest(session, select, checkpoints, trackers, stop_after)
+        rate = session.loop.lr_scheduler.get_last_lr()[0]
+        examples = {"train": len(session.loop.examples), "select": select and len(select)}
+        fits.append({**examples, "rate": rate, "stop_after": stop_after})
         return fitted
 
-    monkeypatch.setattr(module, "fit", spy)
+    monkeypatch.setattr(Session, "fit", spy)
     result = run(plan("eurosat", data, timm_vit, training={"schedule": "linear"}), Store(tmp_path).open())
     first, second = fits
     assert (first["train"], first["select"], first["stop_after"]) == (24, 10, None)
@@ -156,10 +158,12 @@ def test_mnli_reports_matched_and_mismatched(data: Path, bert: Path, tmp_path: P
 
 
 def test_text_and_image_settings_are_not_mixed(data: Path, bert: Path) -> None:
-    with pytest.raises(ConfigError, match="augment: is for images, and this task has texts"):
+    with pytest.raises(ConfigError, match="augment: applies to images, and this task has texts"):
         plan("cola", data, bert, training={"augment": "randaug"})
-    with pytest.raises(ConfigError, match=r"drop_path: .*\(bert\) has none in transformers; use 0, or a timm model"):
-        build(plan("cola", data, bert, training={"drop_path": 0.1}))
+    with pytest.raises(
+        ConfigError, match=r"drop_path: .*\(bert\) has no drop path in transformers; use 0, or a timm model"
+    ):
+        Session(plan("cola", data, bert, training={"drop_path": 0.1}))
 
 
 @pytest.mark.parametrize("family", ["timm", "dinov2"])
@@ -174,7 +178,7 @@ def test_drop_path_skips_blocks_while_training_only(family: str, data: Path, tim
     images = torch.randn(2, 3, 32, 32)
     outputs = {}
     for rate in (0.0, 0.9):
-        _, built, _ = build(plan("eurosat", data, model, training={"drop_path": rate}, method="linear"))
+        built = Session(plan("eurosat", data, model, training={"drop_path": rate}, method="linear")).model
         outputs[rate] = built.eval()(images).logits
         built.train()
         torch.manual_seed(1)

@@ -20,11 +20,14 @@ from genft.cli import app
 from genft.data import task_from_path
 from genft.models.parameters import trained_state
 from genft.presets import Preset
-from genft.runs.spec import RunSpec, build_spec
-from genft.runs.store import Result, Store, unpack
+from genft.runs.measured import Result
+from genft.runs.request import build_spec
+from genft.runs.spec import RunSpec
+from genft.runs.store import Store, unpack
 from genft.training import ranks
 from genft.training.loop import Loop
-from genft.training.run import Plan, prepare, run_once
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run_once
 from saved_models import save_bert
 
 #: float32; sums of a batch are taken in another order
@@ -47,7 +50,7 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan(data: Path, model: Path, method: str, batch_size: int = 8) -> Plan:
+def plan(data: Path, model: Path, method: str, batch_size: int = 8) -> PreparedRun:
     training = {"epochs": 3, "batch_size": batch_size, "learning_rate": 5e-3}
     task = task_from_path(data)
     preset = Preset(name="none", source="")

@@ -14,26 +14,32 @@ import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from safetensors.torch import load_file
+from transformers import Trainer
 
 import genft
 from genft import AdapterFileError, BaseMismatchError, ConfigError, DataError, TargetError, TrainingError
 from genft.adapters import saved as artifact
 from genft.data import task_from_path
 from genft.methods import METHODS
-from genft.models.load import find_model, load_model
+from genft.models.source import find_model
 from genft.presets import Preset
-from genft.runs.spec import build_spec
-from genft.runs.store import Result, Store, unpack
+from genft.runs.measured import Result
+from genft.runs.request import build_spec
+from genft.runs.store import Store, unpack
 from genft.sweeps.processes import run_in_process
 from genft.training.callbacks import Inferred, Progress
 from genft.training.memory import PeakMemory
-from genft.training.run import Plan, build, prepare, run
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run
+from genft.training.session import Session
 from saved_models import save_bert, save_reviews
 
 QUICK = {"epochs": 3, "batch_size": 8, "learning_rate": 5e-3}
 
 
-def plan(data: Path, model: Path, method: str = "genft", *, options: dict[str, Any] | None = None, **said: Any) -> Plan:
+def plan(
+    data: Path, model: Path, method: str = "genft", *, options: dict[str, Any] | None = None, **said: Any
+) -> PreparedRun:
     training = {**QUICK, **said.pop("training", {})}
     settings = said.pop("settings", {})
     task = task_from_path(data, **(options or {}))
@@ -148,17 +154,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(method: str, reviews: Pat
 def test_nan_stops_with_the_step_and_keeps_the_checkpoint(
     reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genft.training import loop
-
     store, planned = Store(tmp_path).open(), plan(reviews, bert)
-    honest = loop.Trainer.training_step
+    honest = Trainer.training_step
 
     def breaks_in_step_9(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = honest(self, *args, **kwargs)
         return loss * float("nan") if self.state.global_step + 1 == 9 else loss
 
-    monkeypatch.setattr(loop.Trainer, "training_step", breaks_in_step_9)
-    with pytest.raises(TrainingError, match=r"nan in step 9 of 18; the checkpoint of step 6 is kept .*0\.005"):
+    monkeypatch.setattr(Trainer, "training_step", breaks_in_step_9)
+    with pytest.raises(
+        TrainingError,
+        match=r"nan in step 9 of 18; the checkpoint of step 6 is kept, and training can resume from it; .*0\.005",
+    ):
         run(planned, store)
     assert (store.checkpoints(planned.key) / "checkpoint-6" / "adapter_model.safetensors").is_file()
     assert store.get(planned.key) is None
@@ -194,7 +201,7 @@ def test_label_smoothing_is_for_classes(reviews: Path, bert: Path, tmp_path: Pat
     plain, smoothed = plan(reviews, bert), plan(reviews, bert, training=smooth)
     losses = [run(p, Store(tmp_path / p.key).open()).history.epochs[0]["train_loss"] for p in (plain, smoothed)]
     assert losses[0] != losses[1]
-    with pytest.raises(ConfigError, match="label_smoothing: is for classes"):
+    with pytest.raises(ConfigError, match="label_smoothing: applies to classes"):
         plan(reviews, bert, training=smooth, options={"label_column": "grade", "regression": True})
 
 
@@ -223,7 +230,7 @@ def test_the_head_has_its_own_learning_rate(reviews: Path, bert: Path, tmp_path:
     """A rate of almost nothing leaves the head where it began, while the adapter moves."""
     store = Store(tmp_path).open()
     planned = plan(reviews, bert, training={"head_learning_rate": 1e-12})
-    before = build(planned)[1].state_dict()
+    before = Session(planned).model.state_dict()
     after = tensors(store, run(planned, store))
     head = next(t for name, t in after.items() if "classifier.weight" in name)
     initial = next(t for name, t in before.items() if "classifier.modules_to_save.default.weight" in name)
@@ -281,7 +288,7 @@ def test_damaged_adapters_are_sentences(reviews: Path, bert: Path, tmp_path: Pat
 def test_another_base_is_refused(reviews: Path, bert: Path, tmp_path: Path) -> None:
     result = run(plan(reviews, bert), Store(tmp_path).open())
     other = shutil.copytree(bert, tmp_path / "other")
-    model = load_model(find_model(str(other)), plan(reviews, bert).data.task).model
+    model = plan(reviews, bert).family.load(find_model(str(other))).model
     torch.nn.init.normal_(model.bert.encoder.layer[0].attention.self.query.weight)
     model.bert.save_pretrained(other)
     with pytest.raises(BaseMismatchError, match=r"encoder\.layer\.0\.attention\.self\.query"):
@@ -312,7 +319,7 @@ def test_what_was_inferred_is_reported_first(reviews: Path, bert: Path, tmp_path
     assert isinstance(found, Inferred)
     assert found.targets == {"query": 2, "value": 2}
     assert found.head == ("classifier",)
-    assert found.adapter_parameters == 2 * 2 * 8 * (16 + 16)
+    assert found.counts.adapter == 2 * 2 * 8 * (16 + 16)
     epochs = [e.epoch for e in events[1:] if isinstance(e, Progress) and e.epoch]
     assert [e["epoch"] for e in epochs] == [1, 2, 3]
 

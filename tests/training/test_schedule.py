@@ -6,7 +6,7 @@ from transformers import get_scheduler
 
 from genft import ConfigError
 from genft.records import check
-from genft.runs.spec import Training
+from genft.runs.settings import Training
 from genft.training.schedule import learning_rate
 
 EPOCHS, STEPS = 10, 7

@@ -21,14 +21,15 @@ from genft import ConfigError, DataError, TrainingError
 from genft.adapters import saved as artifact
 from genft.data import task_from_path
 from genft.presets import Preset
-from genft.runs.spec import build_spec
-from genft.runs.store import Result, Store
+from genft.runs.measured import Result
+from genft.runs.request import build_spec
+from genft.runs.store import Store
 from genft.sweeps.processes import RunProcess, run_in_process
-from genft.training import run as runs
-from genft.training.run import Plan, prepare, run, run_once
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run, run_once
 
 
-def plan(data: Path, model: Path, method: str = "genft", **training: Any) -> Plan:
+def plan(data: Path, model: Path, method: str = "genft", **training: Any) -> PreparedRun:
     training = {"epochs": 4, "batch_size": 8, "learning_rate": 5e-3, **training}
     preset = Preset(name="none", source="")
     return prepare(build_spec(task_from_path(data), str(model), preset, training=training, method=method).spec)
@@ -105,7 +106,7 @@ def test_a_full_disk_at_the_end_loses_no_training(
         with files_up_to(2000):
             return honest(*args)
 
-    monkeypatch.setattr(runs.artifact, "save", full)
+    monkeypatch.setattr(artifact, "save", full)
     with pytest.raises(ConfigError, match=r"cannot be written \(.*\)"):
         run_once(planned, store)
     monkeypatch.undo()

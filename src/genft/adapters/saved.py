@@ -31,10 +31,12 @@ from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
 from genft.data import Task
 from genft.data.encode import Encoded, encode
-from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, first_line
-from genft.models.load import LoadedModel, ModelSource, find_model, load_model
+from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
+from genft.families.registry import get_family
+from genft.models.load import LoadedModel
 from genft.models.parameters import trained_state
 from genft.models.prefixes import accept_prefix
+from genft.models.source import ModelSource, find_model
 
 #: The transformers class of a base model by peft's task type.
 AUTO_CLASSES = {
@@ -80,11 +82,13 @@ class Trained(Opened):
         """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``.
 
         Args:
-            inputs: texts, tuples of two texts where the task has pairs, or paths of images.
+            inputs: texts, tuples of two texts if the task has pairs, or paths of images.
             batch_size: inputs that the model sees at once.
+
+        Raises:
+            DataError: one text instead of a list, or an input with another number of texts than in training.
         """
-        rows = [(row,) if isinstance(row, str) else row for row in inputs]
-        data: Encoded = encode(rows, None, self.saved.preprocessing, self.tokenizer)
+        data: Encoded = encode(self._as_tuples(inputs), None, self.saved.preprocessing, self.tokenizer)
         order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
         device = next(self.model.parameters()).device
         logits = []
@@ -98,6 +102,16 @@ class Trained(Opened):
                 logits.append(self.model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
         outputs = torch.cat(logits)[torch.tensor(order).argsort()]
         return outputs if self.saved.regression else outputs.softmax(dim=1)
+
+    def _as_tuples(self, inputs: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
+        if isinstance(inputs, str):
+            raise DataError("inputs: received one text; give a list of texts")
+        tuples = [(given,) if isinstance(given, str) else tuple(given) for given in inputs]
+        columns = self.saved.text_columns or ("image",)
+        for number, texts in enumerate(tuples):
+            if len(texts) != len(columns):
+                raise DataError(f"inputs[{number}]: has {len(texts)} values; allowed: {', '.join(columns)}")
+        return tuples
 
 
 # -------------------------------------------------------------------- save
@@ -210,7 +224,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     if not folder.is_dir():
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
     saved = read_task(folder)
-    loaded = load_model(_find_base(saved, base), _task(saved), saved.preprocessing.image_size)
+    loaded = get_family(_task(saved)).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
     if not other_base_allowed():
         check_base(read_base_record(folder), saved.base_fingerprint, loaded.model, saved.base)
     tokenizer = _tokenizer(folder, saved, loaded.tokenizer)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from genft.adapters.folder import TASK_FILE
+from genft.data.preprocessing import Preprocessing
 from genft.errors import AdapterFileError, ConfigError
-from genft.models.load import Preprocessing
 from genft.records import Record, check
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
-from peft.utils import PeftType, register_peft_method
+from peft.utils import PeftType, register_peft_method, save_and_load
 
 from genft.api.method import Method, WeightMethod
 from genft.api.registry import MethodInfo
+from genft.bridge.shared import SharedFactors
 from genft.bridge.tuner import BlockTuner, BridgeTuner, WeightTuner
 
 
@@ -17,6 +19,22 @@ def register_all(methods: Iterable[MethodInfo]) -> None:
     for info in methods:
         if info.method is not None:
             register(info, info.method)
+
+
+def _is_no_base_weight(collect: Any) -> Any:
+    """peft's list of what ``get_base_model_state_dict`` leaves out, with the shared factors on the model's root: peft
+    expects an adapter's tensors in its layers and on its tuner only."""
+
+    def collect_all(model: Any) -> set[str]:
+        paths = {path for path, m in model.base_model.model.named_modules() if isinstance(m, SharedFactors)}
+        return collect(model) | paths
+
+    return collect_all
+
+
+save_and_load._get_adapter_state_dict_key_prefixes = _is_no_base_weight(
+    save_and_load._get_adapter_state_dict_key_prefixes
+)
 
 
 def register(info: MethodInfo, method: type[Method]) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from genft.api.method import Method
 from genft.bridge.forward_pass import ForwardPass
 from genft.bridge.shared import SharedFactors
-from genft.bridge.weight.evaluation import UpdateCache
+from genft.bridge.update_cache import UpdateCache
 
 
 class Root:

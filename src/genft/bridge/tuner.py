@@ -27,7 +27,7 @@ from genft.bridge.layer import AdapterLayer, adapters_in, entry, layers_of, own_
 from genft.bridge.root import Root
 from genft.bridge.shared import SharedFactors, add_shared, cast_to_float32
 from genft.bridge.targets import block_sites, no_match, weight_sites
-from genft.bridge.weight.evaluation import UpdateCache
+from genft.bridge.update_cache import UpdateCache
 from genft.bridge.weight.gradient_probe import silent_factors
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import ConfigError, GenFTError, MergeError, TargetError

@@ -1,4 +1,4 @@
-"""Tasks and their examples: ``read(task)`` turns a task into data, whatever layout it has on disk."""
+"""Tasks and their examples: ``read(task)`` reads the data of a task, whatever its layout on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genft.data.task import Fault, Split, Task, TaskData, find_tasks, list_tasks
 from genft.data.vtab import read_vtab
 from genft.errors import ConfigError, not_one_of
 
-#: Readers of benchmarks on disk, by the ``reader`` of a task: they tell every row that is wrong.
+#: Readers of benchmarks on disk, by the ``reader`` of a task; they report every row that is wrong.
 LAYOUTS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "fgvc": read_fgvc,
     "glue": read_glue,
@@ -31,7 +31,11 @@ READERS: dict[str, Callable[[Task], TaskData]] = {
 
 
 def read(task: Task) -> TaskData:
-    """The examples of ``task``, with notes on everything that differs from what the task promises."""
+    """The examples of ``task``, with notes on everything that differs from its description.
+
+    Raises:
+        GenFTError: the data are missing or cannot be used.
+    """
     if task.reader not in READERS:
         raise ConfigError(not_one_of(f"task {task.name!r}: reader", task.reader, READERS))
     data = READERS[task.reader](task)
@@ -40,17 +44,17 @@ def read(task: Task) -> TaskData:
     for name, split in data.splits.items():
         seen = sum(inputs in train for inputs in split.inputs) if name != "train" else 0
         if seen:
-            notes.append(f"{seen:,} of {len(split):,} {name} examples are also in train: its score is too good")
+            notes.append(f"{seen:,} of {len(split):,} {name} examples are also in train: its score is optimistic")
     return replace(data, notes=notes)
 
 
 def compare_sizes(data: TaskData) -> list[str]:
-    """A sentence per split whose size is not the task's."""
-    found = {name: len(split) for name, split in data.splits.items()}
+    """A sentence for every split whose size is not the task's."""
+    sizes = {name: len(split) for name, split in data.splits.items()}
     return [
-        f"{name} has {found.get(name, 0):,} examples; {data.task.name} should have {expected:,}"
+        f"{name} has {sizes.get(name, 0):,} examples; {data.task.name} should have {expected:,}"
         for name, expected in data.task.sizes.items()
-        if found.get(name, 0) != expected
+        if sizes.get(name, 0) != expected
     ]
 
 

@@ -1,4 +1,4 @@
-"""Is the data on disk what a benchmark means? Everything that is wrong with it, each with its file and line."""
+"""Whether the data on disk are those of a benchmark: everything that is wrong, with its file and line."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from genft.errors import DataError, GenFTError
 
 @dataclass
 class Checked:
-    """What was found of one task; every list holds sentences.
+    """What a check of one task found; every list holds sentences.
 
     Attributes:
-        data: None where nothing could be read.
-        there: whether its folder was found.
-        faults: what would make results wrong: labels out of range, images that are missing or unreadable, bad rows.
-        differences: sizes and classes that are not the benchmark's, so that results are not comparable.
+        data: the examples, or None if nothing could be read.
+        there: whether the task's folder was found.
+        faults: what makes results wrong: labels out of range, missing or unreadable images, bad rows.
+        differences: sizes and classes that differ from the benchmark's and make results incomparable.
         copies: examples that are in two splits.
-        notes: what else the reader says.
+        notes: further remarks of the reader.
     """
 
     task: Task
@@ -38,7 +38,7 @@ class Checked:
 
     @property
     def good(self) -> bool:
-        """A benchmark is published with its copies; in data of your own they make the score too good."""
+        """Copies are no fault of a benchmark, which is published with them; in your own data they are."""
         return self.there and not (self.faults or self.differences or (self.copies and not self.task.sizes))
 
     @property
@@ -53,34 +53,35 @@ def check_task(task: Task, step: Callable[[int, int], None]) -> Checked:
     """Read ``task``, open every image, and look for examples that are in two splits.
 
     Args:
+        task: the task.
         step: told how many of how many images have been opened.
     """
-    found = Checked(task)
+    checked = Checked(task)
     try:
         layout = LAYOUTS.get(task.reader)
-        found.data = layout(task, found.faults.append) if layout else READERS[task.reader](task)
+        checked.data = layout(task, checked.faults.append) if layout else READERS[task.reader](task)
     except MissingFolder as e:
-        found.there = False
-        found.faults.append(str(e))
-        return found
+        checked.there = False
+        checked.faults.append(str(e))
+        return checked
     except GenFTError as e:
-        found.faults.append(str(e))
-        return found
-    found.notes += found.data.notes
-    found.differences += compare_sizes(found.data)
-    expected = len(found.data.task.classes)
-    if not task.regression and found.classes != expected:
-        found.differences.append(f"the examples have {found.classes} classes; {task.name} should have {expected}")
-    contents = _open_images(found, found.data, step) if task.kind == "image" else _texts(found.data)
-    _find_copies(found, found.data, contents)
-    return found
+        checked.faults.append(str(e))
+        return checked
+    checked.notes += checked.data.notes
+    checked.differences += compare_sizes(checked.data)
+    expected = len(checked.data.task.classes)
+    if not task.regression and checked.classes != expected:
+        checked.differences.append(f"the examples have {checked.classes} classes; {task.name} should have {expected}")
+    contents = _open_images(checked, checked.data, step) if task.kind == "image" else _texts(checked.data)
+    _find_copies(checked, checked.data, contents)
+    return checked
 
 
 def _texts(data: TaskData) -> dict[str, list[str]]:
     return {name: ["\t".join(texts) for texts in split.inputs] for name, split in data.splits.items()}
 
 
-def _open_images(found: Checked, data: TaskData, step: Callable[[int, int], None]) -> dict[str, list[str]]:
+def _open_images(checked: Checked, data: TaskData, step: Callable[[int, int], None]) -> dict[str, list[str]]:
     """Per split the hash of every image's file; images that cannot be read are faults."""
     total, done = sum(map(len, data.splits.values())), 0
     contents: dict[str, list[str]] = {name: [] for name in data.splits}
@@ -88,7 +89,7 @@ def _open_images(found: Checked, data: TaskData, step: Callable[[int, int], None
         for name, split in data.splits.items():
             for k, (content, problem) in enumerate(pool.map(_open, (Path(path) for (path,) in split.inputs))):
                 if problem:
-                    found.faults.append(f"{data.place(name, k)}: {problem}")
+                    checked.faults.append(f"{data.place(name, k)}: {problem}")
                 contents[name].append(content)
                 done += 1
                 step(done, total)
@@ -104,10 +105,10 @@ def _open(path: Path) -> tuple[str, str]:
         return str(path), str(e)
 
 
-def _find_copies(found: Checked, data: TaskData, contents: dict[str, list[str]]) -> None:
+def _find_copies(checked: Checked, data: TaskData, contents: dict[str, list[str]]) -> None:
     first: dict[str, tuple[str, int]] = {}
     for name, values in contents.items():
         for k, value in enumerate(values):
             split, place = first.setdefault(value, (name, k))
             if split != name:
-                found.copies.append(f"{data.place(name, k)} is a copy of {data.place(split, place)}")
+                checked.copies.append(f"{data.place(name, k)} is a copy of {data.place(split, place)}")

@@ -1,4 +1,4 @@
-"""Examples as the model's input: tokens of texts, pixels of images. Used alike to train and to predict."""
+"""Examples as the model's input: tokens of texts, pixels of images. Training and prediction use the same code."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from genft.data.preprocessing import Preprocessing
 from genft.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from genft.models.load import Preprocessing
 
 Item = dict[str, Any]
 
-#: FGVC's 256 to 224: what an image is resized to before a crop of the model's size.
+#: Texts of a batch are padded to a multiple of this many tokens.
+PAD_TO = 8
+
+#: What an image is resized to before a crop of the model's size: FGVC's 256 for 224.
 _CROP_FROM = 256 / 224
+#: How much of the free memory the resized images may take.
 _CACHE_SHARE = 1 / 4
 
 
@@ -29,15 +32,16 @@ class Encoded(Dataset[Item]):
     """What texts and images have in common.
 
     Attributes:
-        labels: as given, or None where there are none.
-        lengths: the size of each input: tokens of a text, 1 for images, which all have one size.
+        labels: the targets, or None for examples without.
+        label_type: the type of a target: ``int`` for a class number, ``float`` for a value.
+        lengths: the size of each input: tokens of a text; 1 for images, which all have one size.
     """
 
     lengths: list[int]
 
-    def __init__(self, labels: Sequence[float] | None, regression: bool) -> None:
+    def __init__(self, labels: Sequence[float] | None, label_type: type[int] | type[float]) -> None:
         self.labels = labels
-        self.label_type = float if regression else int
+        self.label_type = label_type
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -55,9 +59,9 @@ class TextDataset(Encoded):
         labels: Sequence[float] | None,
         tokenizer: Any,
         preprocessing: Preprocessing,
-        regression: bool = False,
+        label_type: type[int] | type[float] = int,
     ) -> None:
-        super().__init__(labels, regression)
+        super().__init__(labels, label_type)
         columns = [list(column) for column in zip(*inputs, strict=True)]
         if len(columns) > 2:
             raise ConfigError(f"text columns: a model reads one text or two, not {len(columns)}")
@@ -71,12 +75,12 @@ class TextDataset(Encoded):
 class ImageDataset(Encoded):
     """Pixels (3, size, size), float32, normalised.
 
-    Images are resized to a square; with ``preprocessing.crop`` to a shorter side of 256/224 of the size, of which the
-    centre is taken. The images of a batch are decoded side by side.
+    Images are resized to a square or, with ``preprocessing.crop``, to a shorter side of 256/224 of the size, whose
+    centre is taken. The images of a batch are decoded in parallel.
 
     Args:
-        augment: of training: "randaug", or "crop" for a random crop and flip in place of the centre.
-        several_passes: whether to keep the resized images, as bytes, as far as memory allows.
+        augment: "randaug", or "crop" for a random crop and flip in place of the centre crop; "none" for evaluation.
+        several_passes: whether to keep the resized images in memory, as bytes, as far as it allows.
     """
 
     def __init__(
@@ -84,17 +88,16 @@ class ImageDataset(Encoded):
         inputs: Sequence[tuple[str, ...]],
         labels: Sequence[float] | None,
         preprocessing: Preprocessing,
-        regression: bool = False,
+        label_type: type[int] | type[float] = int,
         augment: str = "none",
         several_passes: bool = False,
     ) -> None:
         from torchvision.transforms import v2
 
-        super().__init__(labels, regression)
+        super().__init__(labels, label_type)
         self.paths = [Path(path) for (path,) in inputs]
         self.lengths = [1] * len(self.paths)
-        size = preprocessing.image_size
-        assert size is not None
+        size = preprocessing.image_size or 224
         mode = v2.InterpolationMode(preprocessing.interpolation)
         steps: list[Any] = [v2.Resize(round(size * _CROP_FROM) if preprocessing.crop else (size, size), mode)]
         if preprocessing.crop and augment != "crop":
@@ -112,7 +115,7 @@ class ImageDataset(Encoded):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Item]:
-        """A batch, as DataLoader asks for it. What is random is drawn in order, so that a seed decides it."""
+        """A batch, as DataLoader requests it; random numbers are drawn in order, so that the seed decides them."""
         items = []
         for index, pixels in zip(indices, self.pool.map(self.pixels, indices), strict=True):
             if index not in self.cache and pixels.nbytes <= self.room:
@@ -128,7 +131,7 @@ class ImageDataset(Encoded):
 
 
 def _augmentation(name: str, size: int) -> Callable[[Tensor], Tensor]:
-    """A random change of a uint8 image."""
+    """A random transformation of a uint8 image."""
     from torchvision.transforms import v2
 
     if name == "none":
@@ -137,7 +140,7 @@ def _augmentation(name: str, size: int) -> Callable[[Tensor], Tensor]:
         return v2.Compose([v2.RandomCrop(size), v2.RandomHorizontalFlip()])
     from timm.data.auto_augment import rand_augment_transform
 
-    grey = {"translate_const": int(0.45 * size), "img_mean": (124, 116, 104)}  # ImageNet's mean fills what is uncovered
+    grey = {"translate_const": int(0.45 * size), "img_mean": (124, 116, 104)}  # ImageNet's mean fills uncovered pixels
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(),
@@ -151,8 +154,6 @@ def _augmentation(name: str, size: int) -> Callable[[Tensor], Tensor]:
 
 def available_memory() -> int:
     """Bytes that this process may still use, also in a container with a limit."""
-    import psutil
-
     free = int(psutil.virtual_memory().available)
     limits = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):
@@ -161,7 +162,11 @@ def available_memory() -> int:
 
 
 def read_image(path: Path) -> Any:
-    """The image as RGB; a file that is no image is one sentence."""
+    """The image as RGB.
+
+    Raises:
+        DataError: the file is not an image, or it is damaged.
+    """
     from PIL import Image
 
     try:
@@ -176,12 +181,21 @@ def encode(
     labels: Sequence[float] | None,
     preprocessing: Preprocessing,
     tokenizer: Any,
-    regression: bool = False,
+    label_type: type[int] | type[float] = int,
     *,
     augment: str = "none",
     several_passes: bool = False,
 ) -> Encoded:
-    """The data set that ``preprocessing`` asks for; the last two are for images, see :class:`ImageDataset`."""
+    """A data set of texts or images, as ``preprocessing`` says.
+
+    Args:
+        inputs: per example its texts, or the path of its image.
+        labels: per example its class number or value, or None for examples without.
+        preprocessing: how they become the model's input.
+        tokenizer: for texts.
+        label_type: the type of a label in a batch.
+        augment, several_passes: for images; see :class:`ImageDataset`.
+    """
     if preprocessing.kind == "text":
-        return TextDataset(inputs, labels, tokenizer, preprocessing, regression)
-    return ImageDataset(inputs, labels, preprocessing, regression, augment, several_passes)
+        return TextDataset(inputs, labels, tokenizer, preprocessing, label_type)
+    return ImageDataset(inputs, labels, preprocessing, label_type, augment, several_passes)

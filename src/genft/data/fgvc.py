@@ -16,7 +16,7 @@ _IMAGE_FOLDERS = ("images", "Images", "")  # of CUB and NABirds, of Stanford Dog
 
 
 def read_fgvc(task: Task, fault: Fault = refuse) -> TaskData:
-    """The splits that have a list. Classes are numbered from train, and no other split may have one of its own."""
+    """The splits that have a list. Train decides the classes, and no other split may have further ones."""
     folder = task_folder(task, list(_LISTS.values()), _REPO)
     if not (folder / _LISTS["train"]).is_file():
         raise DataError(f"{folder / _LISTS['train']}: is missing, and the classes are numbered from it")
@@ -27,7 +27,7 @@ def read_fgvc(task: Task, fault: Fault = refuse) -> TaskData:
         else:
             notes.append(f"{folder / file} is not there")
     if not splits["train"].labels:
-        raise DataError(f"{folder / _LISTS['train']}: lists no image that is there")
+        raise DataError(f"{folder / _LISTS['train']}: lists no image that exists")
     classes = infer_classes(splits["train"].labels, str(folder / _LISTS["train"]))
     if len(classes) != task.class_count:
         notes.append(f"train has {len(classes)} classes; {task.name} should have {task.class_count}")
@@ -54,4 +54,4 @@ def _read_list(folder: Path, path: Path, fault: Fault) -> Rows:
 
 
 class _pairs(list[tuple[str, Any]]):
-    """The entries of a JSON object in order, also where an image has two."""
+    """The entries of a JSON object in order, including an image that has two."""

@@ -22,14 +22,14 @@ _SPLIT_FOLDERS: dict[str, SplitName] = {
     "validation": "validation",
     "test": "test",
 }
-# One fixed split, whatever the seed of a run: otherwise runs of several seeds are not about the same rows.
+# One fixed split, whatever the seed of a run: otherwise runs with several seeds use different rows.
 _SPLIT_SEED = 0
 _FEWEST_ROWS = 10
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file of rows with named columns; ``places[k]`` is where row k begins: ``"line 12"``."""
+    """The rows of a file, with named columns; ``places[k]`` is where row k begins: ``"line 12"``."""
 
     path: Path
     columns: tuple[str, ...]
@@ -39,14 +39,20 @@ class Table:
     def where(self, row: int) -> str:
         return f"{self.path}: {self.places[row]}"
 
-    def column(self, name: str, *, may_be_empty: bool = True) -> list[str]:
+    def column(self, name: str, *, option: str | None = None, may_be_empty: bool = True) -> list[str]:
         """The column's values as text.
+
+        Args:
+            name: the column.
+            option: what names the column on the command line, for the message.
+            may_be_empty: whether a row may have an empty text in it.
 
         Raises:
             DataError: no such column (with the nearest), or a row without a value in it.
         """
         if name not in self.columns:
-            raise DataError(not_one_of(f"{self.path}: column", name, self.columns, what="is missing"))
+            missing = not_one_of(f"{self.path}: column", name, self.columns, what="is missing")
+            raise DataError(missing + (f"; name the column with {option}" if option else ""))
         values = []
         for k, row in enumerate(self.rows):
             value = row.get(name)
@@ -60,7 +66,7 @@ def read_table(path: Path, encoding: str = "utf-8") -> Table:
     """Read a .csv or .tsv (with a header line), a .jsonl (an object per line) or a .json (a list of objects).
 
     Raises:
-        DataError: with file and line, what is wrong.
+        DataError: what is wrong, with its file and line.
     """
     if path.suffix.lower() not in TABLES:
         raise DataError(not_one_of(f"{path}: the ending", path.suffix, TABLES))
@@ -137,11 +143,15 @@ def _json(path: Path, text: str, line: int = 1) -> Any:
 
 
 def read_files(task: Task) -> TaskData:
-    """The rows of ``task.files``; a validation or test split that is not given is held out from training."""
+    """The rows of ``task.files``; a validation or test split that is not given is held out of the training rows."""
     tables = {name: read_table(path, task.encoding) for name, path in task.files.items()}
-    labels = {name: table.column(task.label_column, may_be_empty=False) for name, table in tables.items()}
+    labels = {
+        name: table.column(task.label_column, option="--label-column", may_be_empty=False)
+        for name, table in tables.items()
+    }
     texts = {
-        name: list(zip(*(table.column(c) for c in task.text_columns), strict=True)) for name, table in tables.items()
+        name: list(zip(*(table.column(c, option="--text-column") for c in task.text_columns), strict=True))
+        for name, table in tables.items()
     }
     notes = []
     classes = task.classes
@@ -159,8 +169,8 @@ def read_files(task: Task) -> TaskData:
 def read_image_folder(task: Task) -> TaskData:
     """Images under ``<folder>/<class>/`` or ``<folder>/{train,val,test}/<class>/``; classes from the folders."""
     root = task.files["train"]
-    found = {split: root / name for name, split in _SPLIT_FOLDERS.items() if (root / name).is_dir()}
-    folders = found if "train" in found else {"train": root}
+    split_folders = {split: root / name for name, split in _SPLIT_FOLDERS.items() if (root / name).is_dir()}
+    folders = split_folders if "train" in split_folders else {"train": root}
     folders |= {name: folder for name, folder in task.files.items() if name != "train"}
     classes = task.classes or tuple(sorted(p.name for p in _class_folders(folders["train"])))
     if len(classes) < 2:
@@ -197,7 +207,7 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _complete(task: Task, splits: dict[str, Split], notes: list[str]) -> TaskData:
-    """Hold out the splits that are not given: a fifth of the rows for test, a tenth of the rest for validation."""
+    """Hold out the splits that are not given: a fifth of the rows for test, then a tenth of the rest for validation."""
     missing = [
         (name, one_in, share)
         for name, one_in, share in (("test", 5, "a fifth"), ("validation", 10, "a tenth"))
@@ -213,7 +223,7 @@ def _complete(task: Task, splits: dict[str, Split], notes: list[str]) -> TaskDat
         splits["train"], splits[name] = hold_out(splits["train"], size, _SPLIT_SEED, not task.regression)
         notes.append(f"{name}: {share} of the training rows, held out with a fixed seed")
     if not task.regression and len(set(splits["train"].labels)) < 2:
-        raise DataError(f"{task.files['train']}: the training rows have one class only")
+        raise DataError(f"{task.files['train']}: the training rows have only one class")
     return TaskData(task, {name: splits[name] for name in SPLITS}, notes)
 
 
@@ -234,7 +244,7 @@ def task_from_path(
     """The task that a user's own file or image folder describes.
 
     Raises:
-        DataError: nothing is at ``path`` (with the nearest name that is), or it is of no kind that genft reads.
+        DataError: nothing is at ``path`` (with the nearest name that is), or genft cannot read this kind of file.
     """
     for given in filter(None, (path, validation, test)):
         if not given.exists():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from genft.data.layout import Rows, finish, hub_folder, task_folder
 from genft.data.task import Fault, Task, TaskData, refuse
 from genft.errors import DataError, not_one_of
 
 _REPO = "nyu-mll/glue"
-#: Where the official files name their columns otherwise than the Hub: the texts, and the label.
+#: Columns whose names in the official files differ from the Hub's: the texts, and the label.
 _COLUMNS = {
     "mrpc": (("#1 String", "#2 String"), "Quality"),
     "stsb": (("sentence1", "sentence2"), "score"),
@@ -24,7 +26,7 @@ _SCORES = (0.0, 5.0)  # of STS-B
 
 
 def read_glue(task: Task, fault: Fault = refuse) -> TaskData:
-    """The splits that are there: train, validation, and MNLI's mismatched. The official test sets have no labels."""
+    """The splits that exist: train, validation, and MNLI's mismatched. The official test sets have no labels."""
     files = _MNLI_FILES if task.name == "mnli" else _FILES
     splits: dict[str, Rows] = {}
     notes: list[str] = []
@@ -51,7 +53,7 @@ def read_glue(task: Task, fault: Fault = refuse) -> TaskData:
 
 
 def _class_of(label: str, task: Task) -> str:
-    """The files write a class as its name or as its number."""
+    """The class of a label, which the files write as its name or as its number."""
     numbers = {str(k): name for k, name in enumerate(task.classes)}
     return numbers.get(label, label)
 
@@ -80,13 +82,11 @@ def _read_tsv(task: Task, path: Path) -> tuple[Rows, list[str]]:
             short.append(number)
     if not short:
         return rows, []
-    # as the Hub's copy: a few rows of QQP are broken over two lines
+    # as in the Hub's copy: a few rows of QQP are broken over two lines
     return rows, [f"{path}: {len(short):,} lines with too few columns were dropped; the first is line {short[0]}"]
 
 
 def _from_hub(task: Task, files: list[str]) -> dict[str, Rows]:
-    import pandas as pd
-
     folder = hub_folder(task, files, _REPO, [f"{task.name}/*"])
     splits: dict[str, Rows] = {}
     for path in sorted((folder / task.name).glob("*.parquet")):

@@ -1,4 +1,4 @@
-"""What the readers of benchmark layouts share: their folder, their rows, and what happens to a row that is wrong."""
+"""What the readers of benchmark layouts share: the folder, the rows, and the report of rows that are wrong."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from filelock import FileLock
 
 from genft.data.task import Fault, Split, Task, TaskData, number_labels, squash
 from genft.errors import ConfigError, DataError
+from genft.hub import fetch_data
 
-#: By reader: what the folder that holds all tasks of a layout is usually called.
+#: By reader: usual names of the folder that holds all tasks of a layout.
 _SUITE_FOLDERS = {"glue": ("glue", "glue_data"), "vtab-1k": ("vtab-1k", "vtab"), "fgvc": ("fgvc",)}
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class MissingFolder(DataError):
-    """A root has no folder of a task."""
+    """The root has no folder for a task."""
 
 
 @dataclass
 class Rows:
-    """The examples of a split as its file lists them; ``places`` says where each stands: ``"test.txt: line 3"``."""
+    """The examples of a split as its file lists them; ``places`` says where each is: ``"test.txt: line 3"``."""
 
     inputs: list[tuple[str, ...]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -40,15 +41,17 @@ class Rows:
 
 def task_folder(task: Task, files: Sequence[str], repo: str) -> Path:
     """The folder of ``task``: in its root (the suite's folder, the one above it, or the task's own), or in the Hub's
-    copy ``repo`` where it has no root.
+    copy ``repo`` if it has no root.
 
     Args:
-        files: what the folder holds; one of them is enough.
+        task: the task.
+        files: what the folder should contain; one of them is enough.
+        repo: the data set on the Hub.
 
     Raises:
-        MissingFolder: it is not there; says what was looked for and where.
-        DataError: it holds none of the files.
-        ConfigError: the Hub's copy cannot be had; says what to give as --data.
+        MissingFolder: there is none; the message says what was looked for and where.
+        DataError: it contains none of the files.
+        ConfigError: the Hub's copy cannot be fetched; the message says what to give as --data.
     """
     root = task.root or _unpacked(hub_folder(task, files, repo))
     if not root.is_dir():
@@ -74,9 +77,7 @@ def _named(base: Path, names: Sequence[str]) -> list[Path]:
 
 
 def hub_folder(task: Task, files: Sequence[str], repo: str, patterns: Sequence[str] | None = None) -> Path:
-    """The Hub's copy of the data set ``repo``, or the files of it that match ``patterns``, in the local cache."""
-    from genft.hub import fetch_data
-
+    """The Hub's copy of the data set ``repo``, or its files that match ``patterns``, in the local cache."""
     try:
         return fetch_data(repo, patterns)
     except ConfigError as e:
@@ -88,7 +89,7 @@ def hub_folder(task: Task, files: Sequence[str], repo: str, patterns: Sequence[s
 
 @functools.cache
 def _unpacked(folder: Path) -> Path:
-    """``folder``, or where its archives are unpacked: once, in a folder beside it."""
+    """``folder``, or the folder beside it into which its archives are unpacked once."""
     archives = sorted(p for p in folder.rglob("*") if p.name.endswith(_ARCHIVES))
     if not archives:
         return folder
@@ -102,20 +103,20 @@ def _unpacked(folder: Path) -> Path:
 
 
 def listed_image(folder: Path, path: str, place: str, fault: Fault) -> Path | None:
-    """The image that a list names; None, and a fault, where it lies outside of ``folder`` or does not exist."""
+    """The image that a list names, or None, and a fault, if it is outside ``folder`` or does not exist."""
     pure = PurePosixPath(path.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or ":" in path:
         fault(f"{place}: {path!r} leads out of {folder}")
         return None
     image = folder / pure
-    if not os.path.isfile(image):  # which also takes a name that is too long for the file system
+    if not os.path.isfile(image):  # which also handles names that are too long for the file system
         fault(f"{place}: the image {image} does not exist")
         return None
     return image
 
 
 def finish(task: Task, splits: Mapping[str, Rows], fault: Fault, notes: Sequence[str] = ()) -> TaskData:
-    """The data with its labels as class numbers: the task's classes, or those numbered up to its ``class_count``."""
+    """The data with labels as numbers of the task's classes, or of as many numbered classes as ``class_count``."""
     classes = task.classes or tuple(str(k) for k in range(task.class_count))
     made: dict[str, Split] = {}
     places: dict[str, Sequence[str]] = {}

@@ -1,4 +1,4 @@
-"""Data sets that come as Python packages, so that a fresh machine needs pip and nothing else."""
+"""Data sets that are distributed as Python packages, so that a fresh machine needs only pip."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from genft.data.task import Split, Task, TaskData, hold_out
 from genft.errors import DataError
 
-# The few-shot split of BBC News: fixed, so that everybody's numbers are of the same documents.
+# The few-shot split of BBC News: fixed, so that all numbers refer to the same documents.
 _SPLIT_SEED = 0
 _TRAIN, _VALIDATION, _TEST = 100, 100, 1000
 
@@ -17,7 +17,7 @@ def package_folder(package: str, inside: str, install: str) -> Path:
     """The folder ``inside`` an installed package, found without importing (running) it.
 
     Raises:
-        DataError: the package is not installed, or has no such folder; says what to install.
+        DataError: the package is not installed, or has no such folder; the message says what to install.
     """
     spec = find_spec(package)
     for location in (spec.submodule_search_locations or ()) if spec else ():

@@ -1,7 +1,7 @@
-"""What a task is: a small TOML file in ``tasks/``, or made from a user's own file. Data, never code.
+"""What a task is: a small TOML file in ``tasks/``, or one made from a user's own file. Data, never code.
 
-A task says which reader finds its examples, which columns and classes they have, how they are scored, and which
-protocol selects and reports. Readers live beside this file and turn a task into :class:`TaskData`.
+A task names the reader of its examples, their columns and classes, the metric, and the protocol. The readers are beside
+this file; each turns a task into :class:`TaskData`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
+from sklearn.model_selection import train_test_split
 
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.records import Record, check, read_toml
 
-#: Told one sentence per row that is wrong: :func:`refuse` raises it, ``genft data check`` collects them.
+#: Called with a sentence for every row that is wrong: :func:`refuse` raises it, ``genft data check`` collects them.
 Fault = Callable[[str], None]
 
 SplitName = Literal["train", "validation", "test"]
@@ -29,32 +30,33 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 def refuse(sentence: str) -> None:
-    """The fault that ends reading."""
+    """Stop reading at the first row that is wrong."""
     raise DataError(sentence)
 
 
 class Task(Record):
-    """One task. What is empty here (``classes``) is inferred from the data and printed."""
+    """One task. Empty values (``classes``) are inferred from the data and printed."""
 
-    name: str = Field(description="what `genft train` takes")
-    title: str = Field(default="", description="one line for people")
+    name: str = Field(description="the name that `genft train` takes")
+    title: str = Field(default="", description="what it is, in one line")
     kind: Literal["text", "image"]
+    family: str = Field(default="classification", description="how it is learned, see genft.families")
     reader: str = Field(description="which reader in genft.data finds the examples")
-    suite: str = Field(default="", description="the benchmark it belongs to: glue, vtab1k, fgvc, or your own")
-    group: str = Field(default="", description="within the benchmark: natural, specialized, structured in VTAB")
-    root: Path | None = Field(default=None, description="the folder of --data; none: from the Hub")
-    folders: tuple[str, ...] = Field(default=(), description="what its folder under the root may be called")
+    suite: str = Field(default="", description="its benchmark: glue, vtab1k, fgvc, or your own")
+    group: str = Field(default="", description="its group in the benchmark: natural, specialized or structured in VTAB")
+    root: Path | None = Field(default=None, description="the folder given as --data; none: the Hub")
+    folders: tuple[str, ...] = Field(default=(), description="possible names of its folder under the root")
     files: dict[SplitName, Path] = Field(default_factory=dict, description="a file or folder per split")
     text_columns: tuple[str, ...] = Field(default=("text",), description="one column, or two for sentence pairs")
-    label_column: str = Field(default="label", description="the column with the answer")
-    encoding: str = Field(default="utf-8", description="how the text files are encoded")
-    regression: bool = Field(default=False, description="the answer is a number, not a class")
+    label_column: str = Field(default="label", description="the column with the label")
+    encoding: str = Field(default="utf-8", description="the encoding of the text files")
+    regression: bool = Field(default=False, description="whether the label is a number, not a class")
     classes: tuple[str, ...] = Field(default=(), description="the classes in order; empty: from the training data")
-    class_count: int = Field(default=0, ge=0, description="how many classes, where they have numbers and no names")
-    metric: str = Field(default="accuracy", description="what selects the epoch and is reported")
+    class_count: int = Field(default=0, ge=0, description="the number of classes if they have numbers, not names")
+    metric: str = Field(default="accuracy", description="the metric that selects the epoch and is reported")
     protocol: str = Field(default="holdout", description="which split selects and which reports")
-    max_length: int = Field(default=128, ge=2, description="tokens of a text, longer ones are cut")
-    training: dict[str, Any] = Field(default_factory=dict, description="what the benchmark says about training")
+    max_length: int = Field(default=128, ge=2, description="tokens of a text; longer texts are cut off")
+    training: dict[str, Any] = Field(default_factory=dict, description="training values that the benchmark fixes")
     sizes: dict[str, int] = Field(default_factory=dict, description="expected examples per split")
     licence: str = Field(default="", description="licence of the data")
     source: str = Field(default="", description="where the data come from")
@@ -63,7 +65,7 @@ class Task(Record):
     @classmethod
     def _names_folders(cls, name: str) -> str:
         if any(c in name for c in "/\\\0"):
-            raise ValueError(f"{name!r} must not have a slash in it: adapters lie in folders of this name")
+            raise ValueError(f"{name!r} must not contain a slash, because adapters are saved in folders of this name")
         return name
 
 
@@ -100,9 +102,9 @@ class TaskData:
     """A task with its classes known, and its examples.
 
     Attributes:
-        splits: train, validation and test as far as they are there, and what is scored beside them.
+        splits: train, validation and test as far as they exist, and further splits that are scored.
         notes: what was inferred, dropped or cut off.
-        places: per split where each example stands, ``"test.txt: line 3"``, as far as its reader says.
+        places: per split where each example is, ``"test.txt: line 3"``, if its reader records it.
     """
 
     task: Task
@@ -111,12 +113,12 @@ class TaskData:
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def place(self, split: str, row: int) -> str:
-        """Where an example stands, for messages."""
+        """Where an example is, for messages."""
         return self.places[split][row] if split in self.places else f"{self.task.name}: {split} example {row + 1}"
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when any example, label or split changes. An image counts by its file's name and size."""
+        """A hash of all examples, labels and splits; an image enters with its file's name and size."""
         digest = hashlib.sha256(repr(self.task.classes).encode())
         for name, split in sorted(self.splits.items()):
             for inputs, label in zip(split.inputs, split.labels, strict=True):
@@ -133,11 +135,14 @@ def _shipped() -> dict[str, Path]:
 
 
 def load_task(name: str, root: Path | None = None) -> Task:
-    """The task called ``name``, or the one in the TOML file of that path, whose files lie relative to it.
+    """The task called ``name``, or the one in the TOML file of that path, whose files are relative to it.
 
     Args:
-        name: of a shipped task, what its folder is called (``SST-2``), or a path that ends in .toml.
-        root: the folder with the data; None means the task's own, or the Hub.
+        name: the name of a shipped task, the name of its folder (``SST-2``), or a path that ends in .toml.
+        root: the folder with the data, or None for the task's own, or the Hub.
+
+    Raises:
+        ConfigError: there is no such task; the message has the nearest name.
     """
     shipped = _shipped()
     path = Path(name) if name.endswith(".toml") else shipped.get(name) or _by_folder(name)
@@ -150,9 +155,9 @@ def load_task(name: str, root: Path | None = None) -> Task:
 
 
 def load_suite(path: Path, root: Path | None = None) -> tuple[Task, ...]:
-    """The tasks of a suite of your own: a TOML file with ``suite = "name"`` and a ``[[tasks]]`` per task.
+    """The tasks of your own suite: a TOML file with ``suite = "name"`` and a ``[[tasks]]`` per task.
 
-    Files and folders in it lie relative to it, unless ``root`` is given.
+    Files and folders in it are relative to it, unless ``root`` is given.
 
     Raises:
         ConfigError: every problem of the file at once.
@@ -167,7 +172,7 @@ def load_suite(path: Path, root: Path | None = None) -> tuple[Task, ...]:
 
 
 def find_tasks(name: str, root: Path | None = None) -> tuple[Task, ...]:
-    """What a word of the command line means: all tasks of a suite, one task, or those of a .toml."""
+    """The tasks that a word of the command line means: all of a suite, one task, or those of a .toml."""
     if name.endswith(".toml"):
         path = Path(name)
         return load_suite(path, root) if "tasks" in read_toml(path) else (load_task(name, root),)
@@ -176,12 +181,18 @@ def find_tasks(name: str, root: Path | None = None) -> tuple[Task, ...]:
 
 
 def squash(name: str) -> str:
-    """``VTAB-1k`` and ``vtab_1k`` are one name."""
+    """``name`` without case, spaces and punctuation: ``VTAB-1k`` and ``vtab_1k`` are the same."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
 def _by_folder(name: str) -> Path | None:
-    return next((_shipped()[t.name] for t in list_tasks() if squash(name) in map(squash, (t.name, *t.folders))), None)
+    """The file of the task whose folder is called so; case and ``-`` for ``_`` do not matter, anything else does."""
+
+    def alike(text: str) -> str:
+        return text.lower().replace("-", "_")
+
+    names = {alike(known): task.name for task in list_tasks() for known in (task.name, *task.folders)}
+    return _shipped().get(names.get(alike(name), ""))
 
 
 def _placed(task: Task, beside: Path, root: Path | None) -> Task:
@@ -206,10 +217,10 @@ def number_labels(
 
     Args:
         labels: the labels as written.
-        rows: where each stands, for messages: ``"reviews.csv: line 12"``.
+        rows: where each is, for messages: ``"reviews.csv: line 12"``.
         classes: the classes in order; not used in a regression.
         regression: whether the labels are numbers.
-        fault: told of every row whose label is not a class, or not a finite number; such a row's number is NaN.
+        fault: called for every row whose label is not a class, or not a finite number; its number is NaN.
     """
     if regression:
         values = []
@@ -231,7 +242,7 @@ def number_labels(
 
 
 def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
-    """The classes of a training file, in order (by value where all are integers, else alphabetical).
+    """The classes of a training file, in order (by value if all are integers, otherwise alphabetical).
 
     Raises:
         DataError: fewer than two classes, or labels that look like measurements.
@@ -239,6 +250,11 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
     counts = Counter(labels)
     if len(counts) < 2:
         raise DataError(f"{where}: every row has the label {labels[0]!r}; at least two classes are needed")
+    if several := _several_in_one(list(counts)):
+        raise DataError(
+            f"{where}: labels such as {several!r} look like several labels in one, and a row has one class here; keep "
+            "one label per row, or list the classes in a task file (classes = [...]) if each of them is a class"
+        )
     if len(counts) > 20 and len(counts) > len(labels) / 2 and all(_is_number(label) for label in counts):
         raise DataError(
             f"{where}: the labels are {len(counts)} different numbers in {len(labels)} rows; "
@@ -247,6 +263,16 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
     if all(label.lstrip("-").isdigit() for label in counts):
         return tuple(sorted(counts, key=int))
     return tuple(sorted(counts))
+
+
+def _several_in_one(labels: Sequence[str]) -> str | None:
+    """A label that joins others by ``;``, ``|`` or ``,``, or None if some part of such labels occurs nowhere else."""
+    for separator in ";|,":
+        joined = [label for label in labels if separator in label]
+        parts = Counter(part.strip() for label in labels for part in label.split(separator))
+        if joined and all(parts[part.strip()] > 1 for label in joined for part in label.split(separator)):
+            return joined[0]
+    return None
 
 
 def _is_number(text: str) -> bool:
@@ -258,9 +284,7 @@ def _is_number(text: str) -> bool:
 
 
 def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple[Split, Split]:
-    """(what remains, the ``size`` held-out examples), drawn with a fixed seed, by class where there are enough."""
-    from sklearn.model_selection import train_test_split
-
+    """(the remaining examples, the ``size`` held-out ones), drawn with a fixed seed, by class if possible."""
     rows = list(range(len(split)))
     per_class = Counter(split.labels)
     if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(split) - size < len(per_class)):

@@ -16,8 +16,8 @@ _BOTH = "train800val200.txt"
 
 
 def read_vtab(task: Task, fault: Fault = refuse) -> TaskData:
-    """The splits that have a list. ``train800val200`` is taken to be train800 and val200 together, which is noted
-    where its list says otherwise."""
+    """The splits that have a list. ``train800val200`` is taken to be train800 and val200 together; a note says if
+    its list differs."""
     folder = task_folder(task, list(_LISTS.values()), _REPO)
     splits, notes = {}, []
     for name, file in _LISTS.items():

@@ -22,7 +22,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ KEY = "genft_avf"
 State = dict[str, Any]
 
 
+@runtime_checkable
 class FreezingSettings(Protocol):
     """What AVF reads of a configuration."""
 

@@ -72,8 +72,8 @@ class VectorFitConfig(AdapterConfig):
         False, "Save U and V with the adapter, which then does not depend on how another machine computes them."
     )
 
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        super().save_pretrained(save_directory, **kwargs)
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        super().save_pretrained(str(save_directory), **kwargs)
         if history := self.derived().get("avf_history"):
             (Path(save_directory) / HISTORY_FILE).write_text(json.dumps(history) + "\n", encoding="utf-8")
 

@@ -56,7 +56,11 @@ def entry_mask(
     return _entry_mask(torch.as_tensor(seed), *shape, p, stream, device)
 
 
-@torch.library.custom_op("genft::entry_mask", mutates_args=())
+@torch.library.custom_op(
+    "genft::entry_mask",
+    mutates_args=(),
+    schema="(Tensor seed, int rows, int columns, float p, int stream, Device device) -> Tensor",
+)
 def _entry_mask(seed: Tensor, rows: int, columns: int, p: float, stream: int, device: torch.device) -> Tensor:
     size = -(-rows // 8) * columns
     words = -(-size // 8)

@@ -9,12 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from genft.api.settings import full_settings
 from genft.data import Task, list_tasks
 from genft.errors import ConfigError
 from genft.methods import get_method
 from genft.presets import Preset, load_preset
-from genft.runs.spec import LIMITS, RunSpec, build_spec, full_settings
-from genft.runs.store import Result
+from genft.runs.measured import Result
+from genft.runs.request import build_spec
+from genft.runs.spec import LIMITS, RunSpec
 
 
 def command(run: Result) -> str | None:

@@ -22,7 +22,8 @@ import numpy as np
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.families.metrics import METRICS, Array, Floats, Metric, distinct, resample
 from genft.report.boards import Board
-from genft.runs.store import Result, answers
+from genft.runs.measured import Result
+from genft.runs.store import answers
 
 K = TypeVar("K", bound=Hashable)
 

@@ -1,12 +1,12 @@
-"""Which split trains, which selects the epoch, which is reported. Every table names the protocol it used."""
+"""Protocols: which split trains, which selects the epoch, which is reported. Every table names its protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from genft.data import Split, TaskData
-from genft.data.task import SPLITS, SplitName, hold_out
+from genft.data import Split, Task, TaskData
+from genft.data.task import SPLITS, SplitName, hold_out, squash
 from genft.errors import ConfigError, not_one_of
 
 
@@ -15,12 +15,13 @@ class Protocol:
     """The selecting split is never the reporting one, unless the protocol's name says so.
 
     Attributes:
-        select: the split whose metric chooses the epoch; None means a tenth of train, held out.
+        select: the split whose metric chooses the epoch, or None for a tenth of train, held out.
         report: the split whose metric is the result.
-        text: one line for people.
-        retrain: whether the epoch, once chosen, is trained again with the selecting split among the training examples.
+        text: what it does, in one line.
+        retrain: whether a second training, up to the chosen epoch, includes the selecting split.
         train: the splits that train.
         every: epochs from one evaluation to the next.
+        suite: the only benchmark that it is for; empty for any task.
     """
 
     name: str
@@ -30,6 +31,16 @@ class Protocol:
     retrain: bool = False
     train: tuple[SplitName, ...] = ("train",)
     every: int = 1
+    suite: str = ""
+
+    def check_suite(self, task: Task) -> None:
+        """Raise :class:`~genft.errors.ConfigError` if it is another benchmark's protocol."""
+        if self.suite and squash(self.suite) != squash(task.suite):
+            belongs = f"is a task of {task.suite}" if task.suite else "belongs to no benchmark"
+            fitting = [p.name for p in PROTOCOLS.values() if not p.suite or squash(p.suite) == squash(task.suite)]
+            raise ConfigError(
+                f"protocol: {self.name!r} is for {self.suite}, and {task.name} {belongs}; allowed: {', '.join(fitting)}"
+            )
 
 
 PROTOCOLS = {
@@ -41,7 +52,7 @@ PROTOCOLS = {
             "validation-best",
             "validation",
             "validation",
-            "validation selects the epoch and reports: too good, only to reproduce published numbers",
+            "validation selects the epoch and reports: optimistic, only to reproduce published numbers",
         ),
         Protocol(
             "val200",
@@ -49,13 +60,14 @@ PROTOCOLS = {
             "test",
             "val200 selects the epoch, a second training on train800val200 ends there, test reports",
             retrain=True,
+            suite="vtab1k",
         ),
-        Protocol("fgvc", "validation", "test", "val selects the epoch, test reports"),
+        Protocol("fgvc", "validation", "test", "val selects the epoch, test reports", suite="fgvc"),
         Protocol(
             "test",
             "test",
             "test",
-            "the best of test, evaluated every 10 epochs: too good, only to reproduce published numbers",
+            "the best of test, evaluated every 10 epochs: optimistic, only to reproduce published numbers",
             train=("train", "validation"),
             every=10,
         ),
@@ -65,12 +77,12 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Roles:
-    """The examples by what they are for.
+    """The examples by their role.
 
     Attributes:
         train, select, report: see :class:`Protocol`.
-        retrain: what trains once the epoch is chosen; None where one training is all.
-        also: splits that are scored beside the reporting one, by name: MNLI's mismatched.
+        retrain: the examples of the second training, or None if the protocol has only one.
+        also: further splits that are scored, by name: MNLI's mismatched.
     """
 
     train: Split
@@ -87,6 +99,11 @@ class Roles:
 
 
 def get_protocol(name: str) -> Protocol:
+    """The protocol called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message has the nearest name.
+    """
     if name not in PROTOCOLS:
         raise ConfigError(not_one_of("protocol", name, PROTOCOLS))
     return PROTOCOLS[name]
@@ -98,12 +115,23 @@ def assign_roles(
     limit_train: int | None = None,
     limit_eval: int | None = None,
     limit_select: int | None = None,
+    *,
+    by_class: bool = True,
 ) -> Roles:
-    """Give every split its role; with limits, a fixed draw by class of at most so many examples."""
-    stratify = not data.task.regression
+    """Give every split its role; with limits, at most so many examples in a fixed draw.
+
+    Args:
+        data: the splits.
+        protocol: which role each has.
+        limit_train, limit_eval, limit_select: the most examples that train, report and select.
+        by_class: whether examples are drawn evenly by class.
+
+    Raises:
+        ConfigError: the data lack a split that the protocol needs.
+    """
 
     def limited(split: Split, limit: int | None) -> Split:
-        return split if limit is None or limit >= len(split) else hold_out(split, limit, 0, stratify)[1]
+        return split if limit is None or limit >= len(split) else hold_out(split, limit, 0, by_class)[1]
 
     missing = "; ".join(note for note in data.notes if note.endswith("is not there"))
     for name in (*protocol.train, protocol.select, protocol.report):
@@ -118,7 +146,7 @@ def assign_roles(
             )
     train = sum((data.splits[name] for name in protocol.train), Split((), ()))
     if protocol.select is None:
-        train, select = hold_out(train, max(1, len(train) // 10), 0, stratify)
+        train, select = hold_out(train, max(1, len(train) // 10), 0, by_class)
     else:
         select = data.splits[protocol.select]
     train, select = limited(train, limit_train), limited(select, limit_select or limit_eval)

@@ -1,8 +1,8 @@
-"""Runs sent to a Ray cluster: each is a task with a request of CPUs and GPUs, whose messages stream back.
+"""Runs on a Ray cluster: each is a task that requests CPUs and GPUs, and its messages stream back.
 
-On its machine a run is a process of its own, as it is without Ray. Model, data and output have to be found there under
-the paths that they have here: a folder that all machines share. A run whose worker is lost is sent again; it goes on
-from its last checkpoint, and the claim on its key in the store keeps two workers from doing it at once.
+On its machine a run is a process of its own, as it is without Ray. Model, data and output must have the same paths
+there as here: in a folder that all machines share. A run whose worker is lost is sent again; it resumes from its last
+checkpoint, and the claim on its key in the store keeps two workers from doing it at once.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from genft.errors import ConfigError, GenFTError, TrainingError, first_line
+from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
-from genft.runs.store import Result
 from genft.sweeps.processes import Message, RunProcess, be_quiet
-from genft.training.run import Plan
+from genft.training.prepared import PreparedRun
 
-#: Times a run is started before it counts as failed because its workers were lost.
+#: How often a run is started before it counts as failed because its workers were lost.
 ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where runs go, and what each asks for.
+    """Where runs go, and what each requests.
 
     Attributes:
-        address: "local" for a cluster on this machine alone, "auto" for the one that it belongs to, or HOST:PORT where
-            it belongs to several.
-        cpus: CPUs of a run, and the threads that it computes with.
-        gpus: GPUs of a run; below 1 they share one. 0: the run sees none.
+        address: "local" for a cluster on this machine alone, "auto" for the one that it belongs to, or HOST:PORT if it
+            belongs to several.
+        cpus: CPUs of a run, and the number of its threads.
+        gpus: GPUs of a run; below 1, several runs share one; with 0, the run sees none.
     """
 
     address: str = "local"
@@ -40,21 +40,21 @@ class Cluster:
     gpus: float = 0
 
     def run(
-        self, next_plan: Callable[[], Plan | None], out: Path, report_to: Sequence[str] = ()
-    ) -> Iterator[tuple[Plan, Message]]:
-        """As :func:`genft.sweeps.processes.run_side_by_side`, on the cluster; it is left when this ends.
+        self, next_run: Callable[[], PreparedRun | None], out: Path, report_to: Sequence[str] = ()
+    ) -> Iterator[tuple[PreparedRun, Message]]:
+        """As :func:`genft.sweeps.processes.run_side_by_side`, on the cluster, which is left when this ends.
 
         Raises:
-            ConfigError: no Ray, no cluster at the address, or a request that none of its machines can grant.
+            ConfigError: Ray is not installed, there is no cluster at the address, or no machine can grant the request.
         """
         if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ConfigError(f"--ray-gpus: {self.gpus:g} is neither a whole number nor a part of one GPU")
+            raise ConfigError(f"--ray-gpus: {self.gpus:g} is neither a whole number nor a fraction of one GPU")
         ray = self._join()
         try:
             self._check_room(ray)
-            yield from self._stream(ray, next_plan, out.resolve(), report_to)
+            yield from self._stream(ray, next_run, out.resolve(), report_to)
         finally:
-            ray.shutdown()  # which ends the runs that are left
+            ray.shutdown()  # which also ends the runs that are left
 
     def _join(self) -> Any:
         try:
@@ -77,55 +77,55 @@ class Cluster:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if any(has.get("CPU", 0) >= self.cpus and has.get("GPU", 0) >= self.gpus for has in machines):
             return
-        found = ", ".join(f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}" for has in machines)
+        sizes = ", ".join(f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}" for has in machines)
         raise ConfigError(
-            f"--ray: a run asks for {self.cpus} CPUs and {self.gpus:g} GPUs, and no machine of the cluster has them "
-            f"({found or 'there is none'}); lower --ray-cpus or --ray-gpus"
+            f"--ray: a run requests {self.cpus} CPUs and {self.gpus:g} GPUs, and no machine of the cluster has them "
+            f"({sizes or 'there is none'}); lower --ray-cpus or --ray-gpus"
         )
 
-    def _places(self, ray: Any) -> int:
-        """How many runs the cluster can do at once as it is now, at least one."""
+    def _capacity(self, ray: Any) -> int:
+        """How many runs the cluster can do at once in its present size, at least one."""
         has = ray.cluster_resources()
-        places = has.get("CPU", 0) / self.cpus
+        runs = has.get("CPU", 0) / self.cpus
         if self.gpus:
-            places = min(places, has.get("GPU", 0) / self.gpus)
-        return max(1, int(places))
+            runs = min(runs, has.get("GPU", 0) / self.gpus)
+        return max(1, int(runs))
 
     def _stream(
-        self, ray: Any, next_plan: Callable[[], Plan | None], out: Path, report_to: Sequence[str]
-    ) -> Iterator[tuple[Plan, Message]]:
+        self, ray: Any, next_run: Callable[[], PreparedRun | None], out: Path, report_to: Sequence[str]
+    ) -> Iterator[tuple[PreparedRun, Message]]:
         # Ray's own retry would repeat the stream from its beginning, so a lost run is sent again below
         task = ray.remote(_messages).options(
             num_returns="streaming", num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0
         )
-        running: dict[Any, tuple[Plan, int]] = {}
-        lost: list[tuple[Plan, int]] = []
+        running: dict[Any, tuple[PreparedRun, int]] = {}
+        lost: list[tuple[PreparedRun, int]] = []
         changed = True
         while True:
-            for _ in range(len(running), self._places(ray) if changed else 0):
-                plan, attempt = lost.pop() if lost else (next_plan(), 1)
-                if plan is None:
+            for _ in range(len(running), self._capacity(ray) if changed else 0):
+                prepared, attempt = lost.pop() if lost else (next_run(), 1)
+                if prepared is None:
                     break
-                stream = task.remote(plan.spec, Path.cwd(), out, self.cpus, self.gpus > 0, tuple(report_to))
-                running[stream] = plan, attempt
+                stream = task.remote(prepared.spec, Path.cwd(), out, self.cpus, self.gpus > 0, tuple(report_to))
+                running[stream] = prepared, attempt
             if not running:
                 return
             ready = ray.wait(list(running), timeout=10)[0]
-            changed = not ready  # after a while the cluster may have grown
+            changed = not ready  # the cluster may have grown in the meantime
             for stream in ready:
-                plan, attempt = running[stream]
+                prepared, attempt = running[stream]
                 message = _next(ray, stream)
                 if isinstance(message, _Lost) and attempt < ATTEMPTS:
-                    lost.append((plan, attempt + 1))
+                    lost.append((prepared, attempt + 1))
                 elif isinstance(message, _Lost):
                     message = TrainingError(f"its Ray worker was lost {ATTEMPTS} times, the last time by {message.why}")
-                elif isinstance(message, Result) and message.key != plan.key:
+                elif isinstance(message, Result) and message.key != prepared.key:
                     message = TrainingError("its Ray worker found another model or other data under the same path")
                 if isinstance(message, (Result, GenFTError, _Lost)):
                     del running[stream]
                     changed = True
                 if not isinstance(message, _Lost):
-                    yield plan, message
+                    yield prepared, message
 
 
 @dataclass
@@ -151,7 +151,7 @@ def _next(ray: Any, stream: Any) -> Message | _Lost:
 def _messages(
     spec: RunSpec, folder: Path, out: Path, threads: int, gpus: bool, report_to: Sequence[str]
 ) -> Iterator[Message]:
-    """What a run says, on the machine that does it; relative paths begin at ``folder``."""
+    """The messages of a run, on the machine that does it; relative paths begin at ``folder``."""
     os.chdir(folder)
     be_quiet()
     # Ray names the GPUs of a task that asked for some, and leaves all visible to one that did not

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: the peak memory of each is its own, and a crash takes nothing else along."""
+"""Runs in processes of their own: peak memory is measured per run, and a crash ends one run only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
 from genft.errors import GenFTError, TrainingError, first_line
+from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
-from genft.runs.store import Result, Store
+from genft.runs.store import Store
 from genft.training.callbacks import Inferred, Progress, Watch, ignore
-from genft.training.run import Plan, prepare, run_once
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run_once
 
 Message = Progress | Inferred | Result | GenFTError
 
@@ -38,10 +43,10 @@ class RunProcess:
         Args:
             spec: what to run.
             out: the folder of the store.
-            threads: that torch may use; None leaves it to torch.
+            threads: the number that torch may use, or None for torch's own choice.
             again: run even if the result exists.
-            report_to: trackers that are told how it goes.
-            gpus: CUDA_VISIBLE_DEVICES of the process; None leaves it as it is.
+            report_to: trackers.
+            gpus: CUDA_VISIBLE_DEVICES of the process, or None to leave it as it is.
         """
         self.spec = spec
         context = _context()
@@ -50,10 +55,10 @@ class RunProcess:
         work = (spec, out, threads, again, report_to, gpus, sender)
         self.process = context.Process(target=_work, args=work, daemon=True)
         self.process.start()
-        sender.close()  # now the child's end is the only one, so its death ends recv() below
+        sender.close()  # only the child has this end now, so its death ends recv() below
 
     def receive(self) -> Message:
-        """Progress, or the last message: the result, or the error that ended the run."""
+        """The next message: progress, or at last the result or the error that ended the run."""
         try:
             return self.receiver.recv()
         except EOFError:
@@ -64,12 +69,12 @@ class RunProcess:
             return TrainingError(f"the process of the run with {self.spec.method} {how}{hint}")
 
     def stop(self) -> None:
-        """Tell the process to end, if it still runs; its checkpoints stay."""
+        """Ask the process to end if it is still running; its checkpoints stay."""
         if self.process.is_alive():
             self.process.terminate()
 
     def end(self) -> None:
-        """Stop the process, and wait until it has ended."""
+        """Stop the process and wait until it has ended."""
         self.stop()
         self.process.join()
         self.receiver.close()
@@ -79,7 +84,7 @@ def run_in_process(spec: RunSpec, out: Path, watch: Watch = ignore, *, again: bo
     """As :func:`genft.training.run.run`, in a new process; ``watch`` is called in this one.
 
     Raises:
-        GenFTError: what the run raised, or that its process was ended from outside.
+        GenFTError: whatever the run raised, or its process was ended from outside.
     """
     process = RunProcess(spec, out, again=again)
     try:
@@ -96,43 +101,44 @@ def run_in_process(spec: RunSpec, out: Path, watch: Watch = ignore, *, again: bo
 
 
 def run_side_by_side(
-    next_plan: Callable[[], Plan | None], out: Path, jobs: int, report_to: Sequence[str] = ()
-) -> Iterator[tuple[Plan, Message]]:
-    """Keep ``jobs`` processes busy with what ``next_plan`` gives, and pass their messages on as they come.
+    next_run: Callable[[], PreparedRun | None], out: Path, jobs: int, report_to: Sequence[str] = ()
+) -> Iterator[tuple[PreparedRun, Message]]:
+    """Keep ``jobs`` processes busy with the runs that ``next_run`` returns, and yield their messages as they come.
 
-    The cores are divided between the processes, so that their threads do not fight. ``next_plan`` is asked whenever a
-    place is free; None means that there is nothing to start at the moment. Ends when nothing runs and nothing is left.
+    The cores are divided among the processes, so that their threads do not compete. ``next_run`` is called whenever a
+    process is free, and returns None if there is nothing to start at the moment. This ends when nothing is running and
+    nothing is left.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    running: dict[Any, tuple[Plan, RunProcess]] = {}
+    running: dict[Any, tuple[PreparedRun, RunProcess]] = {}
     try:
         while True:
-            while len(running) < jobs and (plan := next_plan()) is not None:
-                process = RunProcess(plan.spec, out, threads=threads, report_to=report_to)
-                running[process.receiver] = plan, process
+            while len(running) < jobs and (prepared := next_run()) is not None:
+                process = RunProcess(prepared.spec, out, threads=threads, report_to=report_to)
+                running[process.receiver] = prepared, process
             if not running:
                 return
             for ready in wait(list(running)):
-                plan, process = running[ready]
+                prepared, process = running[ready]
                 message = process.receive()
                 if isinstance(message, (Result, GenFTError)):
                     del running[ready]
                     process.end()
-                yield plan, message
+                yield prepared, message
     finally:
-        for _, process in running.values():  # all first, for a second Ctrl-C may cut the waiting short
+        for _, process in running.values():  # all of them first, because a second Ctrl-C may interrupt the waiting
             process.stop()
         for _, process in running.values():
             process.end()
 
 
 def _context() -> Any:
-    """Where there are fork servers, one imports the libraries and every run is a fork of it: no start takes seconds."""
+    """A fork server if the system has one: it imports the libraries once, and every run is a fork of it."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # genft.cli, for a child imports the script that was started once more
-    used = ["genft.cli", "genft.data.encode", "sklearn.model_selection", "scipy.stats"]
+    # genft.cli, because a child imports the script that was started again
+    used = ["genft.cli", "genft.families.registry", "sklearn.model_selection", "scipy.stats"]
     context.set_forkserver_preload([__name__, *used])
     return context
 
@@ -146,20 +152,18 @@ def _work(
     gpus: str | None,
     sender: Connection,
 ) -> None:
-    gc.freeze()  # what the fork server imported: looking at it would copy its memory, most of the time of a tiny run
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    gc.freeze()  # what the fork server imported: collecting it would copy its memory, which takes most of a tiny run
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which then ends this process
     be_quiet()
-    if gpus is not None:  # the fork server, begun for another run, may have had others
+    if gpus is not None:  # the fork server may have started with others
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     if threads is not None:
-        import torch
-
         torch.set_num_threads(threads)
 
     def send(event: Progress | Inferred) -> None:
         try:
             sender.send(event)
-        except BrokenPipeError:  # the parent was killed; the run can go on from its last epoch
+        except BrokenPipeError:  # the parent was killed; the run can resume from its last epoch
             raise SystemExit(1) from None
 
     try:
@@ -167,16 +171,14 @@ def _work(
         sender.send(run_once(prepare(spec), store, send, report_to, again=again))
     except GenFTError as e:
         sender.send(e)
-    except Exception as e:  # out of memory, say: the other runs of a matrix go on
+    except Exception as e:  # out of memory, for example: the other runs of a matrix continue
         if os.environ.get("GENFT_TRACEBACK"):
             raise
         sender.send(TrainingError(f"{type(e).__name__}: {first_line(e)} (GENFT_TRACEBACK=1 shows where)"))
 
 
 def be_quiet() -> None:
-    """No bars, load reports and advice from libraries amid our own output; warnings as one plain line each."""
-    import transformers
-
+    """Keep progress bars, load reports and advice of libraries out of our output; show a warning as one plain line."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,8 +1,8 @@
-"""Search for hyper-parameters: Optuna's TPE over the spaces in a preset, pruned by early validation.
+"""Search for hyper-parameters: Optuna's TPE over the spaces of a preset, with pruning by early validation scores.
 
-A trial is a run that reports on the split which selects: the reporting split (the test split) is read once, by the run
-of the winner. Everything is kept in Optuna's storage, so a search can be interrupted, continued, and shared by any
-number of processes that are started with the same command.
+A trial is a run that reports on the selecting split; the reporting (test) split is read once, by the run of the winner.
+Optuna's storage keeps everything, so a search can be interrupted, resumed, and shared by any number of processes that
+are started with the same command.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genft.api.settings import check_settings, full_settings
 from genft.errors import ConfigError, GenFTError, not_one_of
 from genft.files import write_atomically
 from genft.methods import get_method
 from genft.presets import Space
 from genft.records import check
-from genft.runs.spec import Request, RunSpec, Training, check_settings, full_settings
-from genft.runs.store import Result, Store
+from genft.runs.measured import Result
+from genft.runs.request import USER, Request
+from genft.runs.settings import Training
+from genft.runs.spec import RunSpec
+from genft.runs.store import Store
 from genft.training.callbacks import Inferred, Progress
-from genft.training.run import Plan, prepare, run
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
-#: Trials before the sampler and the pruner begin to use what was found.
+#: Trials before the sampler and the pruner begin to use earlier scores.
 WARM_UP = 5
 
 
@@ -40,12 +45,12 @@ class Search:
     """A search that has been opened.
 
     Attributes:
-        plan: the run of the winner, with the values that are searched still at their start.
+        prepared: the run of the winner, with the searched values still at their start.
         spaces: what is searched, by name: settings of the method and fields of training.
-        study: Optuna's, with all trials so far.
+        study: Optuna's study, with all trials so far.
     """
 
-    plan: Plan
+    prepared: PreparedRun
     spaces: Mapping[str, Space]
     study: Study
 
@@ -60,13 +65,13 @@ class Search:
         return sorted(complete, key=lambda t: -(t.value or 0.0))
 
     def run(self, trials: int, seconds: float | None, watch: Callable[[FrozenTrial], None]) -> None:
-        """Go on until ``trials`` are finished in all; none is begun after ``seconds``."""
+        """Run trials until ``trials`` are finished in all; none starts after ``seconds``."""
         began = time.monotonic()
         while len(self.finished) < trials and (seconds is None or time.monotonic() - began < seconds):
             watch(self._one())
 
     def _one(self) -> FrozenTrial:
-        """Ask for a trial, do it, and tell what came out."""
+        """Ask Optuna for a trial, run it, and report the outcome."""
         import optuna
 
         trial = self.study.ask()
@@ -76,55 +81,55 @@ class Search:
             state = optuna.trial.TrialState.COMPLETE
         except optuna.TrialPruned:
             state = optuna.trial.TrialState.PRUNED
-        except GenFTError as e:  # settings that do not go together, a loss that is no number
+        except GenFTError as e:  # settings that cannot be combined, or a loss that is NaN
             trial.set_user_attr("error", str(e).splitlines()[0])
         except BaseException:
             trial.set_user_attr("interrupted", True)
-            self.study.enqueue_trial(trial.params)  # for whoever goes on
+            self.study.enqueue_trial(trial.params)  # for whoever resumes the search
             raise
         finally:
             told = self.study.tell(trial, value, state=state, skip_if_finished=True)
         return told
 
     def _score(self, trial: Trial) -> float:
-        """The best epoch's metric on the selecting split.
+        """The metric of the best epoch on the selecting split.
 
         Raises:
-            optuna.TrialPruned: an epoch was worse than those of most trials before.
+            optuna.TrialPruned: an epoch was worse than the median of earlier trials.
         """
         import optuna
 
         spec = self.spec(suggest(trial, self.spaces, self._fixed()))
-        plan = prepare(spec, self.plan.data, self.plan.source)
-        roles = replace(plan.roles, report=plan.roles.select, retrain=None, also={})
+        prepared = prepare(spec, self.prepared.data, self.prepared.source)
+        roles = replace(prepared.roles, report=prepared.roles.select, retrain=None, also={})
 
         def watch(event: Progress | Inferred) -> None:
             if isinstance(event, Inferred):
-                trial.set_user_attr("adapter_parameters", event.adapter_parameters)
+                trial.set_user_attr("adapter_parameters", event.counts.adapter)
             elif event.epoch is not None:
-                trial.report(event.epoch[plan.data.task.metric], round(event.epoch["epoch"]))
+                trial.report(event.epoch[prepared.data.task.metric], round(event.epoch["epoch"]))
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
         with tempfile.TemporaryDirectory(prefix="genft-trial-") as folder:
-            result = run(replace(plan, roles=roles), Store(Path(folder)).open(), watch)
+            result = run(replace(prepared, roles=roles), Store(Path(folder)).open(), watch)
         trial.set_user_attr("seconds", result.cost.seconds)
         return result.scores.value
 
     def _fixed(self) -> dict[str, Any]:
-        spec = self.plan.spec
+        spec = self.prepared.spec
         return spec.training.model_dump() | full_settings(get_method(spec.method), spec.settings)
 
     def spec(self, values: Mapping[str, Any]) -> RunSpec:
-        """The winner's run with these values of what is searched."""
-        spec = self.plan.spec
+        """The spec of the winner's run with these values of the searched parameters."""
+        spec = self.prepared.spec
         of_training = {k: v for k, v in values.items() if k in Training.model_fields}
         settings = {k: v for k, v in values.items() if k not in of_training}
         training = check(Training, {**spec.training.model_dump(), **of_training}, "training")
         return spec.model_copy(update={"settings": {**spec.settings, **settings}, "training": training})
 
     def importances(self) -> dict[str, float]:
-        """Share of the differences between trials that each parameter explains (fANOVA); empty with too few trials."""
+        """The share of the variance between trials that each parameter explains (fANOVA); empty with too few trials."""
         import optuna
 
         if len(self.ranked) < WARM_UP:
@@ -135,7 +140,11 @@ class Search:
             return {}
 
     def conclude(self, store: Store, watch: Callable[[Any], None]) -> tuple[Result, Path]:
-        """Train with the best values, report once, and write them as a preset; (the result, the preset's file).
+        """Train with the best values, score the reporting split once, and write the values as a preset.
+
+        Returns:
+            The result, and the path of the preset.
+
 
         Raises:
             ConfigError: no trial has been completed.
@@ -143,24 +152,25 @@ class Search:
         if not self.ranked:
             raise ConfigError("search: no trial was completed; allow more trials or more time")
         best = self.ranked[0]
-        plan = prepare(self.spec(best.params), self.plan.data, self.plan.source)
-        with store.claim(plan.key):  # whoever shares the search may conclude it at the same time
-            result = store.get(plan.key) or run(plan, store, watch)
+        prepared = prepare(self.spec(best.params), self.prepared.data, self.prepared.source)
+        with store.claim(prepared.key):  # another process may conclude the search at the same time
+            result = store.get(prepared.key) or run(prepared, store, watch)
         path = store.out / "search" / f"{self.study.study_name}.toml"
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, _preset(self.study.study_name, plan.spec, best, result).encode())
+        write_atomically(path, _preset(self.study.study_name, prepared.spec, best, result).encode())
         return result, path
 
 
 def open_search(request: Request, out: Path, storage: str | None = None) -> Search:
-    """Begin a search, or go on with the one of the same run and spaces.
+    """Start a search, or resume the one of the same run and spaces.
 
     Args:
-        request: the run; what its user has said is not searched.
-        storage: a URL that Optuna understands; None for a journal file under ``out``.
+        request: the run; values that the user set are not searched.
+        out: the output folder.
+        storage: a URL that Optuna understands, or None for a journal file under ``out``.
 
     Raises:
-        ConfigError: Optuna is not there, the storage cannot be used, or there is nothing to search.
+        ConfigError: Optuna is not installed, the storage cannot be used, or there is nothing to search.
     """
     try:
         import optuna
@@ -169,13 +179,13 @@ def open_search(request: Request, out: Path, storage: str | None = None) -> Sear
     except ImportError:
         raise ConfigError("search: Optuna is not installed: pip install 'genft[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    plan = prepare(request.spec)
+    prepared = prepare(request.spec)
     spaces = searched(request)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         content = json.dumps({name: space.model_dump(mode="json") for name, space in spaces.items()}, sort_keys=True)
-        digest = hashlib.sha256(f"{plan.key} {content}".encode()).hexdigest()[:6]
-        name = f"{plan.data.task.name}-{plan.spec.method}-{digest}"
+        digest = hashlib.sha256(f"{prepared.key} {content}".encode()).hexdigest()[:6]
+        name = f"{prepared.data.task.name}-{prepared.spec.method}-{digest}"
         if storage is None:
             place = out / "search"
             place.mkdir(parents=True, exist_ok=True)
@@ -184,38 +194,38 @@ def open_search(request: Request, out: Path, storage: str | None = None) -> Sear
             where = storage
         try:
             study = optuna.create_study(
-                study_name=name, storage=where, direction="maximize", load_if_exists=True, pruner=_pruner(plan)
+                study_name=name, storage=where, direction="maximize", load_if_exists=True, pruner=_pruner(prepared)
             )
-        except Exception as e:  # of whatever driver the URL names
+        except Exception as e:  # whatever the driver that the URL names raises
             raise ConfigError(f"--storage {storage}: {str(e).splitlines()[0]}") from None
-        seed = plan.spec.seed + len(study.trials)  # the same seed would begin again with the same draws
+        seed = prepared.spec.seed + len(study.trials)  # the same seed would repeat the same draws
         study.sampler = optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=WARM_UP, multivariate=True, group=True, constant_liar=True
         )
-    found = Search(plan, spaces, study)
-    if not study.trials:  # where the search begins: the values of the preset, as far as the spaces hold them
+    found = Search(prepared, spaces, study)
+    if not study.trials:  # the first trial: the values of the preset, as far as the spaces contain them
         start = {k: v for k, v in found._fixed().items() if k in spaces and spaces[k].holds(v)}
         study.enqueue_trial(start)
     return found
 
 
-def _pruner(plan: Plan) -> Any:
-    """After a quarter of the epochs, one that is worse than the median of the trials before ends its trial."""
+def _pruner(prepared: PreparedRun) -> Any:
+    """After a quarter of the epochs, an epoch that is worse than the median of earlier trials ends its trial."""
     import optuna
 
-    return optuna.pruners.MedianPruner(n_startup_trials=WARM_UP, n_warmup_steps=max(1, plan.spec.training.epochs // 4))
+    return optuna.pruners.MedianPruner(
+        n_startup_trials=WARM_UP, n_warmup_steps=max(1, prepared.spec.training.epochs // 4)
+    )
 
 
 def searched(request: Request) -> dict[str, Space]:
-    """The spaces of the request's preset, without what the user has said.
+    """The spaces of the request's preset, without the values that the user set.
 
     Raises:
-        ConfigError: nothing is left, or a space is for something that the method does not have.
+        ConfigError: nothing is left, or a space is for a setting that the method does not have.
     """
     method = request.spec.method
-    said = {
-        k for values in (request.settings, request.training) for k, v in values.items() if v.source == "command line"
-    }
+    fixed = {k for values in (request.settings, request.training) for k, v in values.items() if v.source == USER}
     spaces = dict(request.spaces)
     if not spaces:
         raise ConfigError(f"search: the preset has no space for {method!r}; add a [methods.{method}.search] to it")
@@ -223,14 +233,14 @@ def searched(request: Request) -> dict[str, Space]:
     for name, space in spaces.items():
         if unknown := [other for other in space.when if other not in spaces]:
             raise ConfigError(not_one_of(f"search: {name}: when", unknown[0], spaces, what="is not searched"))
-    left = {name: space for name, space in spaces.items() if name not in said}
+    left = {name: space for name, space in spaces.items() if name not in fixed}
     if not left:
-        raise ConfigError("search: every value that the preset searches was said; leave one open")
+        raise ConfigError("search: you have set every value that the preset searches; leave one open")
     return left
 
 
 def suggest(trial: Trial, spaces: Mapping[str, Space], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """A value of every parameter whose condition holds."""
+    """A value for every parameter whose condition holds."""
     chosen: dict[str, Any] = {}
     for name, space in spaces.items():
         if all(chosen.get(other, fixed.get(other)) == value for other, value in space.when.items()):

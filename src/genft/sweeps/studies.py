@@ -1,4 +1,4 @@
-"""What each study compares, and what came out.
+"""What each study compares, and what it measured.
 
 ablation        Table 4     GenFT without its shared, its specific part, its row, its column stage
 ratio-scaling   Figure 3    w0_ratio × scaling
@@ -16,13 +16,15 @@ from statistics import fmean, stdev
 from typing import Any
 
 from genft import published
+from genft.api.settings import full_settings
 from genft.counts import ABLATIONS
 from genft.data import Task
 from genft.errors import ConfigError, not_one_of
 from genft.methods import get_method
-from genft.runs.spec import build_spec, full_settings
-from genft.runs.store import Result
-from genft.sweeps.matrix import Entry, Matrix, Schedule
+from genft.runs.measured import Result
+from genft.runs.request import build_spec
+from genft.sweeps.matrix import Entry, Matrix
+from genft.sweeps.schedule import Schedule
 
 Grid = Mapping[str, Sequence[float]]
 
@@ -32,10 +34,10 @@ class Variant:
     """One thing that a study measures.
 
     Attributes:
-        name: for people: "without row stage", "LoRA".
+        name: as shown: "w/o row", "LoRA".
         entry: what the bench runs.
-        place: where it stands on the study's axes.
-        published: what genft's published numbers call it; None where nothing is published.
+        place: its coordinates on the study's axes.
+        published: its name in genft's published numbers, or None if nothing is published.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Measured:
 
     @property
     def parameters(self) -> int | None:
-        """Of the adapter; None where every run failed."""
+        """The number of the adapter's parameters, or None if every run failed."""
         return self.results[0].counts.adapter if self.results else None
 
     @property
@@ -81,7 +83,7 @@ class Study:
 
     Attributes:
         text: what it shows, and where the paper does.
-        axes: what is varied, and over which values unless the user names others.
+        axes: what is varied, and its values unless the user gives others.
         variants: (grid, settings of a method by its name) → what is measured.
     """
 
@@ -90,20 +92,20 @@ class Study:
     axes: Grid
     variants: Callable[[Grid, Callable[[str], Mapping[str, Any]]], list[Variant]]
 
-    def grid(self, said: Grid) -> Grid:
-        """The study's axes with the values that the user said.
+    def grid(self, chosen: Grid) -> Grid:
+        """The study's axes with the values that the user gave.
 
         Raises:
             ConfigError: an axis that this study does not have.
         """
-        if unknown := [axis for axis in said if axis not in self.axes]:
+        if unknown := [axis for axis in chosen if axis not in self.axes]:
             if not self.axes:
                 raise ConfigError(f"grid: the study {self.name!r} has no axes")
-            raise ConfigError(not_one_of("grid", unknown[0], self.axes, what=f"is no axis of {self.name!r}"))
-        for axis, values in said.items():
+            raise ConfigError(not_one_of("grid", unknown[0], self.axes, what=f"is not an axis of {self.name!r}"))
+        for axis, values in chosen.items():
             if all(isinstance(n, int) for n in self.axes[axis]) and any(n != int(n) for n in values):
                 raise ConfigError(f"grid: {axis} takes whole numbers")
-        return {**self.axes, **said}
+        return {**self.axes, **chosen}
 
 
 def _variant(
@@ -184,11 +186,11 @@ def get_study(name: str) -> Study:
 def study_matrices(
     study: Study, tasks: Sequence[Task], grid: Grid, settings: Mapping[str, Any], **matrix: Any
 ) -> list[tuple[Matrix, list[Variant]]]:
-    """A bench matrix per task, since a preset may have other settings for each.
+    """A matrix per task, because a preset may have other settings for each.
 
     Args:
-        settings: of GenFT, what the user said; what the study varies wins.
-        matrix: what all have in common: model, preset, seeds, training, said.
+        settings: the user's settings of GenFT; those that the study varies take precedence.
+        matrix: what all matrices have in common: model, preset, seeds, training, run.
     """
     grid = study.grid(grid)
     found = []
@@ -210,7 +212,7 @@ def study_matrices(
 
 
 def measure(schedule: Schedule, variants: Sequence[Variant]) -> list[Measured]:
-    """What a finished schedule found, by variant; a run that failed is left out."""
+    """What a finished schedule measured, by variant; failed runs are left out."""
     found = []
     (task,) = schedule.matrix.tasks
     metric = schedule.data[task.name].task.metric

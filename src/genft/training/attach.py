@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, PromptLearningConfig, get_peft_model, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
 
+import genft.bridge  # noqa: F401  registers our methods with peft, which the command line leaves to its users
 from genft.api.recipe import Examples
+from genft.data.encode import PAD_TO
 from genft.errors import ConfigError, TargetError, not_one_of
 from genft.methods import MethodInfo
 from genft.models.architectures import DEFAULT_TARGETS, linear_names
@@ -21,18 +24,15 @@ from genft.models.load import LoadedModel, positions
 from genft.models.parameters import is_head
 from genft.models.prefixes import accept_prefix, families_with_prefix
 
-#: Texts of a batch are padded to a multiple of so many tokens.
-PAD_TO = 8
-
 
 def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], examples: Examples) -> nn.Module:
-    """The model with exactly what ``info`` trains (and the head) set to require gradients.
+    """The model in which exactly what ``info`` trains, and the head, requires gradients.
 
     Args:
         loaded: the base model with its head.
         info: the method.
-        settings: what differs from the defaults of its configuration.
-        examples: training examples, for methods that look at data before they start.
+        settings: those that differ from the defaults of its configuration.
+        examples: training examples, for methods that look at data before training.
 
     Raises:
         ConfigError: a setting that the method refuses, or targets that this model does not have.
@@ -42,15 +42,14 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(info.name == "full" or is_head(name, loaded.trained_in_full))
         return model
-    config = make_config(info, settings, model, loaded.preprocessing.kind)
+    config = make_config(info, settings, model, loaded.task_type, loaded.trained_in_full)
     if changes_base(config) and config.use_dora:
         raise ConfigError(
-            f"use_dora: not with init_lora_weights={config.init_lora_weights!r}, whose adapter is saved as plain LoRA"
+            f"use_dora: cannot be combined with init_lora_weights={config.init_lora_weights!r}, "
+            "whose adapter is saved as plain LoRA"
         )
-    if config.is_prompt_learning:
+    if isinstance(config, PromptLearningConfig):
         _check_prompt(loaded, info, config)
-    else:
-        config.modules_to_save = list(loaded.trained_in_full)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning) if info.family == "peft" else None
         try:
@@ -58,11 +57,8 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
             adapted = get_peft_model(model, config)
         except ConfigError:
             raise
-        except NoMatchingPeftModuleError:  # of peft's own methods; ours name the nearest themselves
-            wanted, names = config.target_modules, {n.rpartition(".")[2] for n in linear_names(model)}
-            first = wanted if isinstance(wanted, str) else sorted(wanted or ())[0]
-            what = f"matches nothing in {type(model).__name__}"
-            raise TargetError(not_one_of("target_modules", first, sorted(names), what=what)) from None
+        except NoMatchingPeftModuleError:  # raised by peft's own methods; ours name the nearest module themselves
+            raise _no_match(model, config.target_modules) from None
         except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as e:
             if info.family != "peft" and not isinstance(e, ValueError):
                 raise
@@ -73,27 +69,58 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
     return adapted
 
 
-def make_config(info: MethodInfo, settings: Mapping[str, Any], model: PreTrainedModel, kind: str) -> Any:
-    """The peft configuration of a method for a model; peft lacks default targets for some families."""
-    assert info.config is not None
-    model_type = model.config.model_type
+def _no_match(model: PreTrainedModel, targets: str | Sequence[str] | None) -> TargetError:
+    names = sorted({name.rpartition(".")[2] for name in linear_names(model)})
+    first = targets if isinstance(targets, str) else sorted(targets or ())[0]
+    return TargetError(not_one_of("target_modules", first, names, what=f"matches nothing in {type(model).__name__}"))
+
+
+def make_config(
+    info: MethodInfo,
+    settings: Mapping[str, Any],
+    model: PreTrainedModel,
+    task_type: str | None,
+    trained_in_full: Sequence[str] = (),
+) -> Any:
+    """The peft configuration of a method for a model; peft lacks default targets for some architectures.
+
+    Args:
+        info: a method that has a configuration.
+        settings: those that differ from the configuration's defaults.
+        model: the base model.
+        task_type: peft's name for the task, or None.
+        trained_in_full: modules that are trained and saved beside the adapter.
+    """
+    if info.config is None:
+        raise TypeError(f"the method {info.name!r} has no configuration")
+    values = {**settings}
+    takes_modules = "modules_to_save" in {f.name for f in fields(info.config)}
+    if trained_in_full and takes_modules and not issubclass(info.config, PromptLearningConfig):
+        values["modules_to_save"] = list(trained_in_full)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning) if info.family == "peft" else None
         try:
-            config = info.config(task_type="SEQ_CLS" if kind == "text" else None, **settings)
+            config = info.config(task_type=task_type, **values)
+            if info.family == "peft" and (targets := _missing_targets(config, model.config.model_type)):
+                config = info.config(task_type=task_type, **{**values, "target_modules": targets})
         except ConfigError:
             raise
         except (ValueError, TypeError) as e:
             raise ConfigError(f"{info.name}: {e}") from None
-    if info.family == "peft" and getattr(config, "target_modules", ()) is None:
-        tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
-        if model_type not in getattr(tuner, "target_module_mapping", (model_type,)):
-            config.target_modules = DEFAULT_TARGETS.get(model_type)
     return config
 
 
+def _missing_targets(config: Any, model_type: str) -> list[str] | None:
+    """Default targets of the architecture, if neither the user nor peft has any."""
+    if getattr(config, "target_modules", ()) is not None:
+        return None
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
+    known = model_type in getattr(tuner, "target_module_mapping", (model_type,))
+    return None if known else DEFAULT_TARGETS.get(model_type)
+
+
 def _check_prompt(loaded: LoadedModel, info: MethodInfo, config: Any) -> None:
-    """Refuse what peft's prompts cannot do; they know of the head, and of no other module to train."""
+    """Refuse what peft's prompts cannot do: they know the head, but no other module to train."""
     if loaded.fresh:
         raise ConfigError(
             f"{info.name}: {', '.join(loaded.fresh)} is not in the checkpoint, so it must be trained and saved, which "
@@ -120,5 +147,5 @@ def changes_base(config: Any) -> bool:
 
 
 def targeted(model: nn.Module) -> list[str]:
-    """Paths of the modules that an adapter works on; empty for a baseline, and for a prompt."""
+    """Paths of the modules that an adapter changes; empty for a baseline, and for a prompt."""
     return list(getattr(model.base_model, "targeted_module_names", ())) if isinstance(model, PeftModel) else []

@@ -1,4 +1,4 @@
-"""What watches a training run: progress, time per step, and the end when the loss is no number any more."""
+"""What watches a training run: progress, the time of a step, and the stop when the loss becomes NaN."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from genft.data.preprocessing import Preprocessing
 from genft.errors import TrainingError
-from genft.models.load import Preprocessing
+from genft.models.parameters import Counts
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of a run to whoever watches it; small, so that it can cross processes.
+    """One report of a run to whoever watches it; small, because it crosses processes.
 
     Attributes:
-        phase: "train", "evaluate" or "predict".
+        phase: "train" or "evaluate".
         step, steps: within the phase.
-        epoch: metrics of an epoch that has just been evaluated, otherwise empty.
+        epoch: the metrics of an epoch that has just been evaluated, otherwise None.
     """
 
     phase: str
@@ -34,22 +35,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What was worked out from model, method and data, and that nobody said: reported before training begins.
+    """What model, method and data decided without the user: reported before training begins.
 
     Attributes:
-        targets: the adapted modules by the end of their names, with how many there are: ``{"query": 6}``.
-        settings: of the method, what model and steps decided.
-        head: modules that are trained and saved in full.
-        adapter_parameters, head_parameters, total_parameters: counted.
-        notes: sentences about what is unusual.
+        targets: how many modules are adapted, by the last part of their names: ``{"query": 6}``.
+        settings: those of the method that the model and the number of steps decided.
+        head: paths of the modules that are trained and saved in full.
+        counts: numbers of parameters.
+        preprocessing: how the model's input is made.
+        device: what the run computes on.
+        notes: sentences about anything unusual.
     """
 
     targets: dict[str, int]
     settings: dict[str, Any]
     head: tuple[str, ...]
-    adapter_parameters: int
-    head_parameters: int
-    total_parameters: int
+    counts: Counts
     preprocessing: Preprocessing
     device: str
     notes: tuple[str, ...]
@@ -59,7 +60,7 @@ Watch = Callable[[Progress | Inferred], None]
 
 
 def ignore(event: Progress | Inferred) -> None:
-    """Nobody watches."""
+    """Watch nothing."""
 
 
 class Watcher(TrainerCallback):
@@ -86,7 +87,7 @@ class Watcher(TrainerCallback):
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of every optimizer step, data loading and evaluation not included."""
+    """The seconds of every optimizer step, without data loading and evaluation."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -110,20 +111,20 @@ def _now(device: torch.device) -> float:
 
 
 class StopOnNaN(TrainerCallback):
-    """Ends training when the loss of a step or of an evaluation is NaN or infinite, before anything is saved."""
+    """Stops training before the next checkpoint if the loss of a step or of an evaluation is NaN or infinite."""
 
     def __init__(self) -> None:
         self.last_good = 0
 
     @property
     def kept(self) -> str:
-        """From where training can go on, in words."""
+        """Where training can resume, in words."""
         if self.last_good:
-            return f"the checkpoint of step {self.last_good} is kept and training can go on from it"
+            return f"the checkpoint of step {self.last_good} is kept, and training can resume from it"
         return "there is no earlier checkpoint"
 
     def check(self, loss: torch.Tensor | float, state: TrainerState, learning_rate: float) -> None:
-        """Raise :class:`TrainingError` with the step and what to try; the last checkpoint stays where it is."""
+        """Raise :class:`TrainingError`, with the step and what to try, if the loss is not finite."""
         if math.isfinite(float(loss)):
             return
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""The largest memory a stretch of code needs, as honestly as the platform can say."""
+"""The peak memory of a piece of code, as exactly as the platform can tell."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """``with PeakMemory() as peak: ...`` then ``peak.bytes``, and ``peak.of`` says what was measured.
+    """``with PeakMemory() as peak: ...``, then ``peak.bytes``; ``peak.of`` says what was measured.
 
-    On a GPU: the largest memory that torch held there. On a CPU: the largest resident memory of this process in the
-    stretch (Linux can reset its record), or since the process began where the system cannot reset it; interpreter,
-    libraries and model are part of it, so it is comparable only between processes that do one run each.
+    On a GPU: the most memory that torch has allocated there. On a CPU: the largest resident memory of this process
+    within the block, or since the process began if the system cannot reset its record (Linux can). The interpreter,
+    the libraries and the model are part of it, so only processes that do one run each can be compared.
     """
 
     bytes: int = 0

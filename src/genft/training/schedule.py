@@ -1,18 +1,21 @@
-"""The learning rate over a run."""
+"""The learning rate over a run, and after which epochs it is evaluated."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from genft.runs.spec import Training
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from genft.runs.settings import Training
 
 
-def learning_rate(training: Training, highest: float, step: int, steps_per_epoch: int) -> float:
-    """The rate of optimizer step ``step`` (from 0) for parameters whose highest rate is ``highest``.
+def learning_rate(training: Training, peak: float, step: int, steps_per_epoch: int) -> float:
+    """The rate of optimizer step ``step`` (from 0) for parameters whose peak rate is ``peak``.
 
     A linear rise from ``first_learning_rate``, then the decay to ``last_learning_rate``. "timm-cosine" is timm's
     CosineLRScheduler as the V-PETL recipe uses it: constant within an epoch, and its cosine begins with the warm-up, so
-    that a small step down follows it.
+    that a small step down follows the warm-up.
     """
     now, end = step, training.epochs * steps_per_epoch
     rise = start = math.ceil(training.warmup * end)
@@ -20,7 +23,18 @@ def learning_rate(training: Training, highest: float, step: int, steps_per_epoch
         now, end, rise, start = step // steps_per_epoch, training.epochs, round(training.warmup * training.epochs), 0
     first, last = training.first_learning_rate, training.last_learning_rate
     if now < rise:
-        return first + (highest - first) * now / rise
+        return first + (peak - first) * now / rise
     done = (now - start) / max(1, end - start)
     left = {"constant": 1.0, "linear": 1 - done}.get(training.schedule, (1 + math.cos(math.pi * done)) / 2)
-    return last + (highest - last) * left
+    return last + (peak - last) * left
+
+
+class EveryFew(TrainerCallback):
+    """Evaluates and saves after every ``every`` epochs, and after the last."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if round(state.epoch or 0) % self.every and state.global_step < state.max_steps:
+            control.should_evaluate = control.should_save = False

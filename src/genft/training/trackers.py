@@ -1,4 +1,4 @@
-"""Trackers that watch a run from outside: those of transformers, under --report-to. They are no part of a run's key."""
+"""Experiment trackers, those of transformers, under --report-to. They are not part of a run's key."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from genft.errors import ConfigError, not_one_of
+from genft.training import ranks
 
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """``names``, if each is a tracker that is installed.
+    """``names`` without repetition, if each is a tracker and installed.
 
     Raises:
-        ConfigError: every one that is not, at once.
+        ConfigError: every name that is not, at once.
     """
     unknown = [not_one_of("--report-to", name, TRACKERS) for name in names if name not in TRACKERS]
     absent = [name for name in names if name in TRACKERS and find_spec(name) is None]
@@ -30,14 +31,17 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def tracker_callbacks(names: Sequence[str], folder: Path) -> list[TrainerCallback]:
-    """What tells the trackers; TensorBoard's events go to ``folder``, the others follow their own environment."""
-    made: list[Any] = []
-    for name in names:
+    """Callbacks for the trackers, in the first process only.
+
+    TensorBoard's events go to ``folder``; the others read their own environment variables.
+    """
+    callbacks: list[Any] = []
+    for name in names if ranks.is_first() else ():
         callback = integration_utils.INTEGRATION_TO_CALLBACK[name]
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            made.append(callback(SummaryWriter(str(folder))))
+            callbacks.append(callback(SummaryWriter(str(folder))))
         else:
-            made.append(callback())
-    return made
+            callbacks.append(callback())
+    return callbacks

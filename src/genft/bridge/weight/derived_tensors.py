@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genft.bridge.weight.evaluation import WatchedWeight
+from genft.bridge.update_cache import WatchedWeight
 
 
 class DerivedTensors(nn.Module):

@@ -1,0 +1,226 @@
+"""Updates made in evaluation, kept until something that they were made from changes.
+
+The update of a weight costs much more than one token's product with it, so generating text with a key-value cache
+would spend its time on making the same ΔW again and again. W0 + ΔW is kept if the sum is exact and fits ``limit``;
+otherwise ΔW, or thin factors of it.
+
+A stale update would be a silent error, and a version counter does not see writes through ``.data`` (moving averages,
+older optimizers). So values are compared: trained tensors as a whole with a copy, once per forward pass of the model;
+of a frozen weight, the products of its rows with a fixed vector, all of them in a pass over 32 tokens or more, else
+those of the next 32nd part of the rows. A write through ``.data`` to a few rows of a frozen weight is thus noticed
+within 32 passes at worst, any other change at once.
+
+Threads may share a model in evaluation: what is kept changes under a lock, and a thread compares tensors anew unless it
+has done so in its own pass.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Hashable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from genft.bridge.forward_pass import ForwardPass
+from genft.ops.entries import no_autocast
+
+#: Bytes that the updates of one model may take.
+LIMIT = 2**30
+
+#: Parts of a frozen weight's rows, of which a pass over few tokens compares one.
+PARTS = 32
+
+#: Numbers in a frozen weight that is always compared as a whole.
+SMALL = 2**16
+
+
+class Sources(NamedTuple):
+    """The tensors that an update is made from: trained ones, W0 and b0 as stored, and derived ones.
+
+    Derived tensors are the library's own, which nobody writes to.
+    """
+
+    trained: list[Tensor]
+    frozen: list[Tensor]
+    derived: list[Tensor]
+
+    @property
+    def may_be_watched(self) -> bool:
+        """Whether an update made from them can be kept: values can be compared, and no gradient is asked for."""
+        tensors = (*self.trained, *self.frozen)
+        if any(type(t) not in (Tensor, nn.Parameter) for t in self.trained):
+            return False
+        if any(t.is_inference() for t in tensors):
+            return False
+        return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Tells these tensors from others, as long as all of them are held."""
+        return tuple(map(id, (*self.trained, *self.frozen, *self.derived)))
+
+
+class Kept(Protocol):
+    """What can be kept: it says how many bytes it takes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class _Entry(NamedTuple):
+    key: Hashable
+    watched: list[Any]
+    update: Any
+    sources: Sources  # held, so that no other tensor gets their ids
+
+
+class UpdateCache:
+    """The kept updates of one model, by layer."""
+
+    def __init__(self, forward_pass: ForwardPass, limit: int = LIMIT) -> None:
+        self.forward_pass = forward_pass
+        self._limit = limit
+        self._warned = False
+        self._lock = threading.RLock()
+        self.clear()
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may be kept in all; 0 switches the cache off. Setting it drops what is kept."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit, self._warned = limit, False
+        self.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the updates that are kept now."""
+        with self._lock:
+            return sum(entry.update.nbytes for entry in self._entries.values())
+
+    def clear(self) -> None:
+        """Give the memory back; updates are made again when they are needed."""
+        with self._lock:
+            self._entries: weakref.WeakKeyDictionary[nn.Module, _Entry] = weakref.WeakKeyDictionary()
+            self._trained: dict[int, _Trained] = {}
+
+    def drop(self, layer: nn.Module) -> None:
+        """Forget the update of one layer."""
+        with self._lock:
+            self._entries.pop(layer, None)
+            if not self._entries:
+                self._trained.clear()
+
+    def fits(self, layer: nn.Module, nbytes: int, *, warn: bool = False) -> bool:
+        """Whether an update of ``layer`` of this size may be kept."""
+        with self._lock:
+            old = self._entries.get(layer)
+            if self.nbytes - (old.update.nbytes if old else 0) + nbytes <= self._limit:
+                return True
+        if warn and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"evaluation: the generated weights of this model take more than the {self._limit / 2**20:.0f} MiB "
+                "that may be kept, so some are generated in every forward pass; merge the adapter, or raise "
+                "model.base_model.update_cache.limit (bytes)",
+                stacklevel=2,
+            )
+        return False
+
+    def get(self, layer: nn.Module, key: Hashable, tokens: int) -> Any:
+        """The update kept for ``layer`` under ``key``, or None if there is none that still holds."""
+        entry = self._entries.get(layer)
+        if entry is None:
+            return None
+        if entry.key == key and all(watched.unchanged(self, tokens) for watched in entry.watched):
+            return entry.update
+        self.drop(layer)
+        return None
+
+    def keep(self, layer: nn.Module, key: Hashable, update: Kept, sources: Sources) -> None:
+        """Keep ``update``, which was made from these tensors; ``key`` has to tell them from others."""
+        with self._lock:
+            watched: list[Any] = [self._watch(t) for t in sources.trained]
+            self._entries[layer] = _Entry(key, [*watched, *map(WatchedWeight, sources.frozen)], update, sources)
+
+    def _watch(self, tensor: Tensor) -> _Trained:
+        """Layers that share a tensor share what is known of it, as long as it holds."""
+        known = self._trained.get(id(tensor))
+        if known is None or not known.unchanged(self, 1):
+            known = self._trained[id(tensor)] = _Trained(tensor)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"forward_pass": self.forward_pass, "limit": self._limit}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+class _Trained:
+    """A trained tensor and a copy of its values."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.values = tensor.detach().clone()
+        self.passed = 0
+
+    def unchanged(self, cache: UpdateCache, tokens: int) -> bool:
+        running = cache.forward_pass.running
+        if running and self.passed == cache.forward_pass.number:
+            return True
+        t, values = self.tensor, self.values
+        if (t.device, t.dtype) != (values.device, values.dtype) or not torch.equal(t, values):
+            cache._trained.pop(id(self.tensor), None)
+            return False
+        if running:
+            self.passed = cache.forward_pass.number
+        return True
+
+
+class WatchedWeight:
+    """A frozen tensor: where it is, its version, and of floats the products of its rows with a vector."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.identity = (tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype)
+        self.parts: list[Tensor] = []  # all rows, then part by part
+        if tensor.dim() in (1, 2) and tensor.is_floating_point():
+            whole = tensor.detach().view(len(tensor), -1)  # a bias as rows of one number
+            self.probe = torch.linspace(0.5, 1.5, whole.shape[1], device=whole.device)
+            self.parts = [whole, *whole.tensor_split(PARTS)]
+            self.products = [self._product(part) for part in self.parts]
+        self.next = 0
+
+    def unchanged(self, cache: UpdateCache, tokens: int) -> bool:
+        return self.same(tokens)
+
+    def same(self, tokens: int) -> bool:
+        """Whether the tensor is as it was: in all rows if a pass over so many tokens pays for that, else in the next
+        part of them."""
+        t = self.tensor
+        if (t.data_ptr(), t._version, t.shape, t.dtype) != self.identity:
+            return False
+        if not self.parts:
+            return True
+        if tokens >= PARTS or t.numel() <= SMALL:
+            n = 0
+        else:
+            n = self.next = self.next % PARTS + 1
+        return torch.equal(self._product(self.parts[n]), self.products[n])
+
+    def equals(self, other: WatchedWeight) -> bool:
+        """Whether two weights have the same values, as far as their products tell."""
+        if not self.parts or not other.parts or self.products[0].shape != other.products[0].shape:
+            return False
+        return torch.equal(self.products[0], other.products[0].to(self.products[0].device))
+
+    def _product(self, part: Tensor) -> Tensor:
+        with no_autocast(part.device):
+            return part.to(self.probe.dtype) @ self.probe

@@ -1,0 +1,137 @@
+"""What a family of tasks has to say about learning a task; one instance per task.
+
+Training, the store, bench, report, search, study, export and predict ask these questions and no other, so that a new
+family is one file beside this one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from genft.data.encode import Encoded
+from genft.data.preprocessing import Kind
+from genft.data.task import Split, Task
+from genft.families.metrics import Array, Metric
+from genft.models.load import Head, LoadedModel, load_model
+from genft.models.source import ModelSource
+
+
+@runtime_checkable
+class Options(Protocol):
+    """The hyper-parameters of training that a family looks at (see :class:`genft.runs.settings.Training`)."""
+
+    @property
+    def label_smoothing(self) -> float: ...
+    @property
+    def augment(self) -> str: ...
+
+
+class Family(ABC):
+    """How a kind of task is learned.
+
+    Attributes:
+        task: what is learned; its classes are known once its data have been read.
+    """
+
+    #: What tasks call this family.
+    name: ClassVar[str]
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @property
+    def reads(self) -> Kind:
+        """What the model takes: texts or images."""
+        return self.task.kind
+
+    # ---------------------------------------------------------------- before anything is loaded
+
+    @abstractmethod
+    def check(self, training: Options) -> None:
+        """Refuse a metric, and values of training, that do not suit the task.
+
+        Raises:
+            ConfigError: the first one that does not.
+        """
+
+    @property
+    @abstractmethod
+    def metric(self) -> Metric:
+        """What selects the epoch and is reported.
+
+        Raises:
+            ConfigError: there is no such metric, or it cannot score this task.
+        """
+
+    @property
+    @abstractmethod
+    def answers(self) -> str:
+        """What is predicted, in words: ``"2 classes"``."""
+
+    @property
+    @abstractmethod
+    def by_class(self) -> bool:
+        """Whether examples have classes, by which they can be drawn evenly."""
+
+    # ---------------------------------------------------------------- the model
+
+    @property
+    @abstractmethod
+    def head(self) -> Head:
+        """What is put on the backbone."""
+
+    def load(
+        self,
+        source: ModelSource,
+        *,
+        image_size: int | None = None,
+        drop_path: float = 0.0,
+        imagenet: bool = False,
+        crop: bool = False,
+    ) -> LoadedModel:
+        """The model with a head for this task; see :func:`genft.models.load.load_model`."""
+        return load_model(
+            source,
+            self.head,
+            max_length=self.task.max_length,
+            image_size=image_size,
+            drop_path=drop_path,
+            imagenet=imagenet,
+            crop=crop,
+        )
+
+    # ---------------------------------------------------------------- examples
+
+    @abstractmethod
+    def encode(
+        self, split: Split, loaded: LoadedModel, *, augment: str = "none", several_passes: bool = False
+    ) -> Encoded:
+        """Examples as the model's input and target; see :func:`genft.data.encode.encode`."""
+
+    @abstractmethod
+    def collator(self, loaded: LoadedModel) -> Any:
+        """What makes a batch of encoded examples."""
+
+    # ---------------------------------------------------------------- predictions
+
+    @abstractmethod
+    def predictions(self, outputs: Array) -> Array:
+        """What is predicted, from the model's outputs."""
+
+    @abstractmethod
+    def compact(self, answers: Array) -> Array:
+        """Predictions or targets in the smallest type that holds them, for the store."""
+
+    @abstractmethod
+    def scores(self, predicted: Array, target: Array) -> dict[str, float]:
+        """Name → score of every metric that suits the task."""
+
+    @abstractmethod
+    def answer(self, outputs: Sequence[float]) -> Mapping[str, Any]:
+        """One prediction as ``genft predict`` writes it.
+
+        Args:
+            outputs: probabilities (classes,), or the value (1,) in a regression.
+        """

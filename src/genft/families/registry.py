@@ -1,0 +1,21 @@
+"""The families by name."""
+
+from __future__ import annotations
+
+from genft.data.task import Task
+from genft.errors import ConfigError, not_one_of
+from genft.families.classification import Classification
+from genft.families.family import Family
+
+FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classification,)}
+
+
+def get_family(task: Task) -> Family:
+    """How ``task`` is learned.
+
+    Raises:
+        ConfigError: no family has the name that the task gives.
+    """
+    if task.family not in FAMILIES:
+        raise ConfigError(not_one_of(f"task {task.name!r}: family", task.family, FAMILIES))
+    return FAMILIES[task.family](task)

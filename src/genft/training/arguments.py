@@ -1,0 +1,60 @@
+"""The arguments of ``transformers.Trainer`` for a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from genft.families.metrics import Metric
+from genft.runs.settings import Training
+from genft.training import ranks
+
+
+def training_arguments(
+    training: Training, metric: Metric, seed: int, folder: Path, *, evaluates: bool, name: str, max_steps: int = -1
+) -> TrainingArguments:
+    """One evaluation, checkpoint and log entry per epoch.
+
+    Args:
+        training: hyper-parameters.
+        metric: chooses the best epoch.
+        seed: of the order of the examples, of dropout and of augmentation.
+        folder: for checkpoints.
+        evaluates: whether there is a selecting split.
+        name: the run's name in trackers.
+        max_steps: where to stop before the last epoch; -1 for nowhere.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        run_name=name,
+        num_train_epochs=training.epochs,
+        max_steps=max_steps,
+        per_device_train_batch_size=training.batch_size // ranks.count(),
+        per_device_eval_batch_size=training.eval_batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        label_smoothing_factor=training.label_smoothing,
+        max_grad_norm=training.max_grad_norm,
+        bf16=training.precision == "bf16",
+        use_cpu=not torch.accelerator.is_available(),
+        seed=seed,
+        data_seed=seed,
+        eval_strategy="epoch" if evaluates else "no",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        load_best_model_at_end=evaluates,
+        metric_for_best_model=metric.name,
+        greater_is_better=metric.higher_is_better,
+        save_total_limit=2,  # the best and the last; with one, Trainer deletes the last when it ends
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+        average_tokens_across_devices=False,  # the loss is a mean over examples, as many in each process
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # not nn.DataParallel over all visible GPUs: torchrun is for that
+    return arguments

@@ -1,0 +1,101 @@
+"""Checkpoints that hold only what is trained, and the one from which an interrupted run resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from genft.errors import TrainingError, first_line
+from genft.models.parameters import trained_state
+from genft.training import ranks
+from genft.training.callbacks import StopOnNaN
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in ``folder``, the same in all processes; incomplete ones are removed."""
+    return ranks.share(_newest(folder) if ranks.is_first() else None)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The optimizer step of a checkpoint; 0 for none."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def _newest(folder: Path) -> Path | None:
+    for path in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True):
+        try:  # Trainer writes this file last
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return path
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(path)
+    return None
+
+
+class SmallCheckpoints(Trainer):
+    """``Trainer`` whose checkpoints hold the trained tensors alone; one that cannot be written ends the run."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.stop_on_nan = StopOnNaN()
+        super().__init__(**kwargs)
+        self.add_callback(self.stop_on_nan)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, SafetensorError, RuntimeError) as e:  # torch.save raises a RuntimeError
+            folder = Path(self.args.output_dir or "")
+            shutil.rmtree(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", ignore_errors=True)
+            why = getattr(e, "strerror", None) or first_line(e, type(e).__name__)
+            raise TrainingError(
+                f"{folder}: the checkpoint of step {self.state.global_step} cannot be written ({why}); "
+                f"{self.stop_on_nan.kept}"
+            ) from None
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # every process writes one, and trainer_state.json marks them complete
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save only what is trained; peft would otherwise ask the Hub about the vocabulary of the base."""
+        model: Any = self.model
+        folder = output_dir or str(self.args.output_dir)
+        os.makedirs(folder, exist_ok=True)
+        if self._trains_prompt:
+            save_file(trained_state(model), os.path.join(folder, SAFE_WEIGHTS_NAME))
+        elif isinstance(model, PeftModel):
+            model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            model.save_pretrained(folder, state_dict=trained_state(model))
+
+    @property
+    def _trains_prompt(self) -> bool:
+        """peft saves the prompt that an encoder makes, not the encoder, and training cannot resume from that."""
+        return isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._trains_prompt:
+            trained: Any = model or self.model
+            trained.load_state_dict(load_file(os.path.join(resume_from_checkpoint, SAFE_WEIGHTS_NAME)), strict=False)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if self._trains_prompt and best is not None:
+            self._load_from_checkpoint(best)
+        else:
+            super()._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that are not trained are not in a checkpoint, so there is nothing to warn about."""

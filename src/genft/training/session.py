@@ -1,0 +1,233 @@
+"""A model with a method on it: trained, scored, and let go."""
+
+from __future__ import annotations
+
+import gc
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction, TrainerCallback, set_seed
+
+from genft.bridge.layer import derived_settings
+from genft.data import Split
+from genft.data.encode import encode
+from genft.families.metrics import Array, Metric
+from genft.models.load import LoadedModel
+from genft.models.parameters import count_parameters
+from genft.runs.measured import History, Scores
+from genft.runs.store import pack
+from genft.training import ranks
+from genft.training.arguments import training_arguments
+from genft.training.attach import attach, targeted
+from genft.training.callbacks import Inferred, Stopwatch, Watch, Watcher, ignore
+from genft.training.loop import Loop
+from genft.training.prepared import PreparedRun
+from genft.training.samplers import longest_first
+from genft.training.schedule import EveryFew
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training measured: how it went, and the median seconds of a step."""
+
+    history: History
+    seconds_per_step: float
+
+    def then(self, second: Fitted) -> Fitted:
+        """With a second training up to the epoch that this one has chosen."""
+        history = self.history.model_copy(
+            update={
+                "steps": self.history.steps + second.history.steps,
+                "resumed_at": self.history.resumed_at + second.history.resumed_at,
+            }
+        )
+        return Fitted(history, second.seconds_per_step)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was measured on the reporting split: scores, and packed predictions and targets."""
+
+    scores: Scores
+    predictions: str
+    targets: str
+
+
+class Session:
+    """The base model of a run with the method on it, made from the run's seed.
+
+    Attributes:
+        loaded: the base model with its head.
+        model: the same with the method on it.
+        inferred: what model, method and data decided.
+    """
+
+    def __init__(self, prepared: PreparedRun, train: Split | None = None, watch: Watch = ignore) -> None:
+        """
+        Args:
+            prepared: the run.
+            train: the examples to train on, by default those that its protocol says.
+            watch: told of progress.
+        """
+        self.prepared, self.watch = prepared, watch
+        self.train = train or prepared.roles.train
+        set_seed(prepared.spec.seed)
+        training = prepared.training
+        self.loaded = prepared.family.load(
+            prepared.source,
+            image_size=training.image_size,
+            drop_path=training.drop_path,
+            imagenet=training.normalise == "imagenet",
+            crop=training.augment == "crop",
+        )
+        method, settings = prepared.method, prepared.spec.settings
+        steps = training.epochs * prepared.steps_per_epoch(self.train)
+        following = method.recipe.settings(self.loaded.model, steps)
+        following = {name: value for name, value in following.items() if name not in settings}
+        self.model = attach(self.loaded, method, {**settings, **following}, partial(_examples, prepared, self.loaded))
+        self.inferred = Inferred(
+            targets=dict(Counter(name.rpartition(".")[2] for name in targeted(self.model))),
+            settings=following | derived_settings(self.model, "default"),
+            head=self.loaded.trained_in_full,
+            counts=count_parameters(self.model, self.loaded.trained_in_full),
+            preprocessing=self.loaded.preprocessing,
+            device=_device(),
+            notes=self.loaded.notes,
+        )
+
+    def fit(
+        self,
+        select: Split | None,
+        checkpoints: Path,
+        trackers: Sequence[TrainerCallback] = (),
+        stop_after: int | None = None,
+    ) -> Fitted:
+        """Train to the best epoch on ``select``, resuming from the newest of ``checkpoints`` if there is any.
+
+        Args:
+            select: evaluated after every few epochs, as the protocol says, and after the last; None keeps the last.
+            checkpoints: their folder.
+            trackers: callbacks that watch from outside.
+            stop_after: the epoch after which to stop, on the schedule of all epochs.
+
+        Raises:
+            TrainingError: the loss became NaN, a checkpoint cannot be written, or the GPU's memory is too small.
+        """
+        prepared, stopwatch, metric = self.prepared, Stopwatch(), self.prepared.family.metric
+        callbacks = [
+            Watcher(self.watch),
+            stopwatch,
+            *prepared.method.recipe.callbacks(self.model),
+            EveryFew(prepared.protocol.every),
+            *trackers,
+        ]
+        self.loop = self._make_loop(select, checkpoints, callbacks, stop_after)
+        if not ranks.is_first():  # dropout of its own; the order of the examples has a generator of its own
+            set_seed(prepared.spec.seed + ranks.rank())
+        resumed_at = self.loop.train_or_resume(checkpoints)
+        epochs = _epochs(self.loop.state.log_history, metric)
+        best = _best(epochs, metric) or stop_after or prepared.training.epochs
+        history = History(epochs=epochs, best_epoch=best, steps=self.loop.state.global_step, resumed_at=resumed_at)
+        return Fitted(history, stopwatch.median)
+
+    def _make_loop(
+        self, select: Split | None, checkpoints: Path, callbacks: list[TrainerCallback], stop_after: int | None
+    ) -> Loop:
+        prepared, training, family = self.prepared, self.prepared.training, self.prepared.family
+        selecting = None if select is None else family.encode(select, self.loaded, several_passes=True)
+        return Loop(
+            family.encode(self.train, self.loaded, augment=training.augment, several_passes=True),
+            self.loaded.trained_in_full,
+            training,
+            prepared.method.recipe,
+            model=self.model,
+            args=training_arguments(
+                training,
+                family.metric,
+                prepared.spec.seed,
+                checkpoints,
+                evaluates=selecting is not None,
+                name=prepared.name,
+                max_steps=stop_after * prepared.steps_per_epoch(self.train) if stop_after else -1,
+            ),
+            eval_dataset=None if selecting is None else longest_first(selecting)[0],
+            data_collator=family.collator(self.loaded),
+            compute_metrics=self._selecting_score,
+            preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
+            callbacks=callbacks,
+        )
+
+    def score(self) -> Scored:
+        """Score the reporting split, and those that are scored beside it. The model must have been trained."""
+        family, metric = self.prepared.family, self.prepared.family.metric
+        predicted, target = self._predict(self.prepared.roles.report)
+        metrics = family.scores(predicted, target)
+        for name, split in self.prepared.roles.also.items():
+            metrics |= {f"{key} ({name})": value for key, value in family.scores(*self._predict(split)).items()}
+        scores = Scores(
+            metric=metric.name,
+            value=metrics[metric.name],
+            metrics=metrics,
+            interval=metric.interval(predicted, target),
+        )
+        return Scored(scores, pack(family.compact(predicted)), pack(family.compact(target)))
+
+    def close(self) -> None:
+        """Free the model, which its trainer refers to in circles."""
+        del self.loop, self.model, self.loaded
+        gc.collect()
+
+    def _predict(self, split: Split) -> tuple[Array, Array]:
+        outputs, target = self.loop.predict_arrays(self.prepared.family.encode(split, self.loaded))
+        return self.prepared.family.predictions(outputs), target
+
+    def _selecting_score(self, outcome: EvalPrediction) -> dict[str, float]:
+        outputs, target = (np.asarray(array) for array in (outcome.predictions, outcome.label_ids))
+        metric = self.prepared.family.metric
+        return {metric.name: metric.score(self.prepared.family.predictions(outputs), target)}
+
+
+def _epochs(log: Sequence[Mapping[str, float]], metric: Metric) -> list[dict[str, float]]:
+    """Per evaluation: the epoch, metric and loss on the selecting split, and the training loss."""
+    losses = {round(entry["epoch"]): entry["loss"] for entry in log if "loss" in entry}
+    return [
+        {
+            "epoch": round(entry["epoch"]),
+            metric.name: entry[f"eval_{metric.name}"],
+            "loss": entry["eval_loss"],
+            "train_loss": losses[round(entry["epoch"])],
+        }
+        for entry in log
+        if f"eval_{metric.name}" in entry
+    ]
+
+
+def _best(epochs: Sequence[Mapping[str, float]], metric: Metric) -> int | None:
+    """The epoch with the best metric, the first of equals as Trainer keeps it; None without any evaluation."""
+    choose = max if metric.higher_is_better else min
+    best = choose(epochs, key=lambda entry: entry[metric.name], default=None)
+    return int(best["epoch"]) if best else None
+
+
+def _examples(prepared: PreparedRun, loaded: LoadedModel, n: int) -> Iterator[dict[str, Any]]:
+    """``n`` training examples, drawn with the run's seed, as the model's inputs one by one."""
+    train = prepared.roles.train
+    drawn = np.random.default_rng(prepared.spec.seed).permutation(len(train))[:n]
+    data = encode([train.inputs[i] for i in drawn], None, loaded.preprocessing, loaded.tokenizer)
+    for i in range(len(data)):
+        yield {key: torch.as_tensor(value)[None] for key, value in data[i].items()}
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    else:
+        name = f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return name if ranks.count() == 1 else f"{ranks.count()} × {name}"
