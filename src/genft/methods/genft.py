@@ -47,6 +47,7 @@ HOMOGENEOUS = ("identity", "relu", "leaky_relu")
     config=GenFTConfig,
     paper="GenFT, arXiv 2506.11042",
     trains="factors that generate ΔW from W0: part shared by all layers, part of each weight",
+    group="paper",
 )
 class GenFT(WeightMethod[GenFTConfig]):
     """ΔW = scaling · σ2(σ1(ratio · W0 P1 Q1ᵀ)ᵀ P2 Q2ᵀ)ᵀ, and its two relatives."""

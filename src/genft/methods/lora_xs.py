@@ -46,6 +46,7 @@ class LoraXSConfig(AdapterConfig):
     config=LoraXSConfig,
     paper="LoRA-XS, arXiv 2405.17604",
     trains="an r × r matrix between the leading singular vectors of W0",
+    group="relative",
 )
 class LoraXS(SingularMethod[LoraXSConfig]):
     """ΔW = alpha / r · U_r Σ_r R V_rᵀ."""

@@ -47,6 +47,7 @@ class SSFConfig(AdapterConfig):
     config=SSFConfig,
     paper="SSF, arXiv 2210.08823",
     trains="a scale and a shift per output of every linear weight, normalisation and convolution",
+    group="relative",
 )
 class SSF(WeightMethod[SSFConfig]):
     """W = diag(γ) W0 and b = γ ⊙ b0 + β, with γ = 1 + scale_bias and β = shift_bias."""

@@ -69,6 +69,7 @@ class SVFTConfig(AdapterConfig):
     config=SVFTConfig,
     paper="SVFT, arXiv 2405.19597",
     trains="a sparse matrix between the singular vectors of every weight in a block",
+    group="relative",
 )
 class SVFT(SingularMethod[SVFTConfig]):
     """ΔW = U M Vᵀ."""

@@ -49,6 +49,7 @@ class VectorRates(Recipe):
     config=VectorFitConfig,
     paper="VectorFit, arXiv 2503.19530",
     trains="singular values and biases of every weight in a block, with adaptive vector freezing",
+    group="relative",
     recipe=VectorRates(),
 )
 class VectorFit(SingularMethod[VectorFitConfig]):

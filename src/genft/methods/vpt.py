@@ -74,6 +74,7 @@ class VPT(BlockMethod[VPTConfig]):
     config=VPTDeepConfig,
     paper="VPT, arXiv 2203.12119",
     trains="prompts at every block",
+    group="paper",
     kinds=("image",),
 )
 class VPTDeep(VPT):

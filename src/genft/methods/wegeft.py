@@ -58,6 +58,7 @@ class WeGeFTConfig(GenFTConfig):
     config=WeGeFTConfig,
     paper="WeGeFT, arXiv 2312.00700",
     trains="a linear map of W0, shared by all layers: GenFT's row stage alone",
+    group="relative",
 )
 class WeGeFT(GenFT):
     """ΔW = W0 φ ψ; φ starts as nn.Linear does, ψ at zero."""
