@@ -21,10 +21,11 @@ from families import FAMILIES, Family
 from genft import METHODS, MergeError, TargetError
 
 OURS = [name for name, info in METHODS.items() if info.family in ("weight", "block")]
+PROMPTS = ("vpt_deep", "vpt_shallow", "vfpt", "spt_deep")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in OURS},
     # images of five tokens: fifty prompts would drown them
-    **{name: (name, {"prompts": 4}) for name in ("vpt_deep", "vpt_shallow")},
+    **{name: (name, {"prompts": 4}) for name in PROMPTS},
     "mam": ("mam", {"prefix_length": 4, "prefix_hidden": 16}),
     "propetl_prefix": ("propetl_prefix", {"prefix_length": 4, "prefix_hidden": 16, "keep": 0.5}),
     "genft-nonlinear": ("genft", {"act_row": "leaky_relu", "act_col": "gelu", "dropout": 0.1}),
@@ -52,7 +53,7 @@ REFUSED = {
     },
     **{
         (method, family): "prompts of this method are for images"
-        for method in ("vpt_deep", "vpt_shallow")
+        for method in PROMPTS
         for family in ("bert", "deberta", "llama", "phi3", "gpt2", "t5")
     },
 }

@@ -130,6 +130,8 @@ COUNTED = {
     ("vtab1k", "linear"): 0,
     ("vtab1k", "bitfit"): 102_912,
     ("vtab1k", "vpt_deep"): 552_960,
+    ("vtab1k", "vfpt"): 460_800,
+    ("vtab1k", "spt_deep"): 184_320,
     ("vtab1k", "adapter"): 156_768,
     ("vtab1k", "adaptformer"): 156_768,
     ("vtab1k", "lora"): 294_912,
@@ -143,7 +145,17 @@ def test_methods_count_as_their_papers_say(methods: dict[tuple[str, str], counts
 
 def test_every_number_of_the_paper_is_met_or_explained(methods: dict[tuple[str, str], counts.MethodCount]) -> None:
     assert [key for key, c in methods.items() if not (c.agrees or c.note)] == []
-    explained = {"bitfit", "mam", "propetl_prefix", "propetl_lora", "propulsion", "full", "vpt_deep"}
+    explained = {
+        "bitfit",
+        "mam",
+        "propetl_prefix",
+        "propetl_lora",
+        "propulsion",
+        "full",
+        "vpt_deep",
+        "vfpt",
+        "spt_deep",
+    }
     assert {c.method for c in methods.values() if not c.agrees} == explained
 
 

@@ -224,7 +224,24 @@ def vpt_shallow(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
     return torch.cat([x[:, :1], x[:, 1 + len(p) :]], dim=1)
 
 
-@pytest.mark.parametrize("transcribed", [vpt_deep, vpt_shallow], ids=lambda f: f.__name__)
+def vfpt(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
+    """The first half of the prompts as Re Σ_jk P_jk exp(-2πi (a j / n + b k / d)), written out."""
+    transformed = []
+    for own in f:
+        p = own["prompts"]
+        n, d = len(p) // 2, p.shape[1]
+        angle = lambda k: 2 * torch.pi * torch.arange(k, dtype=F64)[:, None] * torch.arange(k, dtype=F64) / k  # noqa: E731
+        rows, columns = angle(n), angle(d)
+        first = torch.cos(rows) @ p[:n] @ torch.cos(columns) - torch.sin(rows) @ p[:n] @ torch.sin(columns)
+        transformed.append({"prompts": torch.cat([first, p[n:]])})
+    return vpt_deep(layers, x, transformed)
+
+
+def spt_deep(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
+    return vpt_deep(layers, x, f)
+
+
+@pytest.mark.parametrize("transcribed", [vpt_deep, vpt_shallow, vfpt, spt_deep], ids=lambda f: f.__name__)
 def test_prompts_on_vit(transcribed: Callable[..., Tensor]) -> None:
     base, model = adapted("vit", transcribed.__name__)
     pixels = FAMILIES["vit"].batch()["pixel_values"].to(F64)
@@ -320,6 +337,8 @@ def vit() -> nn.Module:
         (vit, "adaptformer", {"bottleneck": 8}, 156_768),
         (vit, "vpt_shallow", {}, 76_800),
         (vit, "vpt_deep", {"prompts": 60}, 552_960),
+        (vit, "vfpt", {"prompts": 50}, 460_800),
+        (vit, "spt_deep", {}, 184_320),
         (roberta, "houlsby", {"bottleneck": 200, "layer_norms": "last"}, 7_414_464),
         (roberta, "houlsby", {"bottleneck": 200}, 7_432_896),
         (roberta, "propetl_adapter", {}, 1_179_648 + 99_136),
