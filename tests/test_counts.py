@@ -132,6 +132,7 @@ COUNTED = {
     ("vtab1k", "vpt_deep"): 552_960,
     ("vtab1k", "vfpt"): 460_800,
     ("vtab1k", "spt_deep"): 184_320,
+    ("vtab1k", "vapt"): 55_608,
     ("vtab1k", "adapter"): 156_768,
     ("vtab1k", "adaptformer"): 156_768,
     ("vtab1k", "lora"): 294_912,
@@ -155,6 +156,7 @@ def test_every_number_of_the_paper_is_met_or_explained(methods: dict[tuple[str, 
         "vpt_deep",
         "vfpt",
         "spt_deep",
+        "vapt",
     }
     assert {c.method for c in methods.values() if not c.agrees} == explained
 

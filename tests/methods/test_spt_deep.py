@@ -12,6 +12,9 @@ from torch import Tensor
 
 from families import FAMILIES
 from genft import METHODS
+from genft.data.preprocessing import Preprocessing
+from genft.models.load import LoadedModel
+from genft.training.attach import attach
 
 
 @pytest.mark.parametrize(("family", "blocks"), [("vit", "vit.layers"), ("timm", "timm_model.blocks")])
@@ -45,3 +48,15 @@ def test_prompts_start_as_tokens_of_training_images(family: str, blocks: str) ->
         assert own.requires_grad
     model.train()(**f.batch()).loss.backward()
     assert all(p.grad is not None for p in prompts.values())
+
+
+def test_a_run_starts_so() -> None:
+    """``attach`` asks the recipe once the adapter is on the model."""
+    f = FAMILIES["vit"]
+    loaded = LoadedModel(None, f.build(), None, Preprocessing(kind="image"), ("classifier",))  # type: ignore[arg-type]
+    image = f.batch()["pixel_values"][:1]
+    model: Any = attach(loaded, METHODS["spt_deep"], {"prompts": 3}, lambda n: [{"pixel_values": image}])
+    with torch.no_grad():
+        patches = f.build().vit.embeddings(image)[0, 1:]
+    first = next(iter(model.base_model.own_parameters("default").values()))
+    assert torch.cdist(first.detach(), patches).min(dim=1).values.max() < 1e-4

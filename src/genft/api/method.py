@@ -260,8 +260,9 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         """Keys and values (tokens, width) that every token of the block attends to as well."""
         raise NotImplementedError
 
-    def prompts(self, f: Factors, *, training: bool) -> Tensor | None:
-        """Tokens (tokens, width) put after the first token of the block's input, if any."""
+    def prompts(self, x: Tensor, f: Factors, *, training: bool) -> Tensor | None:
+        """Tokens put after the first token of the block's input x (batch, tokens, width), if any: (prompts, width), or
+        (batch, prompts, width) if they differ from example to example."""
         raise NotImplementedError
 
     def spent_prompts(self, site: BlockSite) -> int:

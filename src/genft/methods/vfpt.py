@@ -52,7 +52,7 @@ class VFPT(VPTDeep):
 
     config: VFPTConfig
 
-    def prompts(self, f: Factors, *, training: bool) -> Float[Tensor, "p d"]:
+    def prompts(self, x: Float[Tensor, "b t d"], f: Factors, *, training: bool) -> Float[Tensor, "p d"]:
         p = F.dropout(f["prompts"], self.config.dropout, training)
         n = floor(self.config.fourier * len(p))
         if n == 0:
