@@ -9,7 +9,7 @@ import pytest
 
 from benchmark_data import save_fgvc, save_glue, save_vtab
 from genft import ConfigError, DataError, hub
-from genft.data import find_tasks, load_suite, load_task, read
+from genft.data import find_tasks, layout, load_suite, load_task, read
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_the_hubs_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     table = pd.DataFrame({"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [2, 0], "idx": [0, 1]})
     for name in ("train", "validation_matched", "validation_mismatched", "test_matched"):
         table.to_parquet(tmp_path / f"hub/mnli/{name}-00000-of-00001.parquet")
-    monkeypatch.setattr(hub, "fetch_data", lambda repo, patterns: tmp_path / "hub")
+    monkeypatch.setattr(layout, "fetch_data", lambda repo, patterns: tmp_path / "hub")
     data = read(load_task("mnli"))
     assert set(data.splits) == {"train", "validation", "mismatched"}
     assert data.splits["mismatched"].inputs == (("a", "c"), ("b", "d"))
@@ -221,5 +221,5 @@ def test_the_hubs_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     save_vtab(tmp_path / "packed" / "vtab-1k" / "eurosat")
     shutil.make_archive(str(tmp_path / "snapshot" / "vtab-1k"), "gztar", tmp_path / "packed")
-    monkeypatch.setattr(hub, "fetch_data", lambda repo, patterns: tmp_path / "snapshot")
+    monkeypatch.setattr(layout, "fetch_data", lambda repo, patterns: tmp_path / "snapshot")
     assert len(read(load_task("eurosat")).splits["train"]) == 20

@@ -58,7 +58,7 @@ COMMANDS = {
         Entry("list", "genft.cli.listing:list_", "List the methods, the tasks or the packaged models.", _LOOK),
         Entry("params", "genft.cli.params:params", "Count what the paper's presets train, beside its numbers.", _LOOK),
         Entry("show", "genft.cli.show:show", "Draw what training did to the weights.", _LOOK),
-        Entry("data", "genft.cli.data:data", "Check the data of benchmarks.", _LOOK),
+        Entry("data", "genft.cli.data:data", "Check data before training.", _LOOK),
         Entry("merge", "genft.cli.merge:merge", "Fold an adapter into its base model.", _HAND_OVER),
         Entry("to-lora", "genft.cli.to_lora:to_lora", "Write an adapter as a standard LoRA adapter.", _HAND_OVER),
     )

@@ -59,7 +59,16 @@ class ReadingOptions(Options):
     encoding: str = option("The encoding of text files.", "utf-8")
 
 
-class TaskOptions(ReadingOptions, DataRootOptions):
+class OwnDataOptions(ReadingOptions):
+    """What a file or a folder of one's own holds."""
+
+    label_column: str | None = option("The column with the answer.", None, shown_default="label")
+    validation: Path | None = option("Rows that select the epoch.", None, shown_default="a tenth of the training rows")
+    test: Path | None = option("Rows that are reported.", None, shown_default="a fifth of the training rows")
+    regression: bool = option("The answer is a number, not a class.", False)
+
+
+class TaskOptions(OwnDataOptions, DataRootOptions):
     """One task, by its name or as a file of one's own."""
 
     task: str = argument(
@@ -67,10 +76,6 @@ class TaskOptions(ReadingOptions, DataRootOptions):
         "images (class folders, or train, val and test with class folders in them).",
         metavar="TASK|FILE",
     )
-    label_column: str | None = option("The column with the answer.", None, shown_default="label")
-    validation: Path | None = option("Rows that select the epoch.", None, shown_default="a tenth of the training rows")
-    test: Path | None = option("Rows that are reported.", None, shown_default="a fifth of the training rows")
-    regression: bool = option("The answer is a number, not a class.", False)
     metric: str | None = option(
         "What selects the epoch and is reported: accuracy, macro_f1, f1 (two classes) or matthews; for numbers "
         "pearson or spearman.",

@@ -54,10 +54,16 @@ class Cost(Record):
 
 
 class Provenance(Record):
-    """What the run was made from, with and on; ``started`` is in UTC."""
+    """What the run was made from, with and on; ``started`` is in UTC.
+
+    Attributes:
+        input_fingerprint: a hash of what makes examples the model's input (tokenizer or image processor, content of
+            images); None for results of a genft that did not record it.
+    """
 
     model_fingerprint: str
     data_fingerprint: str
+    input_fingerprint: str | None = None
     device: str
     versions: dict[str, str]
     started: str
