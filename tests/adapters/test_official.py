@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 import transformers as hf
 import yaml
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genft import AdapterFileError, ConfigError, GenFTConfig
-from genft.adapters.official import import_official, is_official, what_it_is
+from genft.adapters.official import import_official
+from genft.methods.genft_config import is_official, what_it_is
 from official_genft import Generator, specific_product
 
 D, SHARED_DIM, SPECIFIC = 16, 3, 2
@@ -179,6 +181,22 @@ def test_a_folder_of_theirs_is_recognised() -> None:
     assert not is_official(GenFTConfig().to_dict())
     assert not is_official({"peft_type": "LORA", "generator_share_dim": 3})
     assert "genft import-official there --base MODEL --out DIR" in what_it_is("there")
+
+
+def test_a_folder_of_theirs_met_by_peft_is_one_sentence(tmp_path: Path) -> None:
+    write_texts(tmp_path / "theirs", base_model_name_or_path="roberta-base")
+    where = re.escape(str(tmp_path / "theirs"))
+    sentence = (
+        rf"^{where}: this adapter was saved by the GenFT authors' own code, .*; "
+        rf"convert it with `genft import-official {where} --base roberta-base --out DIR`$"
+    )
+    with pytest.raises(AdapterFileError, match=sentence):
+        PeftModel.from_pretrained(roberta(), tmp_path / "theirs")
+    adapted = get_peft_model(roberta(), GenFTConfig(task_type="SEQ_CLS"))
+    with pytest.raises(AdapterFileError, match=sentence):
+        adapted.load_adapter(str(tmp_path / "theirs"), "second")
+    with pytest.raises(AdapterFileError, match=r"genft import-official FOLDER --base roberta-base --out DIR`$"):
+        PeftConfig.from_pretrained(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from genft.api.method import Site
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import AdapterFileError, ConfigError, first_line
 from genft.methods.genft import GenFTConfig
+from genft.methods.genft_config import is_official
 
 ADAPTER = "default"
 ACTIVATIONS = {"relu": "relu", "leakyrelu": "leaky_relu", "gelu": "gelu", "tanh": "tanh"}
@@ -40,19 +41,6 @@ SHARED = {"1_a": "u_in", "1_b": "u_out", "2_a": "v_in", "2_b": "v_out"}
 
 _SHARED_KEY = re.compile(r"(?:^|.*\.)genft_share_([12]_[ab])\.linear\.(weight|bias)$")
 _PAIR_KEY = re.compile(r"^(.*?)\.?genft_individual_weight_([ab])(?:\.default)?$")
-
-
-def is_official(config: Mapping[str, Any]) -> bool:
-    """Whether the content of an adapter_config.json was written by the authors' fork of peft, and not by us."""
-    return config.get("peft_type") == "GENFT" and "generator_share_dim" in config
-
-
-def what_it_is(folder: str | Path) -> str:
-    """One sentence for whoever meets such a folder where an adapter of ours is expected."""
-    return (
-        f"{folder}: this adapter was saved by the GenFT authors' own code, whose files differ from this package's; "
-        f"convert it with `genft import-official {folder} --base MODEL --out DIR`"
-    )
 
 
 @dataclass
