@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from genft import METHODS, ConfigError, GenFTConfig, counts, published
+from genft.catalogue import is_current, read_catalogue
 from genft.cli import app
 
 PRINTED = {
@@ -154,10 +155,10 @@ def test_every_printed_method_that_genft_has_is_counted(methods: dict[tuple[str,
 
 
 def test_the_list_of_methods_shows_what_they_train() -> None:
-    """After adding a method: ``python -c "from genft.counts import write_listed; write_listed()"``."""
-    assert {m: {k: n for k, n in row.items() if n is not None} for m, row in counts.listed_counts().items()} == (
-        counts.count_listed()
-    )
+    """After adding a method: ``python -c "from genft.counts import write_catalogue; write_catalogue()"``."""
+    assert read_catalogue() == counts.make_catalogue()
+    assert is_current(read_catalogue())
+    assert [method.name for method in read_catalogue().methods] == list(METHODS)
 
 
 def test_methods_are_a_table_too(

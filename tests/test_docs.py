@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from genft.cli.commands import COMMANDS, load
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +54,25 @@ def test_links_lead_somewhere(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)", text):
         if not target.startswith("http"):
             assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def commands() -> list[str]:
+    """Every line of the documentation that calls genft, as it is typed: after a prompt, or with a command's name."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lines = [line.strip() for page in pages for line in page.read_text().replace("\\\n", " ").splitlines()]
+    is_typed = re.compile(rf"\$ genft |genft ({'|'.join(COMMANDS)})( |$)")
+    typed = [line.removeprefix("$ ") for line in lines if is_typed.match(line)]
+    return list(dict.fromkeys(typed))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_of_the_documentation_has_these_options(line: str) -> None:
+    words = shlex.split(line.partition("  #")[0])[1:]
+    command = load(COMMANDS[words[0]])
+    command = getattr(command, "commands", {}).get(words[1], command) if len(words) > 1 else command
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+    assert [option for option in options if option not in known] == []
 
 
 def test_example_text_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

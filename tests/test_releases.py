@@ -108,7 +108,7 @@ sys.argv = ["genft", "--help"]
 shown = io.StringIO()
 try:
     with contextlib.redirect_stdout(shown):
-        runpy.run_module("genft", run_name="__main__", alter_sys=True)
+        runpy.run_module("genft_cli", run_name="__main__", alter_sys=True)
 except SystemExit as end:
     assert not end.code, end.code
 assert "train" in shown.getvalue()

@@ -6,16 +6,18 @@ Importing ``genft`` registers its methods with ``peft``; from then on peft's own
     from peft import get_peft_model
 
     model = get_peft_model(model, GenFTConfig(task_type="SEQ_CLS"))
+
+In the process of the ``genft`` command nothing is registered before a command needs it (see ``genft_cli``). The names
+below are looked up on first use.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
+import pkgutil
+import sys
+from typing import TYPE_CHECKING, Any
 
-from genft.adapters.saved import Trained
-from genft.adapters.saved import load as _load
-from genft.bridge.fingerprint import allow_other_base
-from genft.bridge.register import register_all
 from genft.errors import (
     AdapterFileError,
     BaseMismatchError,
@@ -26,32 +28,18 @@ from genft.errors import (
     TargetError,
     TrainingError,
 )
-from genft.methods import METHODS, get_method
-from genft.methods.adaptformer import AdaptFormerConfig
-from genft.methods.bitfit import BitFitConfig
-from genft.methods.genft import GenFTConfig
-from genft.methods.lora_slices import LoraSlicesConfig
-from genft.methods.vectorfit import VectorFitConfig
+
+if TYPE_CHECKING:
+    from genft.adapters.saved import load as load_adapter
+    from genft.bridge.fingerprint import allow_other_base
+    from genft.methods import METHODS, get_method
+    from genft.methods.adaptformer import AdaptFormerConfig
+    from genft.methods.bitfit import BitFitConfig
+    from genft.methods.genft import GenFTConfig
+    from genft.methods.lora_slices import LoraSlicesConfig
+    from genft.methods.vectorfit import VectorFitConfig
 
 __version__ = "0.1.0"
-
-register_all(METHODS.values())
-
-
-def load_adapter(folder: str | Path, base: str | None = None) -> Trained:
-    """Load a folder that ``genft train`` saved on its base model, ready for ``.predict(...)``.
-
-    Args:
-        folder: the saved adapter.
-        base: another place of the same base model; by default the one that the adapter names.
-
-    Raises:
-        AdapterFileError: a file is missing or damaged.
-        BaseMismatchError: the base is not the model that the adapter was trained on.
-        ConfigError: the base cannot be found.
-    """
-    return _load(folder, base)
-
 
 __all__ = [
     "METHODS",
@@ -72,3 +60,32 @@ __all__ = [
     "get_method",
     "load_adapter",
 ]
+
+#: Where the names that need peft are defined.
+_HOMES = {
+    "METHODS": "genft.methods:METHODS",
+    "AdaptFormerConfig": "genft.methods.adaptformer:AdaptFormerConfig",
+    "BitFitConfig": "genft.methods.bitfit:BitFitConfig",
+    "GenFTConfig": "genft.methods.genft:GenFTConfig",
+    "LoraSlicesConfig": "genft.methods.lora_slices:LoraSlicesConfig",
+    "VectorFitConfig": "genft.methods.vectorfit:VectorFitConfig",
+    "allow_other_base": "genft.bridge.fingerprint:allow_other_base",
+    "get_method": "genft.methods:get_method",
+    "load_adapter": "genft.adapters.saved:load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = pkgutil.resolve_name(_HOMES[name])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if "genft_cli" not in sys.modules:
+    importlib.import_module("genft.bridge")  # which registers every method with peft

@@ -6,20 +6,20 @@ device, without weights, and asked what they would train.
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import peft
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
-from genft import published
+from genft import catalogue, published
 from genft.api.settings import parse_settings
+from genft.catalogue import Catalogue, Listed
 from genft.errors import ConfigError, not_one_of
 from genft.methods import METHODS, MethodInfo
 from genft.methods.genft import GenFTConfig
@@ -47,8 +47,6 @@ FIGURE_SPECIFIC_DIM = 2
 
 def vit_base(classes: int) -> PreTrainedModel:
     """timm's ``vit_base_patch16_224``, with fused qkv, as transformers wraps it."""
-    from transformers import AutoConfig, AutoModelForImageClassification
-
     skip = {"weight_init": "skip"}
     config = AutoConfig.for_model(
         "timm_wrapper", architecture="vit_base_patch16_224", num_labels=classes, model_args=skip
@@ -58,15 +56,11 @@ def vit_base(classes: int) -> PreTrainedModel:
 
 def vit_base_unfused(classes: int) -> PreTrainedModel:
     """transformers' ViT-B/16 (its configuration's defaults), with q and v in weights of their own."""
-    from transformers import AutoConfig, AutoModelForImageClassification
-
     return AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", num_labels=classes))
 
 
 def roberta_base(classes: int) -> PreTrainedModel:
     """RoBERTa-base with transformers' classification head."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
     sizes = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
     config = AutoConfig.for_model("roberta", num_labels=classes, **sizes)
     return AutoModelForSequenceClassification.from_config(config)
@@ -240,36 +234,28 @@ def count_methods() -> list[MethodCount]:
 
 
 #: The architectures of ``genft list methods``: the kind of their inputs, and how they are built.
-#: What :func:`write_listed` has counted, for ``genft list methods``.
-LISTED_FILE = Path(__file__).with_suffix(".csv")
 LISTED = {"ViT-B/16": ("image", vit_base), "RoBERTa-base": ("text", roberta_base)}
 
 
-def count_listed() -> dict[str, dict[str, int]]:
-    """Method → architecture → what it trains there beside the head, with its default settings."""
-    return {
-        info.name: {
-            name: count_method(info, {}, build).adapter for name, (kind, build) in LISTED.items() if kind in info.kinds
-        }
+def make_catalogue() -> Catalogue:
+    """The registry as ``genft list methods`` shows it, with what each method trains by default on :data:`LISTED`."""
+    methods = (
+        Listed(
+            **{name: getattr(info, name) for name in Listed.model_fields if name != "parameters"},
+            parameters={
+                name: count_method(info, {}, build).adapter
+                for name, (kind, build) in LISTED.items()
+                if kind in info.kinds
+            },
+        )
         for info in METHODS.values()
-    }
+    )
+    return Catalogue(files=catalogue.method_files(), methods=tuple(methods))
 
 
-def listed_counts() -> dict[str, dict[str, int | None]]:
-    """Method → architecture → the stored count, or None if the method does not work on that kind of input."""
-    with LISTED_FILE.open(encoding="utf-8", newline="") as file:
-        return {
-            row.pop("method"): {name: int(count) if count else None for name, count in row.items()}
-            for row in csv.DictReader(file)
-        }
-
-
-def write_listed() -> None:
-    """Renew the file that ``genft list methods`` reads; a test compares it with :func:`count_listed`."""
-    with LISTED_FILE.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["method", *LISTED])
-        rows.writerows([method, *(found.get(name, "") for name in LISTED)] for method, found in count_listed().items())
+def write_catalogue() -> None:
+    """Renew the file that ``genft list methods`` reads; a test compares it with :func:`make_catalogue`."""
+    catalogue.FILE.write_text(make_catalogue().model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def paper_table(benchmark: str) -> Table:

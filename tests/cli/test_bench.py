@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.test_cli import ok, refused
+from genft.data import TaskData
 
 QUICK = ("--epochs", 1, "--batch-size", 16)
 
@@ -31,6 +32,9 @@ def test_a_plan_is_shown_before_anything_runs(suite: Path, bert: Path, tmp_path:
 
 def test_runs_are_compared_and_not_repeated(suite: Path, bert: Path, tmp_path: Path) -> None:
     words = ("bench", suite, "-m", bert, "--methods", "linear", "--seeds", "0", *QUICK, "--out", tmp_path / "runs")
+    shown = ok(*words)
+    for expected in ("with ", "protocol holdout: accuracy × 100", "trained parameters, time and memory"):
+        assert expected in shown
     results = json.loads(ok(*words, "--json"))
     assert [(r["task"], r["method"], r["seed"]) for r in results] == [("tickets", "linear", 0), ("mails", "linear", 0)]
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs" / "results").glob("*.json")}
@@ -60,6 +64,26 @@ def test_mistakes_are_one_sentence(
     assert error.count("\n") == 1
 
 
+def test_a_task_without_its_split_is_left_out(suite: Path, reviews: Path, bert: Path, tmp_path: Path) -> None:
+    """A suite in which one task lacks the split that the protocol needs: the others go on, and this is told."""
+    from genft import ConfigError
+    from genft.cli import request
+
+    real = request.assign_roles
+
+    def assign(data: TaskData, *options: object) -> object:
+        if data.task.name == "mails":
+            raise ConfigError("protocol 'holdout': split 'test' is not in mails")
+        return real(data, *options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request, "assign_roles", assign)
+        words = ("bench", suite, "-m", bert, "--methods", "linear", "--seeds", "0", "--dry-run")
+        shown = ok(*words, "--out", tmp_path / "runs")
+    assert "left out mails: protocol 'holdout': split 'test' is not in mails" in shown
+    assert "runs      1, of which 0 are finished" in shown
+
+
 def test_an_unknown_suite(bert: Path, tmp_path: Path) -> None:
     assert "task: 'gleu' is not known" in refused("bench", "gleu", "-m", bert, "--out", tmp_path)
 
@@ -78,4 +102,4 @@ def test_one_process_is_enough(
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = {"bench": (suite,), "study": ("rank", suite), "search": ("bbc-news",)}[name]
     error = refused(name, *words, "-m", bert, "--out", tmp_path / "runs")
-    assert f"{name}: is one process; torchrun and accelerate are for genft train" in error
+    assert f"{name}: runs in one process; torchrun and accelerate are for `genft train`" in error

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from genft import DataError, __version__
+from genft import DataError, __version__, load_adapter
 from genft.cli import app, demo
 from genft.data import load_task
 from genft.methods import METHODS
@@ -105,24 +105,36 @@ def test_limited_runs_say_so(reviews: Path, bert: Path, tmp_path: Path) -> None:
     assert "limited data: not comparable" in shown
 
 
-def test_predict_writes_rows_and_labels(trained: Path, tmp_path: Path) -> None:
+def test_predict_writes_rows_labels_and_probabilities(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     new = save_reviews(tmp_path / "new.csv", rows=25, seed=7)
     shown = ok("predict", trained, "--input", new)
-    assert "5 more rows" in shown
+    assert "The first 20 of 25 rows." in shown
+    assert "All 25 rows with their predictions: new.predicted.csv" in shown
     ok("predict", trained, "--input", new, "--output", tmp_path / "out.csv")
+    assert (tmp_path / "new.predicted.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     found = json.loads(ok("predict", trained, "--input", new, "--json"))
     assert [row["predicted"] for row in rows] == [row["predicted"] for row in found]
     assert len(found) == 25
+    for row, answer in zip(rows, found, strict=True):
+        of_class = answer["probabilities"]
+        assert list(of_class) == ["bad", "good"]
+        assert sum(of_class.values()) == pytest.approx(1)
+        assert answer["probability"] == of_class[answer["predicted"]] == max(of_class.values())
+        assert {name: float(row[f"probability of {name}"]) for name in of_class} == of_class
     assert all(row["predicted"] in ("bad", "good") and 0.5 <= row["probability"] <= 1 for row in found)
     assert [row["text"] for row in rows] == [row["text"] for row in found]
 
 
 def test_predict_with_other_column_names(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "new.jsonl").write_text('{"review": "good w1"}\n')
-    assert "'text' is missing; allowed: review" in refused("predict", trained, "--input", tmp_path / "new.jsonl")
-    ok("predict", trained, "--input", tmp_path / "new.jsonl", "--text-column", "review")
+    error = refused("predict", trained, "--input", tmp_path / "new.jsonl")
+    assert "'text' is missing; allowed: review; name the column with --text-column" in error
+    ok("predict", trained, "--input", tmp_path / "new.jsonl", "--text-column", "review", "--json")
 
 
 def test_predict_images(images: Path, timm_vit: Path, tmp_path: Path) -> None:
@@ -194,7 +206,20 @@ def test_lists() -> None:
         (("train", "bbc-news", "-m", "x", "--text-column", "a"), "--text-column: for files of your own"),
         (("train", "bbc-news", "-m", "./nowhere"), "model: the folder ./nowhere does not exist"),
         (("list", "methods", "genfft"), "method: 'genfft' is not known;"),
-        (("predict", "nowhere", "--input", "x.csv"), "nowhere/genft_task.json: is missing"),
+        (("predict", "nowhere", "--input", "x.csv"), "nowhere: does not exist"),
+        (("predict", "nowhere"), "--input: is missing; name a file with rows"),
+        (("show", "nowhere"), "nowhere: does not exist"),
+        (("merge", "nowhere", "--out", "x"), "nowhere: does not exist"),
+        (("train", "bbcnews", "-m", "x"), "task: 'bbcnews' is not known;"),
+        (("train", "tickets.cvs", "-m", "x"), "tickets.cvs: does not exist"),
+        (("train", "x", "-m", "x", "--lr", "1e-3"), "--lr: is called --learning-rate here"),
+        (("train", "x", "-m", "x", "--learning_rate=1e-3"), "--learning_rate: is called --learning-rate here"),
+        (("train", "x", "-m", "x", "--device", "cuda"), "CUDA_VISIBLE_DEVICES"),
+        (("train", "x", "-m", "x", "--output-dir", "o"), "--output-dir: is called --out here"),
+        (("train", "--dataset", "x", "-m", "x"), "--dataset: name the task or the file as the first argument"),
+        (("train", "x", "-m", "x", "--lora-r", "4"), "use --set r=VALUE"),
+        (("list", "method"), "list: 'method' is not known; allowed: methods, tasks, models; nearest: 'methods'"),
+        (("list", "tasks", "glue"), "list tasks: takes no name (received 'glue')"),
     ],
 )
 def test_mistakes_are_one_sentence(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -217,13 +242,60 @@ def test_an_output_that_cannot_be_written(reviews: Path, bert: Path, tmp_path: P
     assert "cannot be written" in refused("train", reviews, "--model", bert, "--out", tmp_path / "file" / "x")
 
 
+def test_the_nearest_file_and_folder_are_named(trained: Path, reviews: Path) -> None:
+    wrong = reviews.with_suffix(".cvs")
+    assert f"{wrong}: does not exist; nearest: '{reviews.name}'" in refused("train", wrong, "-m", "x")
+    near = trained.with_name(trained.name[:-1])
+    assert f"{near}: does not exist; nearest: '{trained}'" in refused("predict", near, "--input", reviews)
+
+
+@pytest.fixture
+def three_classes(tmp_path: Path) -> Path:
+    path = tmp_path / "tickets.csv"
+    path.write_text(
+        "text,label\n" + "".join(f"w{n} ticket,{('billing', 'login', 'refund')[n % 3]}\n" for n in range(60))
+    )
+    return path
+
+
+def test_a_metric_that_does_not_fit_the_classes_is_refused_before_any_work(three_classes: Path, bert: Path) -> None:
+    words = ("train", three_classes, "-m", bert, "--out", three_classes.parent)
+    error = refused(*words, "--metric", "f1")
+    assert "metric: 'f1' cannot score this task (it needs 2 classes); allowed: accuracy, macro_f1" in error
+    assert "nearest: 'f1'" not in refused(*words, "--metric", "f2")
+    assert "query ×2" not in error
+
+
+def test_a_protocol_of_another_suite_is_refused(three_classes: Path, bert: Path) -> None:
+    words = ("train", three_classes, "-m", bert, "--out", three_classes.parent)
+    error = refused(*words, "--protocol", "val200")
+    assert (
+        "protocol: 'val200' is for vtab1k, and tickets belongs to no benchmark; allowed: holdout, validation" in error
+    )
+
+
+def test_labels_that_join_several_are_refused(three_classes: Path, bert: Path) -> None:
+    three_classes.write_text(three_classes.read_text() + "both,billing;refund\n")
+    error = refused("train", three_classes, "-m", bert, "--out", three_classes.parent)
+    assert "labels such as 'billing;refund' look like several labels in one" in error
+    assert error.count("\n") == 1
+
+
+def test_explain_calls_an_inferred_metric_inferred(three_classes: Path, bert: Path) -> None:
+    run = json.loads(ok("explain", three_classes, "-m", bert, "--json"))["Run"]
+    assert run["metric"] == {"value": "accuracy", "from": "default for classes"}
+    assert run["text columns"] == {"value": ["text"], "from": "default"}
+    run = json.loads(ok("explain", three_classes, "-m", bert, "--metric", "macro_f1", "--json"))["Run"]
+    assert run["metric"] == {"value": "macro_f1", "from": "command line"}
+
+
 def test_ctrl_c_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    import genft.data
+    from genft.cli import request
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(genft.data, "load_task", interrupt)
+    monkeypatch.setattr(request, "load_task", interrupt)
     result = call("train", "bbc-news", "-m", "x")
     assert result.exit_code == 130
     assert result.stderr.startswith("interrupted: ")
@@ -262,3 +334,13 @@ def test_errors_survive_processes() -> None:
     import pickle
 
     assert str(pickle.loads(pickle.dumps(DataError("a.csv: is empty")))) == "a.csv: is empty"
+
+
+def test_a_list_of_texts_is_a_list_of_texts(trained: Path) -> None:
+    adapter = load_adapter(trained)
+    texts = ["good w1 w2", "bad w3"]
+    assert adapter.predict(texts).tolist() == adapter.predict([(text,) for text in texts]).tolist()
+    with pytest.raises(DataError, match="received one text; give a list of texts"):
+        adapter.predict("good w1")
+    with pytest.raises(DataError, match=r"inputs\[1\]: has 2 values; allowed: text"):
+        adapter.predict(["good", ("good", "bad")])

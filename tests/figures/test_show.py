@@ -277,7 +277,7 @@ def test_what_has_no_delta_is_said(bert: Path, tmp_path: Path) -> None:
             read_subject(tmp_path / str(n), num_labels=2)
     result = call("show", tmp_path / "nowhere")
     assert result.exit_code == 2
-    assert "nowhere: is not a folder with a saved adapter" in result.stderr
+    assert "nowhere: does not exist" in result.stderr
 
 
 def test_another_base_is_refused(adapters: dict[str, Path], tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import fake_store
 from genft.api.settings import full_settings
 from genft.cli import app
-from genft.cli.options import takes_a_run
+from genft.cli.declare import takes_options
+from genft.cli.request import RunOptions, build_request
 from genft.methods import get_method
 from genft.report.collect import read_boards
 from genft.report.command import command
@@ -124,7 +125,12 @@ def test_the_command_beside_a_run_repeats_it(tmp_path: Path, task: str, method: 
     assert words[:2] == ["genft", "train"]
     requests: list[Request] = []
     commands = typer.Typer()
-    commands.command()(takes_a_run(lambda request: requests.append(request)))
+
+    @commands.command()
+    @takes_options
+    def collect(run: RunOptions) -> None:
+        requests.append(build_request(run))
+
     done = CliRunner().invoke(commands, words[2:], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     again, wanted = requests[0].spec, RunSpec.model_validate(run.spec)

@@ -10,7 +10,8 @@ import pytest
 
 from genft import ConfigError, DataError
 from genft.models.parameters import Counts
-from genft.report.terminal import comparison, count, duration, size
+from genft.report.style import count, duration, size
+from genft.report.terminal import comparison
 from genft.runs.measured import Cost, Failure, History, Provenance, Result, Scores
 from genft.runs.store import Store, pack, unpack
 

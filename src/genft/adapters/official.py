@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from peft import PeftModel, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from genft.api.method import Site
 from genft.bridge.weight.layer import WeightLayer
@@ -121,8 +123,6 @@ def _read_texts(folder: Path) -> Published:
 
 
 def _read_images(folder: Path) -> Published:
-    import yaml
-
     try:
         arguments = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
     except OSError:
@@ -216,8 +216,6 @@ def _sorted_out(
 
 def _load(base: str, published: Published) -> nn.Module:
     """The base model, with a head as wide as theirs."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
-
     if published.task_type == "CAUSAL_LM":
         return AutoModelForCausalLM.from_pretrained(base)
     biases = [tensor for name, tensor in published.rest.items() if name.endswith(".bias")]

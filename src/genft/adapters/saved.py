@@ -32,7 +32,7 @@ from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
 from genft.data import Task
 from genft.data.encode import Encoded, encode
-from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, first_line
+from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
 from genft.families.registry import get_family
 from genft.models.load import LoadedModel
 from genft.models.parameters import trained_state
@@ -74,11 +74,13 @@ class Trained(Opened):
         """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``.
 
         Args:
-            inputs: texts, tuples of two texts where the task has pairs, or paths of images.
+            inputs: texts, tuples of two texts if the task has pairs, or paths of images.
             batch_size: inputs that the model sees at once.
+
+        Raises:
+            DataError: one text instead of a list, or an input with another number of texts than in training.
         """
-        rows = [(row,) if isinstance(row, str) else row for row in inputs]
-        data: Encoded = encode(rows, None, self.saved.preprocessing, self.tokenizer)
+        data: Encoded = encode(self._as_tuples(inputs), None, self.saved.preprocessing, self.tokenizer)
         order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
         device = next(self.model.parameters()).device
         logits = []
@@ -92,6 +94,16 @@ class Trained(Opened):
                 logits.append(self.model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
         outputs = torch.cat(logits)[torch.tensor(order).argsort()]
         return outputs if self.saved.regression else outputs.softmax(dim=1)
+
+    def _as_tuples(self, inputs: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
+        if isinstance(inputs, str):
+            raise DataError("inputs: received one text; give a list of texts")
+        tuples = [(given,) if isinstance(given, str) else tuple(given) for given in inputs]
+        columns = self.saved.text_columns or ("image",)
+        for number, texts in enumerate(tuples):
+            if len(texts) != len(columns):
+                raise DataError(f"inputs[{number}]: has {len(texts)} values; allowed: {', '.join(columns)}")
+        return tuples
 
 
 # -------------------------------------------------------------------- save

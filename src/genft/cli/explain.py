@@ -3,93 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
+from rich.markup import escape
 
 from genft.api.settings import plain
-from genft.cli.options import takes_a_run
+from genft.cli.declare import takes_options
+from genft.cli.options import JsonOptions, TaskOptions
+from genft.cli.request import RunOptions, build_request, is_file
 from genft.cli.screen import print_json, screen
+from genft.report.style import table
 from genft.runs.request import Request, Sourced
+from genft.sweeps.processes import be_quiet
+from genft.training.callbacks import Inferred
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.session import Session
 
-if TYPE_CHECKING:
-    from genft.training.callbacks import Inferred
-    from genft.training.prepared import PreparedRun
+_Values = dict[str, tuple[Any, str]]
+_USER = "command line"
 
 
-@takes_a_run
-def explain(
-    request: Request,
-    json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.", rich_help_panel="Output")] = False,
-) -> None:
-    """Show every value of the run that `genft train` would do, and where each came from. Trains nothing."""
-    from genft.report.terminal import table
-    from genft.sweeps.processes import be_quiet
-    from genft.training.prepared import prepare
-    from genft.training.session import Session
+@takes_options
+def explain(run: RunOptions, output: JsonOptions) -> None:
+    """Show every value of a run and its origin, without training.
 
+    The options are those of `genft train`; the model is loaded and the method is put on it.
+
+        genft explain reviews.csv --text-column review --label-column stars -m minilm-l6
+    """
     be_quiet()
-    plan = prepare(request.spec)
-    found = Session(plan).inferred
-    sections = _sections(request, plan, found)
-    if json:
+    request = build_request(run)
+    prepared = prepare(request.spec)
+    sections = {
+        "Run": _run(run.task, request, prepared),
+        f"Settings of {request.spec.method}": _jsonable(request.settings),
+        "Training": _jsonable(request.training),
+        "Inferred": _inferred(Session(prepared).inferred),
+    }
+    if output.as_json:
         print_json(
             {
-                section: {name: {"value": value, "from": source} for name, (value, source) in values.items()}
+                section: {name: {"value": value, "from": origin} for name, (value, origin) in values.items()}
                 for section, values in sections.items()
             }
         )
         return
-    console = screen(False)
+    console = screen()
     for section, values in sections.items():
         shown = table(section, "value", "from")
-        for name, (value, source) in values.items():
-            shown.add_row(name, _shown(value), source if source == "default" else f"[bold]{source}[/]")
+        for name, (value, origin) in values.items():
+            shown.add_row(name, _shown(value), origin if origin == "default" else f"[bold]{escape(origin)}[/]")
         console.print(shown)
+        console.print()
 
 
-def _sections(request: Request, plan: PreparedRun, found: Inferred) -> dict[str, dict[str, tuple[Any, str]]]:
-    task, spec = plan.data.task, plan.spec
-    own = task.reader in ("files", "image-folder")
-    of_task = "command line" if own else f"task {task.name}"
-    run: dict[str, tuple[Any, str]] = {
-        "task": (task.name, "command line"),
-        "classes": (list(task.classes), of_task if spec.task.classes else "inferred from the training data"),
-        **{f"{name} examples": (len(split), "counted") for name, split in plan.data.splits.items()},
-        "metric": (task.metric, of_task),
-        **_jsonable({k: v for k, v in request.run.items() if v.value is not None}),
-        "model files": (plan.source.origin, "found"),
-        "key of the result": (plan.key, "hash of all of this"),
+def _run(said: TaskOptions, request: Request, prepared: PreparedRun) -> _Values:
+    task = prepared.data.task
+    return {
+        "task": (task.name, _USER),
+        **_of_task(said, request, prepared),
+        **{f"{name} examples": (len(split), "counted") for name, split in prepared.data.splits.items()},
+        **_jsonable({name: value for name, value in request.run.items() if value.value is not None}),
+        "model files": (prepared.source.origin, "found"),
+        "key of the result": (prepared.key, "hash of all of this"),
     }
+
+
+def _of_task(said: TaskOptions, request: Request, prepared: PreparedRun) -> _Values:
+    """What the task says, and where it does not what the user said or the data show."""
+    task = prepared.data.task
+    usual = "default" if is_file(said.task) else f"task {task.name}"
+    kind = "numbers" if task.regression else "classes"
+    texts = {
+        "text columns": (list(task.text_columns), _USER if said.text_column else usual),
+        "label column": (task.label_column, _USER if said.label_column else usual),
+        "longest text": (task.max_length, _USER if said.max_length else usual),
+    }
+    metric = f"default for {kind}" if usual == "default" else usual
+    return {
+        "classes": (list(task.classes), usual if request.spec.task.classes else "inferred from the training data"),
+        **(texts if task.kind == "text" else {}),
+        "metric": (task.metric, _USER if said.metric else metric),
+    }
+
+
+def _inferred(inferred: Inferred) -> _Values:
     preprocessing = {
         name: (value, "model and task")
-        for name, value in found.preprocessing.model_dump(mode="json").items()
-        if value is not None and (name in ("kind", "max_length") or found.preprocessing.kind == "image")
-    }
-    inferred: dict[str, tuple[Any, str]] = {
-        "adapted modules": ([f"{name} ×{n}" for name, n in found.targets.items()], "found in the model"),
-        **{name: (value, "the model and the steps") for name, value in found.settings.items()},
-        "trained in full": (list(found.head), "head, and what the checkpoint lacks"),
-        "adapter parameters": (found.counts.adapter, "counted"),
-        "head parameters": (found.counts.head, "counted"),
-        "device": (found.device, "this machine"),
-        **preprocessing,
+        for name, value in inferred.preprocessing.model_dump(mode="json").items()
+        if value is not None and (name in ("kind", "max_length") or inferred.preprocessing.kind == "image")
     }
     return {
-        "Run": run,
-        f"Settings of {spec.method}": _jsonable(request.settings),
-        "Training": _jsonable(request.training),
-        "Inferred": inferred,
+        "adapted modules": ([f"{name} ×{n}" for name, n in inferred.targets.items()], "found in the model"),
+        **{name: (value, "the model and the steps") for name, value in inferred.settings.items()},
+        "trained in full": (list(inferred.head), "the head, and what the checkpoint lacks"),
+        "adapter parameters": (inferred.counts.adapter, "counted"),
+        "head parameters": (inferred.counts.head, "counted"),
+        "device": (inferred.device, "this machine"),
+        **preprocessing,
     }
 
 
-def _jsonable(values: Mapping[str, Sourced]) -> dict[str, tuple[Any, str]]:
-    return {name: (plain(found.value), found.source) for name, found in values.items()}
+def _jsonable(values: Mapping[str, Sourced]) -> _Values:
+    return {name: (plain(sourced.value), sourced.source) for name, sourced in values.items()}
 
 
 def _shown(value: Any) -> str:
-    from rich.markup import escape
-
     if isinstance(value, dict):
         return escape(", ".join(f"{k} ×{v}" if isinstance(v, int) else f"{k}: {v}" for k, v in value.items())) or "-"
     if isinstance(value, list):
@@ -97,7 +116,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return escape(str(value))
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(explain)

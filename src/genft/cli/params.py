@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from genft.cli.declare import argument, option, takes_options
+from genft.cli.options import JsonOptions
 from genft.cli.screen import print_json, screen
-
-if TYPE_CHECKING:
-    from genft.counts import SuiteCount
+from genft.counts import ARCHITECTURES, MethodCount, SuiteCount, count_methods, count_suite, rank_curves
+from genft.errors import ConfigError
+from genft.figures.parameters import parameters_against_rank
+from genft.report.style import table
+from genft.sweeps.processes import be_quiet
 
 _TITLES = {
     "genft": "GenFT",
@@ -19,17 +21,16 @@ _TITLES = {
 }
 
 
-def params(
-    suite: Annotated[
-        str, typer.Argument(metavar="SUITE", help="vtab1k, fgvc or glue: GenFT's presets; methods: every method.")
-    ],
-    figure: Annotated[
-        Path | None,
-        typer.Option(help="Draw parameters against rank, GenFT and LoRA, to this .png, .svg or .pdf."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
-) -> None:
-    """Count what the paper's presets train, on the real architectures, beside the numbers that it prints.
+class ParamsOptions(JsonOptions):
+    suite: str = argument("vtab1k, fgvc or glue: GenFT's presets; methods: every method.", metavar="SUITE")
+    figure: Path | None = option(
+        "Draw parameters against rank, GenFT and LoRA, into this .png, .svg or .pdf file.", None, metavar="FILE"
+    )
+
+
+@takes_options
+def params(options: ParamsOptions) -> None:
+    """Count what the paper's presets train, beside its numbers.
 
     Builds ViT-B/16 or RoBERTa-base without weights, applies every preset of Tables 8-10 and adds up the model's
     trained parameters. Needs no download.
@@ -38,47 +39,36 @@ def params(
 
         genft params methods
     """
-    from genft.counts import count_suite, rank_curves
-    from genft.sweeps.processes import be_quiet
-
     be_quiet()
-    if suite == "methods":
-        _methods(json, figure)
-        return
-    counted = count_suite(suite)
-    curves = rank_curves() if figure or json else []
-    if figure:
-        from genft.figures.parameters import parameters_against_rank
+    if options.suite == "methods":
+        if options.figure:
+            raise ConfigError("--figure: belongs to vtab1k, fgvc and glue")
+        _methods(count_methods(), options.as_json)
+    else:
+        _suite(options)
 
+
+def _suite(options: ParamsOptions) -> None:
+    counted = count_suite(options.suite)
+    curves = rank_curves() if options.figure or options.as_json else []
+    if options.figure:
         points = [(t.shared_dim + t.specific_dim, t.adapter["genft"]) for t in counted.tasks]
-        parameters_against_rank(curves, points, suite, figure)
-    if json:
-        import dataclasses
-
+        parameters_against_rank(curves, points, options.suite, options.figure)
+    if options.as_json:
         means = {name: counted.mean(name) for name in counted.printed}
         figure_2 = {c.label: dict(zip(c.ranks, c.parameters, strict=True)) for c in curves}
         print_json(dataclasses.asdict(counted) | {"mean": means, "parameters_by_rank": figure_2})
     else:
         _show(counted)
-    if figure:
-        screen(json).print(f"Parameters against rank: {figure}", soft_wrap=True)
+    if options.figure:
+        screen(options.as_json).print(f"Parameters against rank: {options.figure}", soft_wrap=True)
 
 
-def _methods(json: bool, figure: Path | None) -> None:
-
-    from genft.counts import ARCHITECTURES, count_methods
-    from genft.errors import ConfigError
-    from genft.report.terminal import table
-
-    if figure:
-        raise ConfigError("--figure: is of vtab1k, fgvc and glue")
-    counted = count_methods()
-    if json:
-        print_json(
-            [{**vars(c), "count": c.count.model_dump(), "counted": c.counted, "agrees": c.agrees} for c in counted]
-        )
+def _methods(counted: list[MethodCount], as_json: bool) -> None:
+    if as_json:
+        print_json([dataclasses.asdict(c) | {"counted": c.counted, "agrees": c.agrees} for c in counted])
         return
-    console = screen(False)
+    console = screen()
     notes: list[str] = []
     for benchmark in dict.fromkeys(c.benchmark for c in counted):
         right = ("trains", "with head", "M", "printed")
@@ -94,19 +84,17 @@ def _methods(json: bool, figure: Path | None) -> None:
                 f"{c.count.adapter + c.count.head:,}" if c.with_head else "",
                 c.counted,
                 c.printed,
-                ("" if c.agrees else "≠") + (f" [{len(notes)}]" if c.note else ""),
+                ("" if c.agrees else "≠") + (f" \\[{len(notes)}]" if c.note else ""),
             )
         console.print(f"[bold]{benchmark}[/] on {ARCHITECTURES[benchmark].name}, two classes\n")
         console.print(shown)
         console.print()
     for number, note in enumerate(notes, 1):
         console.print(f"[dim]\\[{number}] {note}[/]")
-    console.print("[dim]M: millions, as printed; with head where the printed number has it in it.[/]")
+    console.print("[dim]M: millions, as printed; with head: if the printed number includes it.[/]")
 
 
 def _show(counted: SuiteCount) -> None:
-    from genft.report.terminal import table
-
     columns = [_TITLES[name] for name in counted.printed]
     shown = table("task", "a", "b", *columns, "head", right=("a", "b", *columns, "head"))
     shown.columns[0].no_wrap = True
@@ -117,14 +105,10 @@ def _show(counted: SuiteCount) -> None:
     shown.add_row("mean", "", "", *(f"{counted.mean(name):,.0f}" for name in counted.printed), "")
     shown.add_row("counted, M", "", "", *(f"[bold]{counted.counted(n)}[/]" for n in counted.printed), "")
     shown.add_row("printed, M", "", "", *counted.printed.values(), "")
-    console = screen(False)
+    console = screen()
     console.print(f"[bold]{counted.benchmark}[/] on {counted.architecture}; presets of {counted.source}\n")
     console.print(shown)
     console.print(
-        "[dim]a, b: shared and layer-specific dim; w/o shared: a = 0, where b = 0 becomes 8; w/o specific: b = 0.\n"
-        "The printed column is the adapter's alone; the head is trained beside it.[/]"
+        "[dim]a, b: shared and layer-specific dimension; w/o shared: a = 0, and b = 0 becomes 8; w/o specific: b = 0.\n"
+        "The printed numbers are the adapter's alone; the head is trained beside it.[/]"
     )
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(params)

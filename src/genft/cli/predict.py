@@ -6,53 +6,103 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
+from rich.console import Console
 from rich.markup import escape
 
+from genft.adapters.saved import load
+from genft.adapters.task_file import SavedTask, read_task
+from genft.cli.declare import Options, option, takes_options
+from genft.cli.options import InputOptions, JsonOptions, ReadingOptions, SavedOptions
+from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
-
-if TYPE_CHECKING:
-    from genft.adapters.saved import SavedTask
+from genft.data.files import list_images, read_table
+from genft.errors import ConfigError, DataError
+from genft.files import write_atomically
+from genft.report.style import table
+from genft.sweeps.processes import be_quiet
 
 _SHOWN = 20
 
+Row = dict[str, Any]
 
+
+class PredictionOptions(Options):
+    output: Path | None = option(
+        "The .csv file for all rows with their predictions.",
+        None,
+        names=("--output", "-o"),
+        metavar="FILE",
+        shown_default="INPUT.predicted.csv here; none with --json",
+    )
+
+
+@takes_options
 def predict(
-    adapter: Annotated[Path, typer.Argument(help="The folder that `genft train` saved.")],
-    input: Annotated[
-        Path,
-        typer.Option("--input", "-i", help="Rows as in training (.csv, .tsv, .jsonl, .json), or a folder of images."),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write all rows with their prediction to this .csv.")
-    ] = None,
-    text_column: Annotated[
-        list[str] | None, typer.Option(help="Columns with the text, if named otherwise than in training.")
-    ] = None,
-    base: Annotated[str | None, typer.Option(help="The base model, if it is not where the adapter says.")] = None,
-    encoding: Annotated[str, typer.Option(help="Of text files.")] = "utf-8",
-    json: Annotated[bool, typer.Option("--json", help="All predictions as JSON on stdout.")] = False,
+    adapter: SavedOptions,
+    inputs: InputOptions,
+    reading: ReadingOptions,
+    written: PredictionOptions,
+    output: JsonOptions,
 ) -> None:
-    """Predict new rows, or images, with a saved adapter.
+    """Predict new rows or images with a saved adapter.
 
-    genft predict runs/adapters/NAME --input new.csv --output predicted.csv
+    Writes every row with its prediction and the probability of every class, and shows the first rows.
+
+        genft predict runs/adapters/NAME --input new.csv --output predicted.csv
     """
-    from genft.adapters.saved import load, read_task
-    from genft.report.terminal import table
-    from genft.sweeps.processes import be_quiet
-
     be_quiet()
-    rows, inputs = read_inputs(input, read_task(adapter), text_column, encoding)
-    trained = load(adapter, base)
-    answers = [_answer(trained.saved, p) for p in trained.predict(inputs).tolist()]
-    if output:
-        _write(output, rows, answers)
-    if json:
-        print_json(_beside(rows, answers))
-        return
-    console = screen(False)
+    if inputs.input is None:
+        raise ConfigError("--input: is missing; name a file with rows, an image or a folder of images")
+    saved = read_task(existing_folder(adapter.adapter))
+    rows, texts = read_inputs(inputs.input, saved, reading)
+    trained = load(adapter.adapter, adapter.base)
+    outputs = trained.predict(texts).tolist()
+    answers = [_answer(saved, values) for values in outputs]
+    file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
+    if file:
+        all_answers = [answer | _probabilities(saved, values) for answer, values in zip(answers, outputs, strict=True)]
+        _write(file, _beside(rows, all_answers))
+    if output.as_json:
+        details = [{} if saved.regression else {"probabilities": _by_class(saved, values)} for values in outputs]
+        print_json(_beside(rows, [answer | more for answer, more in zip(answers, details, strict=True)]))
+    console = screen(output.as_json)
+    if not output.as_json:
+        _show(console, answers, texts)
+    if file:
+        console.print(f"All {len(rows):,} rows with their predictions: {file}", soft_wrap=True, markup=False)
+
+
+def read_inputs(path: Path, saved: SavedTask, reading: ReadingOptions) -> tuple[list[Row], list[tuple[str, ...]]]:
+    """(the rows as they are, the model's inputs)."""
+    if saved.kind == "image":
+        images = list_images(path) if path.is_dir() else [path]
+        if not images or not path.exists():
+            raise DataError(f"{path}: " + ("has no images" if path.exists() else "does not exist"))
+        return [{"image": str(image)} for image in images], [(str(image),) for image in images]
+    file = read_table(path, reading.encoding)
+    columns = [file.column(name, option="--text-column") for name in reading.text_column or saved.text_columns]
+    return file.rows, list(zip(*columns, strict=True))
+
+
+def _answer(saved: SavedTask, outputs: list[float]) -> Row:
+    if saved.regression:
+        return {"value": outputs[0]}
+    best = max(range(len(outputs)), key=outputs.__getitem__)
+    return {"predicted": saved.classes[best], "probability": outputs[best]}
+
+
+def _by_class(saved: SavedTask, outputs: list[float]) -> dict[str, float]:
+    return dict(zip(saved.classes, outputs, strict=True))
+
+
+def _probabilities(saved: SavedTask, outputs: list[float]) -> Row:
+    """A column per class, for the file."""
+    return {} if saved.regression else {f"probability of {name}": p for name, p in _by_class(saved, outputs).items()}
+
+
+def _show(console: Console, answers: Sequence[Row], inputs: Sequence[tuple[str, ...]]) -> None:
     shown = table(*answers[0], "input", right=("probability", "value"))
     cells = [[f"{v:.3f}" if isinstance(v, float) else v for v in answer.values()] for answer in answers[:_SHOWN]]
     room = console.width - 16 - sum(max(map(len, column)) for column in zip(*cells, strict=True))
@@ -60,56 +110,23 @@ def predict(
         text = " ".join(" | ".join(texts).split())
         shown.add_row(*map(escape, row), escape(text if len(text) <= room else f"{text[: max(room, 20)]}…"))
     console.print(shown)
-    if len(rows) > _SHOWN and not output:
-        console.print(f"… {len(rows) - _SHOWN:,} more rows: --output FILE.csv or --json has them all")
-    if output:
-        console.print(f"{len(rows):,} rows with their predictions: {output}", soft_wrap=True)
+    rows = "1 row" if len(answers) == 1 else f"{len(answers):,} rows"
+    console.print(f"\nThe first {_SHOWN} of {rows}." if len(answers) > _SHOWN else f"\n{rows}.")
 
 
-def read_inputs(
-    path: Path, saved: SavedTask, text_columns: list[str] | None, encoding: str
-) -> tuple[list[dict[str, Any]], list[tuple[str, ...]]]:
-    """(the rows as they are, the model's inputs)."""
-    from genft.data.files import list_images, read_table
-    from genft.errors import DataError
-
-    if saved.kind == "image":
-        images = list_images(path) if path.is_dir() else [path]
-        if not images or not path.exists():
-            raise DataError(f"{path}: " + ("has no images" if path.exists() else "does not exist"))
-        return [{"image": str(p)} for p in images], [(str(p),) for p in images]
-    table = read_table(path, encoding)
-    columns = [table.column(name) for name in text_columns or saved.text_columns]
-    return table.rows, list(zip(*columns, strict=True))
-
-
-def _answer(saved: SavedTask, outputs: list[float]) -> dict[str, Any]:
-    if saved.regression:
-        return {"value": outputs[0]}
-    best = max(range(len(outputs)), key=outputs.__getitem__)
-    return {"predicted": saved.classes[best], "probability": outputs[best]}
-
-
-def _write(path: Path, rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> None:
-    from genft.files import write_atomically
-
-    merged = _beside(rows, answers)
-    columns = list(dict.fromkeys(key for row in merged for key in row))
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(merged)
+    writer.writerows(rows)
     write_atomically(path, text.getvalue().encode("utf-8"))
 
 
-def _beside(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _beside(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Every row with its answer; an answer never replaces a column that the user has."""
     taken = {key for row in rows for key in row}
     return [
         {**row, **{f"{k} (predicted)" if k in taken else k: v for k, v in answer.items()}}
         for row, answer in zip(rows, answers, strict=True)
     ]
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(predict)

@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from genft.api.settings import split_outside_brackets
+from genft.cli.declare import Options, argument, option, takes_options
 from genft.cli.screen import screen
+from genft.errors import ConfigError, not_one_of
+from genft.files import write_atomically
+from genft.report import formats, page
+from genft.report.collect import read_report
+from genft.runs.store import Store
+
+FORMATS = ("md", "csv", "json", "html")
 
 
-class Format(str, Enum):
-    md = "md"
-    csv = "csv"
-    json = "json"
-    html = "html"
+class ReportOptions(Options):
+    folder: Path = argument("The --out of genft train, bench or demo.", metavar="DIR")
+    html: bool = option("Write one page that needs no network: DIR/report.html, or --out FILE.", False)
+    format: str | None = option(
+        f"Output format: {', '.join(FORMATS)}.", None, shown_default="the ending of --out, else tables for the terminal"
+    )
+    against: str | None = option("The method to compare with.", None, shown_default="the best of each table")
+    methods: str | None = option("Only these methods, separated by commas.", None, shown_default="all")
+    everything: bool = option(
+        "Also show results that no bench compares: a grid's candidates, single runs.", False, names=("--all",)
+    )
+    together: bool = option(
+        "One table for benches whose training differs (preset, epochs, rates to choose from); if two have the same "
+        "method and task, the later one's runs count.",
+        False,
+    )
+    out: Path | None = option("Write to this file.", None, shown_default="stdout")
 
 
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of genft train, bench or demo.")],
-    html: Annotated[
-        bool, typer.Option("--html", help="One page that needs no network: DIR/report.html, or --out FILE.")
-    ] = False,
-    format: Annotated[
-        Format | None, typer.Option(help="Of the output. \\[default: what --out ends in, else tables for the terminal]")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="The method to compare with. \\[default: the best of each table]")
-    ] = None,
-    methods: Annotated[str | None, typer.Option(help="Only these, by commas. \\[default: all]")] = None,
-    all_: Annotated[
-        bool, typer.Option("--all", help="Also results that no bench compares: a grid's candidates, single runs.")
-    ] = False,
-    together: Annotated[
-        bool,
-        typer.Option(
-            "--together",
-            help="One table for benches whose training differs (preset, epochs, rates to choose from); "
-            "where two have the same method and task, the later one's runs count.",
-        ),
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write to this file. \\[default: stdout]")] = None,
-) -> None:
-    """Compare the results in a folder: scores, ranks, costs, published numbers, and which differences are real.
+@takes_options
+def report(options: ReportOptions) -> None:
+    """Show what a folder of results says, as tables or as one page.
 
-    Results stand in one table only if model, suite, protocol and limits are equal, and what a bench set of training.
-    Means are over the tasks that every method has.
+    Scores, ranks, costs, published numbers, and which differences are real. Two results share a table only if they
+    have the same model, suite, protocol, limits and bench settings of training. Means are over the tasks that every
+    method has.
 
         genft report runs
 
@@ -54,48 +49,41 @@ def report(
 
         genft report --html runs
     """
-    from genft.api.settings import split_outside_brackets
-    from genft.files import write_atomically
-    from genft.report import formats, page
-    from genft.report.collect import read_report
-    from genft.runs.store import Store
-
-    if html:
-        format, out = Format.html, out or folder / "report.html"
-    kind = format or _ending(out)
-    store = Store(folder)
+    out, kind = options.out, "html" if options.html else _format(options)
+    if options.html:
+        out = out or options.folder / "report.html"
+    store = Store(options.folder)
     with screen(True).status("Comparing example by example"):
-        found = read_report(
+        made = read_report(
             store,
-            methods=split_outside_brackets(methods or ""),
-            everything=all_,
-            together=together,
-            against=against,
+            methods=split_outside_brackets(options.methods or ""),
+            everything=options.everything,
+            together=options.together,
+            against=options.against,
         )
     if kind is None:
-        screen(False).print(formats.as_rich(found))
+        screen().print(formats.as_rich(made))
         return
-    if kind is Format.html:
-        text = page.render(store, found)
+    if kind == "html":
+        text = page.render(store, made)
     else:
-        text = {"md": formats.as_markdown, "csv": formats.as_csv, "json": formats.as_json}[kind.value](found)
+        text = {"md": formats.as_markdown, "csv": formats.as_csv, "json": formats.as_json}[kind](made)
     if out is None:
         print(text, end="")
     else:
         write_atomically(out, text.encode())
-        screen(False).print(f"Written: {out}", soft_wrap=True, markup=False)
+        screen().print(f"Written to {out}", soft_wrap=True, markup=False)
 
 
-def _ending(out: Path | None) -> Format | None:
-    from genft.errors import ConfigError, not_one_of
-
-    if out is None:
+def _format(options: ReportOptions) -> str | None:
+    """What --format says, or the ending of --out; None for the terminal."""
+    if options.format is not None:
+        if options.format not in FORMATS:
+            raise ConfigError(not_one_of("--format", options.format, FORMATS))
+        return options.format
+    if options.out is None:
         return None
-    ending = out.suffix.removeprefix(".")
-    if ending not in Format.__members__:
-        raise ConfigError(not_one_of(f"--out {out}: the ending", ending, Format.__members__))
-    return Format(ending)
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(report)
+    ending = options.out.suffix.removeprefix(".")
+    if ending not in FORMATS:
+        raise ConfigError(not_one_of(f"--out {options.out}: the ending", ending, FORMATS))
+    return ending

@@ -3,68 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
-
+from genft.cli.declare import option, takes_options
+from genft.cli.options import FigureOptions, JsonOptions, OpenOptions
+from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
+from genft.errors import ConfigError
+from genft.figures import FIGURES, Subject, draw, read_subjects
+from genft.report.style import table
+from genft.sweeps.processes import be_quiet
 
-if TYPE_CHECKING:
-    from genft.figures import Subject
 
-NAMES = "weights, profiles, spectra, rank, norms, cosine, sigma, freezing"
+class ShowOptions(FigureOptions):
+    against: Path | None = option(
+        "Another adapter of the same base model, shown beside it on the same scales.", None, metavar="ADAPTER"
+    )
+    only: str | None = option(f"Some of: {', '.join(FIGURES)}.", None, metavar="NAMES", shown_default="all")
+    targets: str | None = option(
+        "Which weights of a layer, by the names in the table.",
+        None,
+        metavar="NAMES",
+        shown_default="all; whole matrices: query, value",
+    )
+    layers: str | None = option(
+        "Numbers of layers: 0,5,11.",
+        None,
+        metavar="NUMBERS",
+        shown_default="all; of whole matrices the first, the middle and the last",
+    )
+    out: Path = option("The folder for the figures.", Path("figures"))
 
 
-def show(
-    adapter: Annotated[Path, typer.Argument(help="A folder that `genft train`, or peft, has saved.")],
-    against: Annotated[
-        Path | None, typer.Option(help="Another adapter of the same base model, shown beside it on the same scales.")
-    ] = None,
-    only: Annotated[str | None, typer.Option(help=f"Some of: {NAMES}. \\[default: all]", metavar="NAMES")] = None,
-    targets: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Which weights of a layer, by the names in the table. \\[default: all; whole matrices: query, value]",
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBERS", help="0,5,11. \\[default: all; of whole matrices the first, the middle and the last]"
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The folder for the figures.")] = Path("figures"),
-    format: Annotated[str, typer.Option(help="png, svg or pdf.")] = "png",
-    base: Annotated[str | None, typer.Option(help="The base model, if it is not where the adapter says.")] = None,
-    num_labels: Annotated[
-        int | None,
-        typer.Option("--num-labels", min=1, help="Outputs of the head; only for a folder that peft alone saved."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The numbers of every weight as JSON on stdout.")] = False,
-) -> None:
-    """Draw what training did to the weights: W0, ΔW, their rows and columns, spectra, norms, and how layers compare.
+@takes_options
+def show(adapter: OpenOptions, options: ShowOptions, output: JsonOptions) -> None:
+    """Draw what training did to the weights.
 
-    For VectorFit also the change of the singular values and what adaptive vector freezing did.
+    W0, ΔW, their rows and columns, spectra, norms, and how layers compare; for VectorFit also the change of the
+    singular values and what adaptive vector freezing did.
 
         genft show runs/adapters/NAME --against runs/adapters/OTHER
 
         genft show runs/adapters/NAME --only spectra,norms --format svg
     """
-    from genft.figures import draw, read_subjects
-    from genft.sweeps.processes import be_quiet
-
     be_quiet()
-    numbers = _numbers(layers)
-    subjects = read_subjects([adapter, *([against] if against else [])], base, num_labels)
+    numbers = _numbers(options.layers)
+    folders = [existing_folder(folder) for folder in (adapter.adapter, options.against) if folder]
+    subjects = read_subjects(folders, adapter.base, adapter.num_labels)
     figures = draw(
-        subjects, out, only=_words(only), targets=_words(targets), layers=numbers, format=format.removeprefix(".")
+        subjects,
+        options.out,
+        only=_words(options.only),
+        targets=_words(options.targets),
+        layers=numbers,
+        format=options.format.removeprefix("."),
     )
-    if json:
+    if output.as_json:
         files = {name: [str(path) for path in paths] for name, paths in figures.items()}
         print_json({"adapters": [_data(s) for s in subjects], "figures": files})
-        return
-    _tell(subjects, figures, out)
+    else:
+        _tell(subjects, figures, options.out)
 
 
 def _words(text: str | None) -> list[str]:
@@ -72,10 +70,8 @@ def _words(text: str | None) -> list[str]:
 
 
 def _numbers(text: str | None) -> list[int]:
-    from genft.errors import ConfigError
-
     if wrong := [word for word in _words(text) if not word.isdecimal()]:
-        raise ConfigError(f"layers: received {wrong[0]!r}; allowed: numbers of layers, such as 0,5,11")
+        raise ConfigError(f"--layers: received {wrong[0]!r}; allowed: numbers of layers, such as 0,5,11")
     return [int(word) for word in _words(text)]
 
 
@@ -94,10 +90,7 @@ def _data(subject: Subject) -> dict[str, Any]:
 
 
 def _tell(subjects: list[Subject], figures: dict[str, list[Path]], out: Path) -> None:
-    from genft.figures import FIGURES
-    from genft.report.terminal import table
-
-    console = screen(False)
+    console = screen()
     right = ("weights", "‖ΔW‖/‖W0‖", "effective rank")
     shown = table("adapter", "target", "shape", *right, right=right)
     for subject in subjects:
@@ -120,7 +113,3 @@ def _tell(subjects: list[Subject], figures: dict[str, list[Path]], out: Path) ->
     for name, paths in figures.items():
         console.print(f"{name:<10}{FIGURES[name].text}: {', '.join(path.name for path in paths)}", soft_wrap=True)
     console.print(f"Figures: {out}", soft_wrap=True, markup=False)
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(show)

@@ -2,79 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
-from genft.cli.options import ReportTo, takes_a_run
-from genft.cli.screen import RunBar, print_json, screen
-from genft.runs.request import Request
+from genft.cli.declare import takes_options
+from genft.cli.options import AgainOptions, OutputOptions, TrackerOptions
+from genft.cli.progress import RunBar
+from genft.cli.request import RunOptions, build_request
+from genft.cli.screen import print_json, screen
+from genft.report.style import size
+from genft.report.terminal import LEGEND, comparison
+from genft.runs.measured import Result
+from genft.runs.protocols import get_protocol
+from genft.runs.store import Store
+from genft.sweeps.processes import be_quiet
+from genft.training import ranks
+from genft.training.callbacks import Inferred
+from genft.training.prepared import PreparedRun, prepare
+from genft.training.run import run_once
+from genft.training.trackers import check_trackers
 
-if TYPE_CHECKING:
-    from genft.runs.measured import Result
-    from genft.training.callbacks import Inferred
-    from genft.training.prepared import PreparedRun
 
-
-@takes_a_run
-def train(
-    request: Request,
-    out: Annotated[Path, typer.Option(help="Where results and adapters go.", rich_help_panel="Output")] = Path("runs"),
-    again: Annotated[
-        bool, typer.Option("--again", help="Run even if this result exists.", rich_help_panel="Output")
-    ] = False,
-    report_to: ReportTo = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="The result as JSON on stdout.", rich_help_panel="Output")
-    ] = False,
-) -> None:
+@takes_options
+def train(run: RunOptions, output: OutputOptions, repeat: AgainOptions, trackers: TrackerOptions) -> None:
     """Train one method on one task, and save the adapter.
 
-    An interrupted run goes on where it stopped; a finished one is not repeated. On several GPUs:
+    An interrupted run resumes where it stopped; a finished one is not repeated. On several GPUs:
     torchrun --nproc-per-node N -m genft train ...
 
         genft train bbc-news --model minilm-l6 --method genft
 
         genft train reviews.csv --text-column review --label-column stars --model minilm-l6
     """
-    from genft.runs.store import Store
-    from genft.sweeps.processes import be_quiet
-    from genft.training import ranks
-    from genft.training.prepared import prepare
-    from genft.training.run import run_once
-    from genft.training.trackers import check_trackers
-
     be_quiet()
-    console = screen(json) if ranks.is_first() else Console(quiet=True)
-    trackers = check_trackers(report_to or ())
-    store = Store(out)
+    console = screen(output.as_json) if ranks.is_first() else Console(quiet=True)
+    report_to = check_trackers(trackers.report_to)
+    request = build_request(run)
+    store = Store(output.out)
     with ranks.first_goes_first():
         if ranks.is_first():
             store.open()
-        plan = prepare(request.spec)
-    result = ranks.share(None if again else store.get(plan.key))
+        prepared = prepare(request.spec)
+    result = ranks.share(None if repeat.again else store.get(prepared.key))
     if result is not None:
         console.print("This run is finished already; its result is shown again (--again repeats it).\n")
     else:
-        _announce(console, plan)
-        with _Narrator(console, plan) as bar:
-            result = run_once(plan, store, bar.watch, trackers, again=again)
+        _announce(console, prepared)
+        with _Narrator(console, prepared) as bar:
+            result = run_once(prepared, store, bar.watch, report_to, again=repeat.again)
     _conclude(console, result, store.out)
-    if json and ranks.is_first():
+    if output.as_json and ranks.is_first():
         print_json(result.model_dump(mode="json", exclude={"predictions", "targets"}))
 
 
 class _Narrator(RunBar):
-    """The bar of one run, with a line for what was inferred and one per epoch above it."""
+    """The bar of one run, and above it a line for everything that was inferred and one per epoch."""
 
-    def __init__(self, console: Console, plan: PreparedRun) -> None:
-        super().__init__(console, plan.spec.method, plan.data.task.metric)
+    def __init__(self, console: Console, run: PreparedRun) -> None:
+        super().__init__(console, run.spec.method, run.data.task.metric)
         self.console = console
 
-    def inferred(self, found: Inferred) -> None:
-        for name, text in _inferred_lines(found):
+    def inferred(self, inferred: Inferred) -> None:
+        for name, text in _inferred_lines(inferred):
             _line(self.console, name, text)
         self.console.print()
 
@@ -84,46 +78,40 @@ class _Narrator(RunBar):
         )
 
 
-def _announce(console: Console, plan: PreparedRun) -> None:
-    from genft.runs.protocols import get_protocol
+def _announce(console: Console, run: PreparedRun) -> None:
+    for name, text in _announced_lines(run):
+        _line(console, name, text)
 
-    data, training = plan.data, plan.spec.training
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    answer = "a number" if data.task.regression else f"{len(data.task.classes)} classes"
-    _line(console, "task", f"{data.task.name}: {answer}; {sizes}")
-    for note in data.notes:
-        _line(console, "", note)
-    _line(console, "protocol", f"{plan.spec.protocol}: {get_protocol(plan.spec.protocol).text}")
-    _line(console, "model", f"{plan.spec.model}, {plan.source.origin}")
+
+def _announced_lines(run: PreparedRun) -> Iterator[tuple[str, str]]:
+    task, training = run.data.task, run.spec.training
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in run.data.splits.items())
+    answer = "a number" if task.regression else f"{len(task.classes)} classes"
+    yield "task", f"{task.name}: {answer}; {sizes}"
+    yield from (("", note) for note in run.data.notes)
+    yield "protocol", f"{run.spec.protocol}: {get_protocol(run.spec.protocol).text}"
+    yield "model", f"{run.spec.model}, {run.source.origin}"
     head = training.head_learning_rate
     rates = f"learning rate {training.learning_rate:g}" + (f" (head {head:g})" if head else "")
-    _line(
-        console,
-        "training",
-        f"{training.epochs} epochs of {plan.steps // training.epochs} steps, batch {training.batch_size}, {rates}",
-    )
+    steps = run.steps // training.epochs
+    yield "training", f"{training.epochs} epochs of {steps} steps, batch {training.batch_size}, {rates}"
 
 
-def _inferred_lines(found: Inferred) -> list[tuple[str, str]]:
-    targets = ", ".join(f"{name} ×{n}" for name, n in found.targets.items())
-    share = 100 * (found.counts.adapter + found.counts.head) / found.counts.total
-    lines = [("adapts", targets)] if targets else []
-    lines.append(
-        (
-            "trains",
-            f"{found.counts.adapter:,} parameters and {found.counts.head:,} of the head "
-            f"({', '.join(found.head)}): {share:.2g} % of the model",
-        )
+def _inferred_lines(inferred: Inferred) -> Iterator[tuple[str, str]]:
+    if inferred.targets:
+        yield "adapts", ", ".join(f"{name} ×{n}" for name, n in inferred.targets.items())
+    share = 100 * (inferred.counts.adapter + inferred.counts.head) / inferred.counts.total
+    yield (
+        "trains",
+        f"{inferred.counts.adapter:,} parameters and {inferred.counts.head:,} of the head "
+        f"({', '.join(inferred.head)}): {share:.2g} % of the model",
     )
-    notes = [*found.notes, *(f"{k} = {v}, from the model and the steps" for k, v in found.settings.items())]
-    return [*lines, *(("", note) for note in notes), ("device", found.device)]
+    yield from (("", note) for note in inferred.notes)
+    yield from (("", f"{name} = {value}, from the model and the steps") for name, value in inferred.settings.items())
+    yield "device", inferred.device
 
 
 def _line(console: Console, name: str, text: str) -> None:
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
     row = Table.grid(padding=(0, 2))
     row.add_column(width=9, style="dim")
     row.add_column()
@@ -132,22 +120,16 @@ def _line(console: Console, name: str, text: str) -> None:
 
 
 def _conclude(console: Console, result: Result, out: Path) -> None:
-    from genft.report.terminal import LEGEND, comparison, size
-
-    adapter = out / result.adapter
-    low, high = result.scores.interval
+    adapter, scores, history = out / result.adapter, result.scores, result.history
+    low, high = scores.interval
     console.print()
     console.print(comparison([result]))
     console.print(f"\n[dim]{LEGEND}[/]\n")
     limited = " (limited data: not comparable with full runs)" if result.limited else ""
     console.print(
-        f"{result.scores.metric} [bold]{result.scores.value:.4f}[/] (95 % interval {low:.4f} to {high:.4f}) on "
-        f"{result.examples['report']:,} examples; epoch {result.history.best_epoch} of {len(result.history.epochs)} "
+        f"{scores.metric} [bold]{scores.value:.4f}[/] (95 % interval {low:.4f} to {high:.4f}) on "
+        f"{result.examples['report']:,} examples; epoch {history.best_epoch} of {len(history.epochs)} "
         f"selected by protocol {result.protocol}{limited}"
     )
-    console.print(f"Adapter ({size(result.cost.adapter_bytes)}): {adapter}", soft_wrap=True, markup=False)
+    console.print(f"Adapter ({size(result.cost.adapter_bytes)}) saved to {adapter}", soft_wrap=True, markup=False)
     console.print(f"Use it: genft predict {adapter} --input FILE", soft_wrap=True, markup=False)
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(train)

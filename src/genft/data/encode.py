@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -153,8 +154,6 @@ def _augmentation(name: str, size: int) -> Callable[[Tensor], Tensor]:
 
 def available_memory() -> int:
     """Bytes that this process may still use, also in a container with a limit."""
-    import psutil
-
     free = int(psutil.virtual_memory().available)
     limits = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):

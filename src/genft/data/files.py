@@ -39,14 +39,20 @@ class Table:
     def where(self, row: int) -> str:
         return f"{self.path}: {self.places[row]}"
 
-    def column(self, name: str, *, may_be_empty: bool = True) -> list[str]:
+    def column(self, name: str, *, option: str | None = None, may_be_empty: bool = True) -> list[str]:
         """The column's values as text.
+
+        Args:
+            name: the column.
+            option: what names the column on the command line, for the message.
+            may_be_empty: whether a row may have an empty text in it.
 
         Raises:
             DataError: no such column (with the nearest), or a row without a value in it.
         """
         if name not in self.columns:
-            raise DataError(not_one_of(f"{self.path}: column", name, self.columns, what="is missing"))
+            missing = not_one_of(f"{self.path}: column", name, self.columns, what="is missing")
+            raise DataError(missing + (f"; name the column with {option}" if option else ""))
         values = []
         for k, row in enumerate(self.rows):
             value = row.get(name)
@@ -139,9 +145,13 @@ def _json(path: Path, text: str, line: int = 1) -> Any:
 def read_files(task: Task) -> TaskData:
     """The rows of ``task.files``; a validation or test split that is not given is held out of the training rows."""
     tables = {name: read_table(path, task.encoding) for name, path in task.files.items()}
-    labels = {name: table.column(task.label_column, may_be_empty=False) for name, table in tables.items()}
+    labels = {
+        name: table.column(task.label_column, option="--label-column", may_be_empty=False)
+        for name, table in tables.items()
+    }
     texts = {
-        name: list(zip(*(table.column(c) for c in task.text_columns), strict=True)) for name, table in tables.items()
+        name: list(zip(*(table.column(c, option="--text-column") for c in task.text_columns), strict=True))
+        for name, table in tables.items()
     }
     notes = []
     classes = task.classes

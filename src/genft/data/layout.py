@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from genft.data.task import Fault, Split, Task, TaskData, number_labels, squash
 from genft.errors import ConfigError, DataError
+from genft.hub import fetch_data
 
 #: By reader: usual names of the folder that holds all tasks of a layout.
 _SUITE_FOLDERS = {"glue": ("glue", "glue_data"), "vtab-1k": ("vtab-1k", "vtab"), "fgvc": ("fgvc",)}
@@ -77,8 +78,6 @@ def _named(base: Path, names: Sequence[str]) -> list[Path]:
 
 def hub_folder(task: Task, files: Sequence[str], repo: str, patterns: Sequence[str] | None = None) -> Path:
     """The Hub's copy of the data set ``repo``, or its files that match ``patterns``, in the local cache."""
-    from genft.hub import fetch_data
-
     try:
         return fetch_data(repo, patterns)
     except ConfigError as e:

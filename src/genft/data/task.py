@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
+from sklearn.model_selection import train_test_split
 
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.records import Record, check, read_toml
@@ -185,7 +186,13 @@ def squash(name: str) -> str:
 
 
 def _by_folder(name: str) -> Path | None:
-    return next((_shipped()[t.name] for t in list_tasks() if squash(name) in map(squash, (t.name, *t.folders))), None)
+    """The file of the task whose folder is called so; case and ``-`` for ``_`` do not matter, anything else does."""
+
+    def alike(text: str) -> str:
+        return text.lower().replace("-", "_")
+
+    names = {alike(known): task.name for task in list_tasks() for known in (task.name, *task.folders)}
+    return _shipped().get(names.get(alike(name), ""))
 
 
 def _placed(task: Task, beside: Path, root: Path | None) -> Task:
@@ -243,6 +250,11 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
     counts = Counter(labels)
     if len(counts) < 2:
         raise DataError(f"{where}: every row has the label {labels[0]!r}; at least two classes are needed")
+    if several := _several_in_one(list(counts)):
+        raise DataError(
+            f"{where}: labels such as {several!r} look like several labels in one, and a row has one class here; keep "
+            "one label per row, or list the classes in a task file (classes = [...]) if each of them is a class"
+        )
     if len(counts) > 20 and len(counts) > len(labels) / 2 and all(_is_number(label) for label in counts):
         raise DataError(
             f"{where}: the labels are {len(counts)} different numbers in {len(labels)} rows; "
@@ -251,6 +263,16 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
     if all(label.lstrip("-").isdigit() for label in counts):
         return tuple(sorted(counts, key=int))
     return tuple(sorted(counts))
+
+
+def _several_in_one(labels: Sequence[str]) -> str | None:
+    """A label that joins others by ``;``, ``|`` or ``,``, or None if some part of such labels occurs nowhere else."""
+    for separator in ";|,":
+        joined = [label for label in labels if separator in label]
+        parts = Counter(part.strip() for label in labels for part in label.split(separator))
+        if joined and all(parts[part.strip()] > 1 for label in joined for part in label.split(separator)):
+            return joined[0]
+    return None
 
 
 def _is_number(text: str) -> bool:
@@ -263,8 +285,6 @@ def _is_number(text: str) -> bool:
 
 def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple[Split, Split]:
     """(the remaining examples, the ``size`` held-out ones), drawn with a fixed seed, by class if possible."""
-    from sklearn.model_selection import train_test_split
-
     rows = list(range(len(split)))
     per_class = Counter(split.labels)
     if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(split) - size < len(per_class)):

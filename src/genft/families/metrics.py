@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from genft.errors import ConfigError, not_one_of
 
@@ -67,8 +68,6 @@ class Metric:
         It says how certain the score is for these trained weights, not how much another seed would change it.
         """
         if self.counts_hits:
-            from scipy import stats
-
             correct = int(np.sum(predicted == target))
             wilson = stats.binomtest(correct, len(target)).proportion_ci(level, method="wilson")
             return float(wilson.low), float(wilson.high)
@@ -97,9 +96,11 @@ def metric_for(name: str, *, classes: int | None) -> Metric:
     Raises:
         ConfigError: no metric has this name, or it cannot score such answers.
     """
-    fitting = [m.name for m in METRICS.values() if m.fits(classes)]
-    if name not in fitting:
-        raise ConfigError(not_one_of("metric", name, fitting, what=f"cannot score this task{_reason(name)}"))
+    fitting = [m for m in METRICS.values() if m.fits(classes)]
+    if name not in {m.name for m in fitting}:
+        # before the classes are counted, a metric that needs two of them is listed but not recommended
+        names = [f"{m.name} ({m.classes} classes)" if classes is None and m.classes else m.name for m in fitting]
+        raise ConfigError(not_one_of("metric", name, names, what=f"cannot score this task{_reason(name)}"))
     return METRICS[name]
 
 

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -191,9 +193,6 @@ def _shrink(place: Path, limit: float) -> None:
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
     """Yields a function to call after each weight; a bar appears on a terminal after a while, in one process."""
-    from rich.console import Console  # a seventh of the time that importing genft takes
-    from rich.progress import Progress
-
     console = Console(stderr=True)
     began, done = time.monotonic(), 0
     bar = Progress(console=console, transient=True)

@@ -15,6 +15,8 @@ from functools import cached_property
 from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
+from scipy.stats import rankdata
+
 from genft import published
 from genft.families.metrics import METRICS, Metric
 from genft.runs.measured import Result
@@ -38,8 +40,6 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _ranks(values: Mapping[str, float], metric: Metric) -> dict[str, float]:
-    from scipy.stats import rankdata
-
     signed = [-value if metric.higher_is_better else value for value in values.values()]
     return dict(zip(values, map(float, rankdata(signed)), strict=True)) if values else {}
 

@@ -40,18 +40,19 @@ def read_report(
     everything: bool = False,
     together: bool = False,
     against: str | None = None,
+    only: str | None = None,
 ) -> Report:
     """The boards of a store with their differences, and what is missing from them.
 
     Args:
-        methods, everything, together: as for :func:`read_boards`.
+        methods, everything, together, only: as for :func:`read_boards`.
         against: the method to compare with, on the boards that have it; by default the best of each board.
 
     Raises:
         ConfigError: a method that has no result.
         DataError: no results at all.
     """
-    boards, notes = read_boards(store, methods=methods, everything=everything, together=together)
+    boards, notes = read_boards(store, methods=methods, everything=everything, together=together, only=only)
     if against is not None and not any(against in board.labels for board in boards):
         known = dict.fromkeys(label for board in boards for label in board.labels)
         raise ConfigError(not_one_of("--against", against, known))
@@ -78,7 +79,12 @@ def _failed(failure: Failure) -> str:
 
 
 def read_boards(
-    store: Store, *, methods: Collection[str] = (), everything: bool = False, together: bool = False
+    store: Store,
+    *,
+    methods: Collection[str] = (),
+    everything: bool = False,
+    together: bool = False,
+    only: str | None = None,
 ) -> tuple[list[Board], list[str]]:
     """(the boards of a store, each in the order of its bench, or of method names; a sentence per result left out).
 
@@ -87,6 +93,7 @@ def read_boards(
         everything: also results that no bench compares: a grid's candidates, single runs.
         together: benches with different training share boards; if two have the same column and task, the later
             one's runs count.
+        only: the comparison of this name alone: :attr:`genft.sweeps.matrix.Matrix.name` of a bench.
 
     Raises:
         ConfigError: a method that has no result.
@@ -96,7 +103,8 @@ def read_boards(
     total = len(rows) + len(notes)
     tables: dict[tuple[Any, ...], list[tuple[str, Result]]] = defaultdict(list)
     for matrix, label, result in _latest(rows) if together else rows:
-        tables[(matrix, *_comparable(result))].append((label, result))
+        if only in (None, matrix):
+            tables[(matrix, *_comparable(result))].append((label, result))
     if not tables:
         reasons = f" ({len(notes)} cannot be read; the first: {notes[0]})" if notes else ""
         raise DataError(

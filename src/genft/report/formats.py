@@ -24,6 +24,7 @@ from genft.report.collect import Report
 from genft.report.command import command
 from genft.report.doubts import doubts
 from genft.report.significance import ComparedBoard, Differences, Tested
+from genft.report.style import printable, table
 from genft.report.tables import (
     Cell,
     ReportTable,
@@ -34,7 +35,6 @@ from genft.report.tables import (
     score_notes,
     tables,
 )
-from genft.report.terminal import printable, table
 from genft.runs.measured import Result
 from genft.runs.spec import LIMITS
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment
 from markupsafe import Markup
 
-from genft import __version__
 from genft.report.collect import Report
 from genft.report.formats import as_dict
 from genft.runs.store import Store
@@ -31,7 +31,7 @@ def render(store: Store, report: Report) -> str:
         .render(
             title=f"genft: {store.out.resolve().name}",
             summary=", ".join([_number(len(labels), "method"), _number(len(tasks), "task"), _number(runs, "run")]),
-            version=__version__,
+            version=version("genft"),
             css=Markup(_template("report.css")),
             js=Markup(_template("report.js")),
             data=Markup(data.replace("<", "\\u003c")),  # a text in it cannot end the script

@@ -12,7 +12,7 @@ from genft.families.metrics import Metric
 from genft.report.boards import Board, Costs, Spread
 from genft.report.doubts import doubts
 from genft.report.significance import DRAWS, Differences, Tested
-from genft.report.terminal import count, duration, size
+from genft.report.style import count, duration, size
 from genft.runs.protocols import PROTOCOLS
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from genft.data import Split, TaskData
-from genft.data.task import SPLITS, SplitName, hold_out
+from genft.data import Split, Task, TaskData
+from genft.data.task import SPLITS, SplitName, hold_out, squash
 from genft.errors import ConfigError, not_one_of
 
 
@@ -20,7 +20,8 @@ class Protocol:
         text: what it does, in one line.
         retrain: whether a second training, up to the chosen epoch, includes the selecting split.
         train: the splits that train.
-        every: number of epochs from one evaluation to the next.
+        every: epochs from one evaluation to the next.
+        suite: the only benchmark that it is for; empty for any task.
     """
 
     name: str
@@ -30,6 +31,16 @@ class Protocol:
     retrain: bool = False
     train: tuple[SplitName, ...] = ("train",)
     every: int = 1
+    suite: str = ""
+
+    def check_suite(self, task: Task) -> None:
+        """Raise :class:`~genft.errors.ConfigError` if it is another benchmark's protocol."""
+        if self.suite and squash(self.suite) != squash(task.suite):
+            belongs = f"is a task of {task.suite}" if task.suite else "belongs to no benchmark"
+            fitting = [p.name for p in PROTOCOLS.values() if not p.suite or squash(p.suite) == squash(task.suite)]
+            raise ConfigError(
+                f"protocol: {self.name!r} is for {self.suite}, and {task.name} {belongs}; allowed: {', '.join(fitting)}"
+            )
 
 
 PROTOCOLS = {
@@ -49,8 +60,9 @@ PROTOCOLS = {
             "test",
             "val200 selects the epoch, a second training on train800val200 ends there, test reports",
             retrain=True,
+            suite="vtab1k",
         ),
-        Protocol("fgvc", "validation", "test", "val selects the epoch, test reports"),
+        Protocol("fgvc", "validation", "test", "val selects the epoch, test reports", suite="fgvc"),
         Protocol(
             "test",
             "test",

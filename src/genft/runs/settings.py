@@ -14,14 +14,20 @@ class Training(Record):
 
     epochs: int = Field(default=10, ge=1, description="passes over the training examples")
     batch_size: int = Field(default=16, ge=1, description="examples per optimizer step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate of the adapter")
-    head_learning_rate: float | None = Field(
-        default=None, gt=0, description="peak learning rate of the head; none: the adapter's"
+    learning_rate: float = Field(
+        default=1e-3,
+        gt=0,
+        description="peak learning rate of the adapter",
+        json_schema_extra={"shown_default": "the preset's for the method, else 0.001"},
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay; biases and norms are not decayed")
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="learning rate of the head; by default the adapter's"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW; biases and norms have none")
     schedule: Literal["linear", "cosine", "constant", "timm-cosine"] = Field(
         default="linear",
-        description="decay after the warm-up; timm-cosine changes once per epoch, as the V-PETL recipe does",
+        description="how the rate decays after the warm-up: linear, cosine, constant, or timm-cosine, which changes "
+        "once per epoch as the V-PETL recipe does",
     )
     warmup: float = Field(
         default=0.06, ge=0, lt=1, description="fraction of all steps in which the learning rate rises"
@@ -30,21 +36,26 @@ class Training(Record):
     last_learning_rate: float = Field(default=0.0, ge=0, description="learning rate at which the decay ends")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
     drop_path: float = Field(
-        default=0.0, ge=0, lt=1, description="probability of skipping the last block; it rises linearly with depth"
+        default=0.0, ge=0, lt=1, description="probability of skipping the last block; it rises with depth"
     )
-    max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are clipped to this norm; 0: no clipping")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="gradients are clipped to this norm; 0 switches clipping off"
+    )
     eval_batch_size: int = Field(default=64, ge=1, description="examples per forward pass without gradients")
-    image_size: int | None = Field(default=None, ge=8, description="pixels per side of an image; none: the model's own")
+    image_size: int | None = Field(default=None, ge=8, description="pixels per side; by default the model's own")
     augment: Literal["none", "randaug", "crop"] = Field(
         default="none",
-        description="augmentation of training images: randaug (timm's, with colour jitter and flip), or crop (a random "
-        "crop and flip, as in FGVC; evaluation then takes the centre)",
+        description="augmentation of training images: none, randaug (timm's, with colour jitter and flip), or crop "
+        "(FGVC's random crop and flip; evaluation then takes the centre)",
     )
     normalise: Literal["model", "imagenet"] = Field(
         default="model",
-        description="image preprocessing: the model's own, or bilinear with ImageNet's mean and deviation (VTAB's)",
+        description="how images are resized and scaled: model (as in its pretraining) or imagenet (VTAB's: bilinear, "
+        "ImageNet's mean)",
     )
-    precision: Literal["float32", "bf16"] = Field(default="float32", description="float32, or bf16 for mixed precision")
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32", description="number format of training: float32, or bf16 for mixed precision"
+    )
 
     @model_validator(mode="after")
     def _decays(self) -> Training:

@@ -12,6 +12,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
 from genft.errors import GenFTError, TrainingError, first_line
 from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
@@ -155,8 +158,6 @@ def _work(
     if gpus is not None:  # the fork server may have started with others
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     if threads is not None:
-        import torch
-
         torch.set_num_threads(threads)
 
     def send(event: Progress | Inferred) -> None:
@@ -178,8 +179,6 @@ def _work(
 
 def be_quiet() -> None:
     """Keep progress bars, load reports and advice of libraries out of our output; show a warning as one plain line."""
-    import transformers
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -14,6 +14,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
 
+import genft.bridge  # noqa: F401  registers our methods with peft, which the command line leaves to its users
 from genft.api.recipe import Examples
 from genft.data.encode import PAD_TO
 from genft.errors import ConfigError, TargetError, not_one_of

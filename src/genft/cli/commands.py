@@ -1,0 +1,133 @@
+"""The commands, and the group that imports one only when it is called.
+
+``genft --help`` shows this table and imports no command; a test compares it with the commands' docstrings.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import time
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
+
+import typer
+from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from genft.cli.names import translate
+from genft.cli.screen import errors
+from genft.errors import GenFTError, first_line
+
+
+class Entry(NamedTuple):
+    """A command: its name, where its function (or its own group of commands) is, its first line of help, its panel."""
+
+    name: str
+    place: str
+    text: str
+    panel: str
+
+
+_LEARN, _COMPARE, _LOOK, _HAND_OVER = "Train and predict", "Compare", "Look up", "Use elsewhere"
+COMMANDS = {
+    entry.name: entry
+    for entry in (
+        Entry("demo", "genft.cli.demo:demo", "Compare several methods on BBC News in under five minutes.", _LEARN),
+        Entry("train", "genft.cli.train:train", "Train one method on one task, and save the adapter.", _LEARN),
+        Entry(
+            "explain",
+            "genft.cli.explain:explain",
+            "Show every value of a run and its origin, without training.",
+            _LEARN,
+        ),
+        Entry("predict", "genft.cli.predict:predict", "Predict new rows or images with a saved adapter.", _LEARN),
+        Entry("bench", "genft.cli.bench:bench", "Compare methods on tasks, over seeds.", _COMPARE),
+        Entry(
+            "search", "genft.cli.search:search", "Search hyper-parameters for a task, on its validation data.", _COMPARE
+        ),
+        Entry("study", "genft.cli.study:study", "Repeat a study of GenFT's paper on any task and model.", _COMPARE),
+        Entry(
+            "report",
+            "genft.cli.report:report",
+            "Show what a folder of results says, as tables or as one page.",
+            _COMPARE,
+        ),
+        Entry("list", "genft.cli.listing:list_", "List the methods, the tasks or the packaged models.", _LOOK),
+        Entry("params", "genft.cli.params:params", "Count what the paper's presets train, beside its numbers.", _LOOK),
+        Entry("show", "genft.cli.show:show", "Draw what training did to the weights.", _LOOK),
+        Entry("data", "genft.cli.data:data", "Check the data of benchmarks.", _LOOK),
+        Entry("merge", "genft.cli.merge:merge", "Fold an adapter into its base model.", _HAND_OVER),
+        Entry("to-lora", "genft.cli.to_lora:to_lora", "Write an adapter as a standard LoRA adapter.", _HAND_OVER),
+    )
+}
+
+
+class Command(TyperCommand):
+    """A command whose help and errors also know the names that its options have elsewhere."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        return super().parse_args(ctx, translate(args, known))
+
+
+class CommandGroup(TyperGroup):
+    """The commands of :data:`COMMANDS`; our own errors are shown as sentences, without a traceback."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Fill the group with the entries of ``--help``; :meth:`resolve_command` loads the command that is called."""
+        super().__init__(**settings)
+        for entry in COMMANDS.values():
+            self.add_command(TyperCommand(entry.name, help=entry.text, rich_help_panel=entry.panel))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(COMMANDS[name]) if name in COMMANDS else command, rest
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the table."""
+        return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GenFTError as e:
+            if os.environ.get("RANK", "0") != "0":
+                time.sleep(2)  # the first process has the same to say, or torchrun ends this one with the run
+            for sentence in str(e).splitlines():
+                errors.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+            errors.print("interrupted: finished runs are kept; run the same command again to resume", soft_wrap=True)
+            raise typer.Exit(130) from None
+        except typer.Abort:
+            raise
+        except Exception as e:
+            if hasattr(e, "exit_code") or os.environ.get("GENFT_TRACEBACK"):  # typer's own, which it shows itself
+                raise
+            errors.print(
+                f"[bold red]error:[/] {type(e).__name__}: {escape(first_line(e, ''))} "
+                "(set GENFT_TRACEBACK=1 to see where)",
+                soft_wrap=True,
+                highlight=False,
+            )
+            raise typer.Exit(1) from None
+
+
+def load(entry: Entry) -> Any:
+    """The command itself, imported."""
+    found = resolve_name(entry.place)
+    if isinstance(found, typer.Typer):
+        return get_command(found)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.command(entry.name, cls=Command, help=_flowing(inspect.getdoc(found) or ""))(found)
+    return get_command(app)
+
+
+def _flowing(text: str) -> str:
+    """A docstring for ``--help``: the lines of a paragraph are joined, so that they wrap to the terminal."""
+    paragraphs = (p if p.startswith(" ") else " ".join(p.splitlines()) for p in text.split("\n\n"))
+    return escape("\n\n".join(paragraphs))

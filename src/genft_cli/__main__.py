@@ -1,0 +1,6 @@
+"""``python -m genft_cli``, the same as ``genft``."""
+
+from genft_cli import main
+
+if __name__ == "__main__":
+    main()
