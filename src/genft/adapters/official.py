@@ -71,7 +71,7 @@ def import_official(folder: str | Path, base: str | Path | nn.Module, out: str |
 
     Args:
         folder: holds adapter_config.json (texts), or best_model.pt and args.yaml (images).
-        base: the pretrained model that it was trained on: a name or folder for transformers, or the model itself.
+        base: the pretrained model that it was trained on: a Hub id, a packaged name, a folder, or the model itself.
         out: a folder that does not exist yet, or is empty.
 
     Returns:
@@ -216,13 +216,20 @@ def _sorted_out(
 
 def _load(base: str, published: Published) -> nn.Module:
     """The base model, with a head as wide as theirs."""
+    source = find_model(base)
+    model = _of_their_class(source.folder, base, published)
+    model.config._name_or_path = model.name_or_path = source.base_id
+    return model
+
+
+def _of_their_class(folder: Path, base: str, published: Published) -> Any:
     if published.task_type == "CAUSAL_LM":
-        return AutoModelForCausalLM.from_pretrained(base)
+        return AutoModelForCausalLM.from_pretrained(folder)
     biases = [tensor for name, tensor in published.rest.items() if name.endswith(".bias")]
     if not biases:
         raise AdapterFileError(f"{base}: the adapter has no head, so its number of classes is not known")
     auto = AutoModelForImageClassification if published.task_type is None else AutoModelForSequenceClassification
-    return auto.from_pretrained(base, num_labels=len(biases[-1]), ignore_mismatched_sizes=True)
+    return auto.from_pretrained(folder, num_labels=len(biases[-1]), ignore_mismatched_sizes=True)
 
 
 def _attach(published: Published, model: nn.Module) -> PeftModel:
