@@ -34,6 +34,7 @@ from genft.bridge.weight.layer import WeightLayer
 from genft.errors import AdapterFileError, ConfigError, first_line
 from genft.methods.genft import GenFTConfig
 from genft.methods.genft_config import is_official
+from genft.models.source import find_model
 
 ADAPTER = "default"
 ACTIVATIONS = {"relu": "relu", "leakyrelu": "leaky_relu", "gelu": "gelu", "tanh": "tanh"}
