@@ -66,7 +66,12 @@ def _suite(options: ParamsOptions) -> None:
 
 def _methods(counted: list[MethodCount], as_json: bool) -> None:
     if as_json:
-        print_json([dataclasses.asdict(c) | {"counted": c.counted, "agrees": c.agrees} for c in counted])
+        print_json(
+            [
+                dataclasses.asdict(c) | {"count": c.count.model_dump(), "counted": c.counted, "agrees": c.agrees}
+                for c in counted
+            ]
+        )
         return
     console = screen()
     notes: list[str] = []
