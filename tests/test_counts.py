@@ -99,6 +99,15 @@ def test_command_prints_and_draws(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_table_of_texts_has_the_counts_with_biases() -> None:
+    shown = CliRunner().invoke(app, ["params", "glue"]).stdout
+    assert re.search(r"task +a +b +GenFT +with biases +head", shown)
+    assert re.search(r"mean +238,080 +239,716", shown)
+    assert re.search(r"qqp +48 +0 +147,456 +149,088", shown)  # 2 (a + b) + 2 d = 1,632 more
+    assert "what was trained has them" in " ".join(shown.split())
+    assert "with biases" not in CliRunner().invoke(app, ["params", "fgvc"]).stdout
+
+
 def test_unknown_suite_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"suite: 'vtab'.*nearest: 'vtab1k'"):
         counts.count_suite("vtab")
