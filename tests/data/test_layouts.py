@@ -65,7 +65,7 @@ def test_broken_glue_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"RTE/train\.tsv: column: 'sentence1' is missing; allowed: index, sentence"):
         read(load_task("rte", tmp_path))
     (folder / "train.tsv").write_bytes(b"index\tsentence1\tsentence2\tlabel\n0\t\xff\n")
-    with pytest.raises(DataError, match=r"train\.tsv: byte 34 is not valid UTF-8"):
+    with pytest.raises(DataError, match=r"train\.tsv: line 2: byte 0xff is not valid UTF-8"):
         read(load_task("rte", tmp_path))
     (folder / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\n1\ta\tb\tentailment\n2\ta\n")
     data = read(load_task("rte", tmp_path))

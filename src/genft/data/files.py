@@ -124,9 +124,7 @@ def _complete(data: TaskData) -> TaskData:
 
 def _about_copies(rows: int, different: int) -> str:
     if different < _FEWEST_ROWS:
-        return (
-            f"only {different} of {rows:,} examples are different: copies are in several splits, scores optimistic"
-        )
+        return f"only {different} of {rows:,} examples are different: copies are in several splits, scores optimistic"
     counted = "1 example is a copy" if rows - different == 1 else f"{rows - different:,} examples are copies"
     return f"{counted} of another; copies are in one split"
 
