@@ -17,13 +17,14 @@ class Listed(Record):
     """One method.
 
     Attributes:
-        name, family, origin, mergeable, kinds, trains, paper: see :class:`genft.api.registry.MethodInfo`.
+        name, family, group, origin, mergeable, kinds, trains, paper: see :class:`genft.api.registry.MethodInfo`.
         parameters: model → what the method trains there beside the head, with its default settings; models whose inputs
             it does not work on are left out.
     """
 
     name: str
     family: str
+    group: str
     origin: str
     mergeable: bool
     kinds: tuple[str, ...]

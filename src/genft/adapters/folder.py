@@ -20,7 +20,6 @@ BASELINE_WEIGHTS = "model.safetensors"
 #: What genft records about the task (``task_file.py``), and about the base model (``base_record.py``).
 TASK_FILE = "genft_task.json"
 BASE_FILE = "genft_base.json"
-CARD = "README.md"
 
 
 @contextmanager

@@ -61,6 +61,12 @@ COMMANDS = {
         Entry("data", "genft.cli.data:data", "Check data before training.", _LOOK),
         Entry("merge", "genft.cli.merge:merge", "Fold an adapter into its base model.", _HAND_OVER),
         Entry("to-lora", "genft.cli.to_lora:to_lora", "Write an adapter as a standard LoRA adapter.", _HAND_OVER),
+        Entry(
+            "import-official",
+            "genft.cli.import_official:import_official",
+            "Make an adapter of the GenFT authors' own code one of this package.",
+            _HAND_OVER,
+        ),
     )
 }
 

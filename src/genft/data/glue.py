@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from genft.data.layout import Rows, finish, hub_folder, task_folder
 from genft.data.limits import decode_utf8, read_data_file
 from genft.data.task import Fault, Task, TaskData, refuse
@@ -83,6 +81,8 @@ def _read_tsv(task: Task, path: Path) -> tuple[Rows, list[str]]:
 
 
 def _from_hub(task: Task, files: list[str]) -> dict[str, Rows]:
+    import pandas as pd
+
     folder = hub_folder(task, files, _REPO, [f"{task.name}/*"])
     splits: dict[str, Rows] = {}
     for path in sorted((folder / task.name).glob("*.parquet")):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
-from sklearn.model_selection import train_test_split
 
 from genft.data.images import digests
 from genft.errors import ConfigError, DataError, not_one_of
@@ -218,12 +217,15 @@ def list_tasks() -> list[Task]:
 
 def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple[Split, Split]:
     """(the remaining examples, the ``size`` held-out ones), drawn with a fixed seed, by class if possible."""
+
     keep, out = draw(split.labels, size, seed, stratify)
     return split.take(keep), split.take(out)
 
 
 def draw(labels: Sequence[float], size: int, seed: int, stratify: bool = True) -> tuple[list[int], list[int]]:
     """(the remaining rows, the ``size`` drawn ones), each in order; by class if the classes are large enough."""
+    from sklearn.model_selection import train_test_split
+
     per_class = Counter(labels)
     if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(labels) - size < len(per_class)):
         stratify = False

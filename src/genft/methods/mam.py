@@ -46,6 +46,7 @@ class MAMConfig(PaperStartConfig):
     config=MAMConfig,
     paper="MAM adapter, arXiv 2110.04366",
     trains="a prefix of keys and values, and a bottleneck beside the MLP of every block",
+    group="paper",
 )
 class MAM(BlockMethod[MAMConfig]):
     """A prefix made by an MLP, and s · Up(ReLU(Down x)) added to the MLP's output."""
