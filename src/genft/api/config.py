@@ -89,6 +89,13 @@ def setting(
     return field(default=default, metadata=metadata, **kwargs)
 
 
+#: Settings of peft's LoRA that no method of genft has, and why.
+NOT_SUPPORTED = {
+    "target_parameters": "methods of genft adapt modules, not single parameters; name the modules in target_modules",
+    "ensure_weight_tying": "methods of genft adapt no embeddings, so there are no tied weights to keep together",
+}
+
+
 def setting_problems(config: Any) -> list[str]:
     """One sentence for every field of ``config`` whose value its own :func:`setting` does not allow."""
     problems = []
@@ -150,6 +157,11 @@ class AdapterConfig(PeftConfig):
         "Sketch and hash of every adapted base weight; saved with an adapter, and compared when it is loaded.",
         repr=False,
     )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> AdapterConfig:
+        if refused := [f"{name}: {why}" for name, why in NOT_SUPPORTED.items() if kwargs.get(name)]:
+            raise ConfigError(refused)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()

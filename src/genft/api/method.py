@@ -163,6 +163,9 @@ class WeightMethod(Method[ConfigT, Site]):
     #: step. Those that are costly to derive are renewed only if a frozen weight has changed.
     derives_every_step: bool = False
 
+    #: Whether ΔW and Δb are linear in the trained tensors, so that weighted sums of adapters are exact.
+    is_linear: bool = False
+
     def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
         """Called with all the adapter's frozen weights before :meth:`derive` is asked site by site and before factors
         are initialised, for work on several weights at once. Calling a function reads (and dequantises) its weight.

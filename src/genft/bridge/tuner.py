@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from genft.api.config import AdapterConfig
 from genft.api.method import BlockMethod, Method, Site, WeightMethod
-from genft.bridge import adapter_file, base_check
+from genft.bridge import adapter_file, base_check, weighted
 from genft.bridge.adapter import Adapter
 from genft.bridge.block.layer import CANNOT_MERGE, BlockLayer
 from genft.bridge.layer import AdapterLayer, adapters_in, entry, layers_of, own_key
@@ -249,6 +249,24 @@ class BridgeTuner(BaseTuner):
             )
         return nullcontext()
 
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
+    ) -> None:
+        """Add an adapter whose update is the weighted sum of the updates of several; it is inactive at first, as peft's.
+
+        Raises:
+            ConfigError: the sum would not be exact: the method's update is not linear in what it trains, or the
+                adapters have other settings.
+        """
+        weighted.check_weighted(self.adapters, adapters, weights, adapter_name, combination_type)
+        summands = [self.adapters[name] for name in adapters]
+        config = summands[0].config.owned(dict)
+        vars(config).update(base_fingerprint=None, inference_mode=False)
+        self.peft_config[adapter_name] = config
+        self.inject_adapter(self.model, adapter_name)
+        self._cast_adapter_dtype(adapter_name)
+        weighted.write_sum(self.model, summands, weights, self.adapters[adapter_name])
+
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]
         Root.remove(model)
@@ -359,6 +377,8 @@ def _finish_at_the_first_pass(
     """Weights on the meta device have no values yet: check them, and derive from them, at the first forward pass."""
 
     def finish(module: nn.Module, args: Any) -> None:
+        if base_check.has_no_values_yet(adapter, model):
+            return  # a pass on the meta device, for shapes
         handle.remove()
         base_check.record_or_compare(adapter, model)
         prepare_derived(adapter)

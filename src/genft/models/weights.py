@@ -115,14 +115,14 @@ class FrozenWeight:
         """W0 (o, i): without a copy, or dequantised into a new tensor."""
         if self.backend is not None:
             return self._dequantised()
-        weight = self.stored.data
+        weight = self.stored.detach()  # torch.export does not follow .data
         return weight.T if self.transposed else weight
 
     @property
     def bias(self) -> Tensor | None:
         """b0 (o,), or None."""
         bias = self.stored_bias
-        return None if bias is None else bias.data
+        return None if bias is None else bias.detach()
 
     @property
     def stored_bias(self) -> Tensor | None:
