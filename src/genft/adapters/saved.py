@@ -29,6 +29,7 @@ from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIG
 from genft.adapters.task_file import SavedTask, read_task
 from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
+from genft.bridge.patterns import check_patterns
 from genft.data import Task
 from genft.data.encode import Encoded, encode
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
@@ -323,7 +324,9 @@ def _attach(folder: Path, base: PreTrainedModel, name: str, hint: str = "", *, e
     tensors = read_tensors(file)
     with one_sentence(folder, name, hint):
         check_sizes(folder, tensors)
-        if PeftConfig.from_pretrained(str(folder)).peft_type == PeftType.PREFIX_TUNING:
+        config = PeftConfig.from_pretrained(str(folder))
+        check_patterns(vars(config), [path for path, _ in base.named_modules()])
+        if config.peft_type == PeftType.PREFIX_TUNING:
             accept_prefix(base)
         model = PeftModel.from_pretrained(base, str(folder))
         needed = get_peft_model_state_dict(model, save_embedding_layers=False).keys()

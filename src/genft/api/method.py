@@ -263,6 +263,10 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         """Tokens (tokens, width) put after the first token of the block's input, if any."""
         raise NotImplementedError
 
+    def passing_prompts(self, site: BlockSite) -> int:
+        """How many prompts of earlier blocks are among this block's input, after its first token."""
+        return 0
+
     def spent_prompts(self, site: BlockSite) -> int:
         """How many prompts are taken out again after this block."""
         return 0

@@ -24,6 +24,7 @@ from genft.bridge import adapter_file, base_check, weighted
 from genft.bridge.adapter import Adapter
 from genft.bridge.block.layer import CANNOT_MERGE, BlockLayer
 from genft.bridge.layer import AdapterLayer, adapters_in, entry, layers_of, own_key
+from genft.bridge.patterns import check_patterns
 from genft.bridge.root import Root
 from genft.bridge.shared import SharedFactors, add_shared, cast_to_float32
 from genft.bridge.targets import block_sites, no_match, weight_sites
@@ -77,6 +78,7 @@ class BridgeTuner(BaseTuner):
         self._injecting, self._keys = adapter_name, None if state_dict is None else set(state_dict)
         self._adapter: Adapter[Any] | None = None
         config: Any = self.peft_config[adapter_name]
+        check_patterns(vars(config), [path for path, _ in model.named_modules()])
         self.peft_config[adapter_name] = config.owned(dict)  # peft fills in targets and more; the user's stays as it is
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         adapter, self._adapter = self._adapter, None

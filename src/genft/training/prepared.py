@@ -10,6 +10,7 @@ from genft.data.task import Task
 from genft.errors import ConfigError
 from genft.families.family import Family
 from genft.families.registry import get_family
+from genft.files import name_part
 from genft.methods import get_method
 from genft.models.source import ModelSource, find_model
 from genft.runs.protocols import Protocol, Roles, assign_roles, get_protocol
@@ -49,9 +50,9 @@ class PreparedRun:
 
     @property
     def name(self) -> str:
-        """Readable and unique: the name of the adapter's folder."""
-        model = self.spec.model.rstrip("/").rpartition("/")[2]
-        return f"{self.task.name}-{model}-{self.spec.method}-seed{self.spec.seed}-{self.key[:6]}"
+        """Readable, and unique by the whole key: the name of the adapter's folder."""
+        task, model = name_part(self.task.name), name_part(self.spec.model.rstrip("/").rpartition("/")[2])
+        return f"{task}-{model}-{self.spec.method}-seed{self.spec.seed}-{self.key}"
 
     @property
     def steps(self) -> int:
