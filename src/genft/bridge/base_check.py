@@ -30,11 +30,15 @@ _SKETCH, _TRAINED, _DERIVED = slice(8), slice(8, 9), slice(9, 10)
 def base_fingerprint(module: nn.Module) -> dict[str, Any] | None:
     """Fingerprint of the pretrained weight in ``module``: of its own, else of the first one inside (a block);
     None if there is no matrix (a normalisation)."""
-    linear = next((m for m in unwrap(module).modules() if has_linear_weight(m)), None)
+    linear = _first_linear(module)
     if linear is None:
         return None
     w0 = FrozenWeight.of(linear)
     return fingerprint.take(w0.weight, quantisation=w0.quantisation)
+
+
+def _first_linear(module: nn.Module) -> nn.Module | None:
+    return next((m for m in unwrap(module).modules() if has_linear_weight(m)), None)
 
 
 def base_weight(module: nn.Module, rows: slice = slice(None)) -> Tensor:
@@ -74,9 +78,10 @@ def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
     if adapter.fingerprint is None:
         return
     for layer in layers_of(adapter, model):
-        if not isinstance(layer, WeightLayer) or layer.merged or not layer.frozen.has_weight:
+        linear = _first_linear(layer)
+        if linear is None or any(isinstance(m, BaseTunerLayer) and m.merged for m in (layer, linear)):
             continue
-        path, w0 = layer.attachments[adapter.name].sites[0].module, layer.frozen
+        path, w0 = layer.attachments[adapter.name].sites[0].module, FrozenWeight.of(linear)
         if w0.is_whole and (w0.trained or not fingerprint.fits(adapter.fingerprint.get(path), w0.weight)):
             adapter.fingerprint[path] = base_fingerprint(layer)
 
