@@ -9,7 +9,6 @@ from pathlib import Path
 
 from genft.errors import ConfigError
 
-
 #: Bytes of a task's or model's name that go into a file name, which may have 255 in all.
 LONGEST_PART = 60
 

@@ -74,9 +74,13 @@ def _difference(a: AdapterConfig, b: AdapterConfig) -> str | None:
 
 
 @torch.no_grad()
-def write_sum(model: nn.Module, adapters: Sequence[Adapter[Any]], weights: Sequence[float], total: Adapter[Any]) -> None:
+def write_sum(
+    model: nn.Module, adapters: Sequence[Adapter[Any]], weights: Sequence[float], total: Adapter[Any]
+) -> None:
     """Give ``total`` the weighted sum of what the adapters have trained; factors of linear methods are not shared."""
     for layer in layers_of(total, model):
         for key, parameter in entry(layer.own_factors, total.name).items():
             parts = [entry(layer.own_factors, adapter.name)[key] for adapter in adapters]
-            parameter.copy_(torch.stack([w * part.to(parameter) for w, part in zip(weights, parts, strict=True)]).sum(0))
+            parameter.copy_(
+                torch.stack([w * part.to(parameter) for w, part in zip(weights, parts, strict=True)]).sum(0)
+            )

@@ -43,24 +43,25 @@ def _newest(folder: Path) -> Path | None:
             shutil.rmtree(path)
             continue
         best = state.get("best_model_checkpoint") if isinstance(state, dict) else None
-        damaged = _damaged_file(path) or (_damaged_file(folder / Path(best).name) if best else None)
+        damaged = _damaged_file(path)
+        if damaged is None and best and (folder / Path(best).name).is_dir():  # a better one may have replaced it
+            damaged = _damaged_file(folder / Path(best).name)
         if damaged is None:
             return path
         warnings.warn(
-            f"{damaged}: is damaged or missing, so the run resumes from before {path.name}, or from its start", stacklevel=2
+            f"{damaged}: is damaged or missing, so the run resumes from before {path.name}, or from its start",
+            stacklevel=2,
         )
         shutil.rmtree(path)
     return None
 
 
 def _damaged_file(checkpoint: Path) -> Path | None:
-    """The first file of a checkpoint that cannot be read, or the folder if it is not there; None if all is well.
+    """The first file of a checkpoint that cannot be read or is missing; None if all is well.
 
     What torch writes is a zip archive, whose checksums cover all of it; of safetensors the header and the length are
     checked.
     """
-    if not checkpoint.is_dir():
-        return checkpoint
     for file in sorted(checkpoint.iterdir()):
         try:
             if file.suffix in (".pt", ".pth"):
@@ -72,6 +73,8 @@ def _damaged_file(checkpoint: Path) -> Path | None:
                     pass
         except (OSError, zipfile.BadZipFile, SafetensorError):
             return file
+    if not any(checkpoint.glob("*.safetensors")):
+        return checkpoint / SAFE_WEIGHTS_NAME
     missing = (checkpoint / name for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
     return next((file for file in missing if not file.is_file()), None)
 
@@ -126,6 +129,13 @@ class SmallCheckpoints(Trainer):
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
+        if best is not None and not Path(best).is_dir():
+            folder = Path(self.args.output_dir or "")
+            shutil.rmtree(folder, ignore_errors=True)
+            raise TrainingError(
+                f"{folder}: the checkpoint of the best epoch, {Path(best).name}, was deleted during the run; run the "
+                "same command again to train from the start"
+            )
         if self._trains_prompt and best is not None:
             self._load_from_checkpoint(best)
         else:
