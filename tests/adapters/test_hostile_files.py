@@ -59,12 +59,12 @@ def folder(good: Path, tmp_path: Path) -> Path:
 
 def loads_or_says(folder: Path) -> None:
     """Loads, or is one of our sentences; within a second, and the folder holds what it held."""
-    before = {path.name: path.stat().st_mtime_ns for path in folder.parent.rglob("*")}
+    before = {path.name: path.lstat().st_mtime_ns for path in folder.parent.rglob("*")}
     began = time.process_time()
     with contextlib.suppress(GenFTError):
         artifact.load(folder)
     assert time.process_time() - began < 1
-    assert {path.name: path.stat().st_mtime_ns for path in folder.parent.rglob("*")} == before
+    assert {path.name: path.lstat().st_mtime_ns for path in folder.parent.rglob("*")} == before
 
 
 @FEW
@@ -201,10 +201,10 @@ PARTS = st.sampled_from(
 PATTERN = st.lists(st.tuples(PARTS, st.sampled_from(["", "*", "+", "?", "{2,}", "{0,9}"])), min_size=1, max_size=9).map(
     lambda parts: "".join(part + repeat for part, repeat in parts)
 )
-SLOW = ["(.*)*(.*)*q!", "(([a-z.0-9_]+)+)+!", ".*" * 12 + "q!"]
+SLOW = {"target_modules": "(.*)*(.*)*q!", "exclude_modules": "(([a-z.0-9_]+)+)+!"}
 
 
-@settings(FEW, max_examples=25)
+@settings(FEW, max_examples=15)
 @given(setting=st.sampled_from(["target_modules", "exclude_modules"]), pattern=PATTERN)
 def test_any_pattern_in_a_configuration(setting: str, pattern: str, folder: Path, good: Path) -> None:
     content = json.loads((good / "adapter_config.json").read_text())
@@ -214,16 +214,14 @@ def test_any_pattern_in_a_configuration(setting: str, pattern: str, folder: Path
         loads_or_says(folder)
 
 
-@pytest.mark.parametrize("pattern", SLOW)
-@pytest.mark.parametrize("setting", ["target_modules", "exclude_modules"])
-def test_a_pattern_that_backtracks_without_end(setting: str, pattern: str, folder: Path, good: Path) -> None:
+@pytest.mark.parametrize("setting", SLOW)
+def test_a_pattern_that_backtracks_without_end(setting: str, folder: Path, good: Path) -> None:
     content = json.loads((good / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(content | {setting: pattern}))
+    (folder / "adapter_config.json").write_text(json.dumps(content | {setting: SLOW[setting]}))
     began = sum(os.times()[:4])
     with pytest.raises(ConfigError, match=rf"^{setting}: matching .* takes more than 1 second"):
         artifact.load(folder)
     assert sum(os.times()[:4]) - began < 2.5  # the process that tries it included
-    loads_or_says(folder)
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "a" * 20_000])

@@ -174,8 +174,8 @@ def compare_updates(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping
         raise BaseMismatchError(_another_matrix(site, apart, trained_on.get("dtype"), found.get("dtype")))
     if edited:
         warnings.warn(
-            f"adapter: the values of {len(edited)} weights ({min(edited)}, …) were edited after they had been saved, so "
-            "they could not be checked against the singular vectors of this model",
+            f"adapter: the values of {len(edited)} weights ({min(edited)}, …) were edited after they had been saved, "
+            "so they could not be checked against the singular vectors of this model",
             stacklevel=2,
         )
 

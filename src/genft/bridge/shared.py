@@ -57,8 +57,8 @@ class SharedFactors(nn.ModuleDict):
 
 
 def refuse_reentrant_checkpoints(model: nn.Module) -> None:
-    """DDP counts a gradient as final at its first arrival. A reentrant checkpoint runs the backward pass layer by layer,
-    so what layers share gets a gradient from each, and torch would end with "marked ready twice".
+    """DDP takes the first gradient of a parameter for all of it. A reentrant checkpoint runs the backward pass layer by
+    layer, so what layers share gets a gradient from each, and torch ends with "marked as ready twice".
 
     Raises:
         GenFTError: layers with shared factors are checkpointed in this way, inside DDP.

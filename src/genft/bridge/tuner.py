@@ -254,7 +254,7 @@ class BridgeTuner(BaseTuner):
     def add_weighted_adapter(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
     ) -> None:
-        """Add an adapter whose update is the weighted sum of the updates of several; it is inactive at first, as peft's.
+        """Add an adapter whose update is the weighted sum of the updates of several; it is inactive at first.
 
         Raises:
             ConfigError: the sum would not be exact: the method's update is not linear in what it trains, or the
