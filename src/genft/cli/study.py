@@ -90,7 +90,7 @@ def study(
         model=model.model,
         preset=load_preset(model.preset),
         training=training.values,
-        said=roles.said,
+        run=roles.said,
     )
     by_name = {task.name: of_task for task, of_task in data}
     schedules = [Schedule(matrix, store, by_name) for matrix, _ in matrices]
