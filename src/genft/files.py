@@ -10,6 +10,14 @@ from pathlib import Path
 
 from genft.errors import ConfigError, DataError
 
+#: Bytes of a task's or model's name that go into a file name, which may have 255 in all.
+LONGEST_PART = 60
+
+
+def name_part(text: str) -> str:
+    """The beginning of ``text`` that fits into a file name beside other parts."""
+    return text.encode()[:LONGEST_PART].decode(errors="ignore")
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that other processes see whole or not at all, even if the machine stops in between.

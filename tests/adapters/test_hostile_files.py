@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import struct
 import time
@@ -58,12 +59,12 @@ def folder(good: Path, tmp_path: Path) -> Path:
 
 def loads_or_says(folder: Path) -> None:
     """Loads, or is one of our sentences; within a second, and the folder holds what it held."""
-    before = {path.name: path.stat().st_mtime_ns for path in folder.parent.rglob("*")}
+    before = {path.name: path.lstat().st_mtime_ns for path in folder.parent.rglob("*")}
     began = time.process_time()
     with contextlib.suppress(GenFTError):
         artifact.load(folder)
     assert time.process_time() - began < 1
-    assert {path.name: path.stat().st_mtime_ns for path in folder.parent.rglob("*")} == before
+    assert {path.name: path.lstat().st_mtime_ns for path in folder.parent.rglob("*")} == before
 
 
 @FEW
@@ -191,3 +192,72 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value)
+
+
+#: Parts of patterns; some of their combinations backtrack for longer than the universe has existed.
+PARTS = st.sampled_from(
+    ["a", ".", "\\d", "[a-z.]", "(a|a)", "(.*)", "(.+)+", "((.|\\w)*)*", "(?:x?)", "$", "\\", "(", "q!"]
+)
+PATTERN = st.lists(st.tuples(PARTS, st.sampled_from(["", "*", "+", "?", "{2,}", "{0,9}"])), min_size=1, max_size=9).map(
+    lambda parts: "".join(part + repeat for part, repeat in parts)
+)
+SLOW = {"target_modules": "(.*)*(.*)*q!", "exclude_modules": "(([a-z.0-9_]+)+)+!"}
+
+
+@settings(FEW, max_examples=15)
+@given(setting=st.sampled_from(["target_modules", "exclude_modules"]), pattern=PATTERN)
+def test_any_pattern_in_a_configuration(setting: str, pattern: str, folder: Path, good: Path) -> None:
+    content = json.loads((good / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(content | {setting: pattern}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loads_or_says(folder)
+
+
+@pytest.mark.parametrize("setting", SLOW)
+def test_a_pattern_that_backtracks_without_end(setting: str, folder: Path, good: Path) -> None:
+    content = json.loads((good / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(content | {setting: SLOW[setting]}))
+    began = sum(os.times()[:4])
+    with pytest.raises(ConfigError, match=rf"^{setting}: matching .* takes more than 1 second"):
+        artifact.load(folder)
+    assert sum(os.times()[:4]) - began < 2.5  # the process that tries it included
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "a" * 20_000])
+def test_a_pattern_that_is_none(pattern: str, folder: Path, good: Path) -> None:
+    content = json.loads((good / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(content | {"target_modules": pattern}))
+    loads_or_says(folder)
+    with pytest.raises(ConfigError, match=r"^target_modules: 'a?.*(is not a regular expression|allowed: 10000)"):
+        artifact.load(folder)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
+@pytest.mark.parametrize("name", ["adapter_config.json", WEIGHTS, artifact.TASK_FILE, "genft_base.json"])
+def test_what_is_no_file(name: str, make: Any, folder: Path) -> None:
+    """A FIFO would be waited for without end."""
+    (folder / name).unlink()
+    make(folder / name)
+    loads_or_says(folder)
+
+
+@FEW
+@given(
+    name=st.lists(
+        st.sampled_from(["base_model", "model", "bert", "encoder", "genft_shared", "default", "..", "x", ""]),
+        min_size=1,
+        max_size=6,
+    ).map(".".join),
+    shape=st.lists(st.integers(0, 5), max_size=3),
+)
+def test_any_surplus_tensor(name: str, shape: list[int], folder: Path, good: Path) -> None:
+    state = load_file(good / WEIGHTS)
+    if name in state:
+        return
+    save_file({**state, name: torch.zeros(shape)}, folder / WEIGHTS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="adapter file: left out 1 of")
+        with pytest.raises(GenFTError):
+            artifact.load(folder)
+    loads_or_says(folder)

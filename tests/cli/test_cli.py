@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,12 @@ def test_a_finished_run_is_shown_again_and_not_repeated(reviews: Path, bert: Pat
     written = file.stat().st_mtime_ns
     assert "finished already" in ok(*words)
     assert file.stat().st_mtime_ns == written
+    shutil.rmtree(tmp_path / "adapters")
+    shown = ok(*words)
+    assert "does not exist any more; --again trains it again" in shown
+    assert "Use it" not in shown
     assert "finished already" not in ok(*words, "--again")
+    assert list((tmp_path / "adapters").iterdir())
     assert file.stat().st_mtime_ns > written
 
 

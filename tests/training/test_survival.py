@@ -1,6 +1,7 @@
 """What a full disk, a kill, a lost file and a second Ctrl-C leave behind: a sentence, and nothing half-written."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import random
@@ -193,3 +194,53 @@ def _suite(folder: Path, data: Path) -> Path:
         f'files = {{ train = "{data}" }}\ntext_columns = ["text"]\nlabel_column = "label"\n'
     )
     return path
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("optimizer.pt", "bytes"),
+        ("rng_state.pth", "cut"),
+        ("scheduler.pt", "gone"),
+        ("adapter_model.safetensors", "cut"),
+    ],
+)
+def test_a_damaged_file_in_the_newest_checkpoint(
+    file: str, damage: str, reviews: Path, bert: Path, tmp_path: Path
+) -> None:
+    """The run resumes from the one before it, and ends as if nothing had happened."""
+    planned, store = plan(reviews, bert), Store(tmp_path / "broken").open()
+    expected = run(planned, Store(tmp_path / "whole").open())
+    weights = load_file(tmp_path / "whole" / expected.adapter / "adapter_model.safetensors")
+
+    def stop(event: object) -> None:
+        folder = store.checkpoints(planned.key)
+        if (folder / "checkpoint-18" / "trainer_state.json").is_file():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(planned, store, stop)
+    newest = store.checkpoints(planned.key) / "checkpoint-18" / file
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2 - 100 : len(content) // 2] = bytes(100)
+    newest.unlink() if damage == "gone" else newest.write_bytes(content if damage == "bytes" else content[:-40])
+    with pytest.warns(UserWarning, match=r"is damaged or missing, so the run resumes from before checkpoint-18"):
+        resumed = run_once(planned, store)
+    assert resumed.history.resumed_at == 12
+    same_end(store, resumed, weights)
+
+
+def test_names_of_240_letters(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    long = tmp_path / f"{'r' * 240}.csv"
+    long.symlink_to(reviews)
+    planned, store = plan(long, bert, epochs=1), Store(tmp_path / "out").open()
+    result = run_once(planned, store)
+    assert artifact.load(store.out / result.adapter)
+    assert len(planned.name) < 200
+
+
+def test_runs_whose_keys_begin_alike_have_folders_of_their_own(reviews: Path, bert: Path) -> None:
+    planned = plan(reviews, bert)
+    twin = dataclasses.replace(planned, key=planned.key[:15] + ("0" if planned.key[15] != "0" else "1"))
+    assert planned.key[:6] == twin.key[:6]
+    assert planned.name != twin.name

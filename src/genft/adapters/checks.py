@@ -23,6 +23,13 @@ SIZES = {
 }
 
 
+def check_files(folder: Path) -> None:
+    """Refuse a folder with something in it that is no file: opening a FIFO would wait without end."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise AdapterFileError(f"{path}: is not a regular file")
+
+
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a weight file, none of them with NaN or infinite values.
 

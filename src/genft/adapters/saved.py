@@ -24,12 +24,13 @@ from transformers import PreTrainedModel
 
 from genft.adapters.base_record import check_base, read_base_record, take_base_record, tokenizer_fingerprint
 from genft.adapters.card import adapter_card
-from genft.adapters.checks import check_names, check_shapes, check_sizes, one_sentence, read_tensors
+from genft.adapters.checks import check_files, check_names, check_shapes, check_sizes, one_sentence, read_tensors
 from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIGHTS, TASK_FILE, new_folder
 from genft.adapters.task_file import SavedTask, read_task
 from genft.api.card import AUTO_CLASSES
 from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
+from genft.bridge.patterns import check_patterns
 from genft.data import Task
 from genft.data.encode import Encoded, encode
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
@@ -215,6 +216,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     folder = Path(folder)
     if not folder.is_dir():
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
+    check_files(folder)
     saved = read_task(folder)
     loaded = get_family(_task(saved)).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
     if not other_base_allowed():
@@ -245,6 +247,7 @@ def open_adapter(folder: Path, base: str | None = None, num_labels: int | None =
         return load(folder, base)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
+    check_files(folder)
     config = PeftConfig.from_pretrained(str(folder))
     name = base or config.base_model_name_or_path
     if not name:
@@ -315,7 +318,9 @@ def _attach(folder: Path, base: PreTrainedModel, name: str, hint: str = "", *, e
     tensors = read_tensors(file)
     with one_sentence(folder, name, hint):
         check_sizes(folder, tensors)
-        if PeftConfig.from_pretrained(str(folder)).peft_type == PeftType.PREFIX_TUNING:
+        config = PeftConfig.from_pretrained(str(folder))
+        check_patterns(vars(config), [path for path, _ in base.named_modules()])
+        if config.peft_type == PeftType.PREFIX_TUNING:
             accept_prefix(base)
         model = PeftModel.from_pretrained(base, str(folder))
         needed = get_peft_model_state_dict(model, save_embedding_layers=False).keys()

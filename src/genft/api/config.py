@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from peft import PeftConfig
 from peft.utils import PeftType
+from typing_extensions import Self
 
 from genft.api.card import AUTO_CLASSES, write_card
 from genft.errors import ConfigError, not_one_of
@@ -91,6 +92,13 @@ def setting(
     return field(default=default, metadata=metadata, **kwargs)
 
 
+#: Settings of peft's LoRA that no method of genft has, and why.
+NOT_SUPPORTED = {
+    "target_parameters": "methods of genft adapt modules, not single parameters; name the modules in target_modules",
+    "ensure_weight_tying": "methods of genft adapt no embeddings, so there are no tied weights to keep together",
+}
+
+
 def setting_problems(config: Any) -> list[str]:
     """One sentence for every field of ``config`` whose value its own :func:`setting` does not allow."""
     problems = []
@@ -158,6 +166,11 @@ class AdapterConfig(PeftConfig):
         "Sketch and hash of every adapted base weight; saved with an adapter, and compared when it is loaded.",
         repr=False,
     )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if refused := [f"{name}: {why}" for name, why in NOT_SUPPORTED.items() if kwargs.get(name)]:
+            raise ConfigError(refused)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -167,6 +167,9 @@ class WeightMethod(Method[ConfigT, Site]):
     #: step. Those that are costly to derive are renewed only if a frozen weight has changed.
     derives_every_step: bool = False
 
+    #: Whether ΔW and Δb are linear in the trained tensors, so that weighted sums of adapters are exact.
+    is_linear: bool = False
+
     def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
         """Called with all the adapter's frozen weights before :meth:`derive` is asked site by site and before factors
         are initialised, for work on several weights at once. Calling a function reads (and dequantises) its weight.
@@ -264,6 +267,10 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         """Tokens put after the first token of the block's input x (batch, tokens, width), if any: (prompts, width), or
         (batch, prompts, width) if they differ from example to example."""
         raise NotImplementedError
+
+    def passing_prompts(self, site: BlockSite) -> int:
+        """How many prompts of earlier blocks are among this block's input, after its first token."""
+        return 0
 
     def spent_prompts(self, site: BlockSite) -> int:
         """How many prompts are taken out again after this block."""

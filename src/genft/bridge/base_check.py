@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ from genft.errors import BaseMismatchError
 from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
 
 _HALF = ("bfloat16", "float16")
+#: Rows of a saved sketch: the sketch itself, and what tells the trained values and the derived tensors from others.
+_SKETCH, _TRAINED, _DERIVED = slice(8), slice(8, 9), slice(9, 10)
 
 # -------------------------------------------------------------------- the base's fingerprint
 
@@ -26,11 +30,15 @@ _HALF = ("bfloat16", "float16")
 def base_fingerprint(module: nn.Module) -> dict[str, Any] | None:
     """Fingerprint of the pretrained weight in ``module``: of its own, else of the first one inside (a block);
     None if there is no matrix (a normalisation)."""
-    linear = next((m for m in unwrap(module).modules() if has_linear_weight(m)), None)
+    linear = _first_linear(module)
     if linear is None:
         return None
     w0 = FrozenWeight.of(linear)
     return fingerprint.take(w0.weight, quantisation=w0.quantisation)
+
+
+def _first_linear(module: nn.Module) -> nn.Module | None:
+    return next((m for m in unwrap(module).modules() if has_linear_weight(m)), None)
 
 
 def base_weight(module: nn.Module, rows: slice = slice(None)) -> Tensor:
@@ -70,9 +78,10 @@ def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
     if adapter.fingerprint is None:
         return
     for layer in layers_of(adapter, model):
-        if not isinstance(layer, WeightLayer) or layer.merged or not layer.frozen.is_linear:
+        linear = _first_linear(layer)
+        if linear is None or any(isinstance(m, BaseTunerLayer) and m.merged for m in (layer, linear)):
             continue
-        path, w0 = layer.attachments[adapter.name].sites[0].module, layer.frozen
+        path, w0 = layer.attachments[adapter.name].sites[0].module, FrozenWeight.of(linear)
         if w0.is_whole and (w0.trained or not fingerprint.fits(adapter.fingerprint.get(path), w0.weight)):
             adapter.fingerprint[path] = base_fingerprint(layer)
 
@@ -81,7 +90,12 @@ def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
 
 
 def update_sketches(model: nn.Module, adapter_name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Site → sketch of its update with the values in ``state_dict``, for methods that ask for one."""
+    """Site → sketch (10, 8) of its update with the values in ``state_dict``, for methods that ask for one.
+
+    Eight rows are the sketch itself. The last two tell the trained values, and the derived tensors, from others: files
+    may be edited (averages, noise, the largest values alone), and the sketch is then that of other values. Files of
+    genft 0.1 do not have these two.
+    """
     sketches: dict[str, Tensor] = {}
     for path, layer in model.named_modules():
         if isinstance(layer, WeightLayer) and adapter_name in layer.attachments:
@@ -106,7 +120,12 @@ def _layer_sketches(
         left, right = fingerprint.signs(site.out_features, 0), fingerprint.signs(site.in_features, 1)
         rows = partial(_frozen_rows, layer, slice(site.start, site.stop))
         if (sketch := attachment.method.sketch(rows, values, left, right)) is not None:
-            sketches[str(site)] = sketch
+            trained = attachment.places[site.slice or ""].keys()
+            identities = [
+                fingerprint.identity([values[name] for name in sorted(values) if (name in trained) == own])
+                for own in (True, False)
+            ]
+            sketches[str(site)] = torch.stack([*sketch.float().cpu(), *identities])
     return sketches
 
 
@@ -129,6 +148,8 @@ def take_sketches(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tenso
 def compare_updates(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Once after loading: compare the updates with the sketches that came with the values.
 
+    A warning names the weights whose values were edited since, so that nothing can be said of them.
+
     Raises:
         BaseMismatchError: naming the first weight whose update means another matrix here, and why.
     """
@@ -138,13 +159,25 @@ def compare_updates(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping
     expected, adapter.expected_sketches = adapter.expected_sketches, {}
     if fingerprint.other_base_allowed():
         return
-    for site, sketch in here.items():
-        apart = fingerprint.update_distance(expected[site], sketch) if site in expected else 0.0
-        if apart > fingerprint.UPDATE_TOLERANCE:
-            path = site.partition("[")[0]
-            trained_on = (adapter.expected_fingerprint or adapter.fingerprint or {}).get(path) or {}
-            found = base_fingerprint(_submodule(model, path)) or {}
-            raise BaseMismatchError(_another_matrix(site, apart, trained_on.get("dtype"), found.get("dtype")))
+    edited = []
+    for site in [site for site in here if site in expected]:
+        saved, sketch = expected[site].cpu().float(), here[site]
+        apart = fingerprint.update_distance(saved[_SKETCH], sketch[_SKETCH])
+        if apart <= fingerprint.UPDATE_TOLERANCE or torch.equal(saved[_DERIVED], sketch[_DERIVED]):
+            continue
+        if len(saved) == len(sketch) and not torch.equal(saved[_TRAINED], sketch[_TRAINED]):
+            edited.append(site)
+            continue
+        path = site.partition("[")[0]
+        trained_on = (adapter.expected_fingerprint or adapter.fingerprint or {}).get(path) or {}
+        found = base_fingerprint(_submodule(model, path)) or {}
+        raise BaseMismatchError(_another_matrix(site, apart, trained_on.get("dtype"), found.get("dtype")))
+    if edited:
+        warnings.warn(
+            f"adapter: the values of {len(edited)} weights ({min(edited)}, …) were edited after they had been saved, "
+            "so they could not be checked against the singular vectors of this model",
+            stacklevel=2,
+        )
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module:
@@ -159,6 +192,12 @@ def _another_matrix(site: str, apart: float, trained: str | None, here: str | No
             "nearly equal singular values leave the singular vectors open, and others were found here; where it was "
             "trained, load the adapter with save_bases=True in its configuration and save it again, which stores "
             "the vectors"
+        )
+    if trained in fingerprint.QUANTISED:
+        return start + (
+            f"it was trained on a base in {trained} and this one is in {here}, whose rounding moves the singular "
+            f"vectors; load the base in {trained}, or store the vectors where it was trained: load it there with "
+            "save_bases=True in its configuration and save it again"
         )
     cast = f", attach the adapter, and cast the model then (model.to(torch.{here}))" if here in _HALF else ""
     return start + (

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners import tuners_utils
 from peft.utils import PeftType, register_peft_method, save_and_load
+from torch import nn
 
 from genft.api.config import AdapterConfig
 from genft.api.method import Method, WeightMethod
@@ -51,9 +53,23 @@ def _with_our_part(write: Any) -> Any:
 PeftModel.create_or_update_model_card = _with_our_part(  # type: ignore[method-assign]
     PeftModel.create_or_update_model_card
 )
+
+
+def _belongs_to_a_tuner(collect: Any) -> Any:
+    """peft's list of what a tuner leaves trainable when it freezes the base, with our shared factors: another method
+    under the name of an adapter of ours must freeze all of that adapter or nothing."""
+
+    def collect_all(model: nn.Module, adapter_name: str | None = None) -> set[str]:
+        shared = {path for path, m in model.named_modules() if isinstance(m, SharedFactors)}
+        return collect(model, adapter_name) | (shared if adapter_name is None else set())
+
+    return collect_all
+
+
 save_and_load._get_adapter_state_dict_key_prefixes = _is_no_base_weight(
     save_and_load._get_adapter_state_dict_key_prefixes
 )
+tuners_utils._get_tuner_state_dict_key_prefixes = _belongs_to_a_tuner(tuners_utils._get_tuner_state_dict_key_prefixes)
 
 
 def register(info: MethodInfo, method: type[Method]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from genft.api.method import Method
 from genft.bridge.forward_pass import ForwardPass
-from genft.bridge.shared import SharedFactors
+from genft.bridge.shared import SharedFactors, refuse_reentrant_checkpoints
 from genft.bridge.update_cache import UpdateCache
 
 
@@ -76,6 +76,7 @@ class Root:
             return
         self.forward_pass.begin()
         if module.training:
+            refuse_reentrant_checkpoints(module)
             for method in self._listeners.values():
                 method.before_forward()
 

@@ -7,8 +7,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from genft.api.method import Factor
+from genft.errors import GenFTError
 
 
 class SharedFactors(nn.ModuleDict):
@@ -52,6 +54,32 @@ class SharedFactors(nn.ModuleDict):
         """Forget an adapter, if it is there."""
         if adapter_name in self:
             del self[adapter_name]
+
+
+def refuse_reentrant_checkpoints(model: nn.Module) -> None:
+    """DDP takes the first gradient of a parameter for all of it. A reentrant checkpoint runs the backward pass layer by
+    layer, so what layers share gets a gradient from each, and torch ends with "marked as ready twice".
+
+    Raises:
+        GenFTError: layers with shared factors are checkpointed in this way, inside DDP.
+    """
+    ddp = getattr(DistributedDataParallel, "_active_ddp_module", None)
+    if ddp is None or ddp.static_graph:
+        return
+    containers = (m for m in model.modules() if isinstance(m, SharedFactors))
+    if not any(p.requires_grad for container in containers for p in container.parameters()):
+        return
+    for module in model.modules():
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        if getattr(module, "gradient_checkpointing", False) and _is_reentrant(checkpoint):
+            raise GenFTError(
+                "gradient checkpointing: factors that layers share cannot be trained through reentrant checkpoints in "
+                "DDP; use gradient_checkpointing_kwargs={'use_reentrant': False}, or static_graph=True in DDP"
+            )
+
+
+def _is_reentrant(checkpoint: Any) -> bool:
+    return bool(getattr(checkpoint, "keywords", {}).get("use_reentrant", False))
 
 
 def container_name(prefix: str) -> str:

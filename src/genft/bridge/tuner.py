@@ -20,10 +20,11 @@ from transformers.pytorch_utils import Conv1D
 
 from genft.api.config import AdapterConfig
 from genft.api.method import BlockMethod, Method, Site, WeightMethod
-from genft.bridge import adapter_file, base_check
+from genft.bridge import adapter_file, base_check, weighted
 from genft.bridge.adapter import Adapter
 from genft.bridge.block.layer import CANNOT_MERGE, BlockLayer
 from genft.bridge.layer import AdapterLayer, adapters_in, entry, layers_of, own_key
+from genft.bridge.patterns import check_patterns
 from genft.bridge.root import Root
 from genft.bridge.shared import SharedFactors, add_shared, cast_to_float32
 from genft.bridge.targets import block_sites, no_match, weight_sites
@@ -83,6 +84,7 @@ class BridgeTuner(BaseTuner):
         self._injecting, self._keys = adapter_name, None if state_dict is None else set(state_dict)
         self._adapter: Adapter[Any] | None = None
         config: Any = self.peft_config[adapter_name]
+        check_patterns(vars(config), [path for path, _ in model.named_modules()])
         self.peft_config[adapter_name] = config.owned(dict)  # peft fills in targets and more; the user's stays as it is
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         adapter, self._adapter = self._adapter, None
@@ -255,6 +257,24 @@ class BridgeTuner(BaseTuner):
             )
         return nullcontext()
 
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
+    ) -> None:
+        """Add an adapter whose update is the weighted sum of the updates of several; it is inactive at first.
+
+        Raises:
+            ConfigError: the sum would not be exact: the method's update is not linear in what it trains, or the
+                adapters have other settings.
+        """
+        weighted.check_weighted(self.adapters, adapters, weights, adapter_name, combination_type)
+        summands = [self.adapters[name] for name in adapters]
+        config = summands[0].config.owned(dict)
+        vars(config).update(base_fingerprint=None, inference_mode=False)
+        self.peft_config[adapter_name] = config
+        self.inject_adapter(self.model, adapter_name)
+        self._cast_adapter_dtype(adapter_name)
+        weighted.write_sum(self.model, summands, weights, self.adapters[adapter_name])
+
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = super()._unload_and_optionally_merge(*args, **kwargs)  # type: ignore[func-returns-value]
         Root.remove(model)
@@ -369,6 +389,8 @@ def _finish_at_the_first_pass(
     """Weights on the meta device have no values yet: check them, and derive from them, at the first forward pass."""
 
     def finish(module: nn.Module, args: Any) -> None:
+        if base_check.has_no_values_yet(adapter, model):
+            return  # a pass on the meta device, for shapes
         handle.remove()
         base_check.record_or_compare(adapter, model)
         prepare_derived(adapter)

@@ -162,5 +162,9 @@ def _conclude(console: Console, result: Result, out: Path) -> None:
         f"{result.examples['report']:,} examples; epoch {history.best_epoch} of {len(history.epochs)} "
         f"selected by protocol {result.protocol}{limited}"
     )
+    if not adapter.is_dir():
+        gone = f"Its adapter is gone: {adapter} does not exist any more; --again trains it again."
+        console.print(gone, soft_wrap=True, markup=False)
+        return
     console.print(f"Adapter ({size(result.cost.adapter_bytes)}) saved to {adapter}", soft_wrap=True, markup=False)
     console.print(f"Use it: genft predict {adapter} --input FILE", soft_wrap=True, markup=False)

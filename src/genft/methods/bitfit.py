@@ -36,6 +36,7 @@ class BitFit(WeightMethod[BitFitConfig]):
     """Δb, starting at zero."""
 
     bias_only = True
+    is_linear = True
 
     def factors(self, site: Site) -> dict[str, Factor]:
         init = nn.init.zeros_ if self.config.init_weights else nn.init.normal_

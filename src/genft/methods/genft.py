@@ -37,6 +37,7 @@ from genft.methods.genft_factors import Stage, factors, stages
 from genft.ops import generator
 from genft.ops.initial import leading_directions
 from genft.ops.spectral import root_mean_square
+from genft.ops.tracing import is_transformed
 
 #: Activations that let a positive factor through.
 HOMOGENEOUS = ("identity", "relu", "leaky_relu")
@@ -134,7 +135,7 @@ class GenFT(WeightMethod[GenFTConfig]):
         if not c.is_generated:
             left, right = self._specific_product(f)
             return c.scaling * left, right
-        if c.last_activation[1] != "identity":
+        if c.last_activation[1] != "identity" or is_transformed():
             return None
         left, right = generator.low_rank(w0, *self._read(w0, f), self._form(w0, f))
         return (left, right) if c.transpose_delta else (right, left)

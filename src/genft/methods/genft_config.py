@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 from genft.api.config import AdapterConfig, setting
 from genft.errors import AdapterFileError
 from genft.ops.plan import PLANS
@@ -154,10 +156,10 @@ class GenFTConfig(AdapterConfig):
         choices=PLANS,
     )
 
-    def __new__(cls, *args: Any, **settings: Any) -> GenFTConfig:
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
         if is_official(settings):  # from peft's PeftConfig, which does not say from which folder
             raise AdapterFileError(what_it_is("FOLDER", settings.get("base_model_name_or_path")))
-        return super().__new__(cls)
+        return super().__new__(cls, *args, **settings)
 
     @classmethod
     def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from genft.methods.singular import SingularMethod
 from genft.methods.vector_freezing import AdaptiveVectorFreezing
 from genft.methods.vectorfit_config import VectorFitConfig
 from genft.ops import plan, spectral
+from genft.ops.tracing import is_traced, is_transformed
 
 
 class VectorRates(Recipe):
@@ -54,6 +55,8 @@ class VectorRates(Recipe):
 )
 class VectorFit(SingularMethod[VectorFitConfig]):
     """ΔW = U diag(δ) Vᵀ and Δb = bias."""
+
+    is_linear = True
 
     def __init__(self, config: VectorFitConfig) -> None:
         super().__init__(config)
@@ -128,7 +131,7 @@ class VectorFit(SingularMethod[VectorFitConfig]):
         return left, f["v"].to(left.dtype)
 
     def linear(self, x: Tensor, base: Base, bias: Tensor | None, f: Factors, shape: plan.Shape) -> Tensor | None:
-        if "sigma_bias" not in f:
+        if "sigma_bias" not in f or is_transformed():
             return None
         lean, delta = self.config.lean, self._delta(f)
         exact = self.config.exact and (not shape.exact_sum or _may_be_zero(delta))
@@ -168,8 +171,8 @@ class VectorFit(SingularMethod[VectorFitConfig]):
 
 def _may_be_zero(delta: Tensor) -> bool:
     """Whether δ may be all zeros, that is whether W0 x has to come out bit for bit. It is only looked up if that costs
-    nothing: an accelerator would have to be waited for, and a compiled graph cannot branch on values."""
-    return torch.compiler.is_compiling() or delta.device.type != "cpu" or not delta.any()
+    nothing: an accelerator would have to be waited for, and a traced computation cannot branch on values."""
+    return is_traced() or delta.device.type != "cpu" or not delta.any()
 
 
 def _lean(x: Tensor, base: Base, bias: Tensor | None, scale: Tensor, f: Factors) -> Tensor:

@@ -100,5 +100,8 @@ class VPTShallow(VPT):
     def prompts(self, x: Float[Tensor, "b t d"], f: Factors, *, training: bool) -> Float[Tensor, "*b p d"] | None:
         return super().prompts(x, f, training=training) if f else None
 
+    def passing_prompts(self, site: BlockSite) -> int:
+        return 0 if site.first else self.config.prompts
+
     def spent_prompts(self, site: BlockSite) -> int:
         return self.config.prompts if site.last else 0

@@ -133,13 +133,15 @@ class FrozenWeight:
     @property
     def weight(self) -> Tensor:
         """W0 (o, i): without a copy, or dequantised into a new tensor."""
-        return self.in_rows(self.stored.data) if self.backend is None else self._dequantised()
+        if self.backend is not None:
+            return self._dequantised()
+        return self.in_rows(self.stored.detach())  # torch.export does not follow .data
 
     @property
     def bias(self) -> Tensor | None:
         """b0 (o,), or None."""
         bias = self.stored_bias
-        return None if bias is None else bias.data
+        return None if bias is None else bias.detach()
 
     @property
     def stored_bias(self) -> Tensor | None:

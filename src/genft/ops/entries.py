@@ -341,7 +341,10 @@ def _finished(total: Tensor, like: Tensor) -> Tensor:
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Where autocast is on, a context without it."""
+    return torch.autocast(device.type, enabled=False) if autocast_is_on(device) else nullcontext()
+
+
+def autocast_is_on(device: torch.device) -> bool:
+    """Whether autocast is on for this kind of device."""
     # only "meta" has no autocast; torch up to 2.9 cannot trace is_autocast_available()
-    if device.type != "meta" and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -29,6 +29,7 @@ from torch import Tensor
 from genft.errors import ConfigError, not_one_of
 from genft.ops.entries import ACTIVATIONS, SLOPE, contract, entries, no_autocast, project
 from genft.ops.masks import entry_mask, keep_probability, unpack
+from genft.ops.tracing import is_transformed
 
 PLAIN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda z: z,
@@ -103,6 +104,8 @@ def generate(
     """
     seed = None if _check(row, col, form, seed) == 1.0 else seed
     with no_autocast(w0.device):
+        if is_transformed():  # operations of our own have no rule for vmap
+            return generate_plain(w0, row, col, form, seed=seed)
         if seed is None and form.last(col) == "identity":
             left, right = low_rank(w0, row, col, form)
             return left @ right.T

@@ -21,6 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from genft.ops.tracing import is_traced
+
 Rows = tuple[int, int]
 
 
@@ -43,7 +45,7 @@ def low_rank_linear(
         pairs: L (stop - start, k) and R (i, k) of each update.
         form: "factored" or "materialised".
     """
-    if torch.compiler.is_compiling():  # what to keep and what to make again is the compiler's choice then
+    if is_traced():  # what to keep and what to make again is the compiler's choice then
         return _traced(x, w0, bias, rows, pairs, form)
     factors = [t.to(x.dtype) for pair in pairs for t in pair]
     return _LowRankLinear.apply(x, w0, bias, rows, form, *factors)

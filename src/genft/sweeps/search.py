@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from genft.api.settings import check_settings, full_settings
 from genft.errors import ConfigError, GenFTError, not_one_of
-from genft.files import write_atomically
+from genft.files import name_part, write_atomically
 from genft.methods import get_method
 from genft.presets import Space
 from genft.records import check
@@ -184,8 +184,11 @@ def open_search(request: Request, out: Path, storage: str | None = None) -> Sear
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         content = json.dumps({name: space.model_dump(mode="json") for name, space in spaces.items()}, sort_keys=True)
-        digest = hashlib.sha256(f"{prepared.key} {content}".encode()).hexdigest()[:6]
-        name = f"{prepared.data.task.name}-{prepared.spec.method}-{digest}"
+        digest = hashlib.sha256(f"{prepared.key} {content}".encode()).hexdigest()[:16]
+        name = f"{name_part(prepared.data.task.name)}-{prepared.spec.method}-{digest}"
+        earlier = f"{prepared.data.task.name}-{prepared.spec.method}-{digest[:6]}"  # as genft 0.1 called it
+        if storage is None and earlier in {path.stem for path in (out / "search").glob("*.journal")}:
+            name = earlier
         if storage is None:
             place = out / "search"
             place.mkdir(parents=True, exist_ok=True)

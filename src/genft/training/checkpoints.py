@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -23,7 +26,7 @@ from genft.training.callbacks import StopOnNaN
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in ``folder``, the same in all processes; incomplete ones are removed."""
+    """The newest whole checkpoint in ``folder``, the same in all processes; incomplete and damaged ones are removed."""
     return ranks.share(_newest(folder) if ranks.is_first() else None)
 
 
@@ -35,11 +38,45 @@ def step_of(checkpoint: Path | None) -> int:
 def _newest(folder: Path) -> Path | None:
     for path in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True):
         try:  # Trainer writes this file last
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return path
-        except (OSError, json.JSONDecodeError):
+            state = json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             shutil.rmtree(path)
+            continue
+        best = state.get("best_model_checkpoint") if isinstance(state, dict) else None
+        damaged = _damaged_file(path)
+        if damaged is None and best and (folder / Path(best).name).is_dir():  # a better one may have replaced it
+            damaged = _damaged_file(folder / Path(best).name)
+        if damaged is None:
+            return path
+        warnings.warn(
+            f"{damaged}: is damaged or missing, so the run resumes from before {path.name}, or from its start",
+            stacklevel=2,
+        )
+        shutil.rmtree(path)
     return None
+
+
+def _damaged_file(checkpoint: Path) -> Path | None:
+    """The first file of a checkpoint that cannot be read or is missing; None if all is well.
+
+    What torch writes is a zip archive, whose checksums cover all of it; of safetensors the header and the length are
+    checked.
+    """
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            if file.suffix in (".pt", ".pth"):
+                with zipfile.ZipFile(file) as archive:
+                    if archive.testzip() is not None:
+                        return file
+            elif file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+        except (OSError, zipfile.BadZipFile, SafetensorError):
+            return file
+    if not any(checkpoint.glob("*.safetensors")):
+        return checkpoint / SAFE_WEIGHTS_NAME
+    missing = (checkpoint / name for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
+    return next((file for file in missing if not file.is_file()), None)
 
 
 class SmallCheckpoints(Trainer):
@@ -92,6 +129,13 @@ class SmallCheckpoints(Trainer):
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
+        if best is not None and not Path(best).is_dir():
+            folder = Path(self.args.output_dir or "")
+            shutil.rmtree(folder, ignore_errors=True)
+            raise TrainingError(
+                f"{folder}: the checkpoint of the best epoch, {Path(best).name}, was deleted during the run; run the "
+                "same command again to train from the start"
+            )
         if self._trains_prompt and best is not None:
             self._load_from_checkpoint(best)
         else:

@@ -12,6 +12,7 @@ from genft.data.task import Task
 from genft.errors import ConfigError
 from genft.families.family import Family
 from genft.families.registry import get_family
+from genft.files import name_part
 from genft.methods import get_method
 from genft.models.source import ModelSource, find_model
 from genft.runs.measured import Result
@@ -20,9 +21,6 @@ from genft.runs.settings import Training
 from genft.runs.spec import RunSpec
 from genft.runs.store import Store
 from genft.training import ranks
-
-#: Bytes of the task's, the model's and the method's name in the name of an adapter's folder.
-_LONGEST_PART = 64
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,9 @@ class PreparedRun:
 
     @property
     def name(self) -> str:
-        """Readable and unique: the name of the adapter's folder."""
-        model = self.spec.model.rstrip("/").rpartition("/")[2]
-        parts = (_short(name) for name in (self.task.name, model, self.spec.method))
-        return f"{'-'.join(parts)}-seed{self.spec.seed}-{self.key[:6]}"
+        """Readable, and unique by the whole key: the name of the adapter's folder."""
+        task, model = name_part(self.task.name), name_part(self.spec.model.rstrip("/").rpartition("/")[2])
+        return f"{task}-{model}-{self.spec.method}-seed{self.spec.seed}-{self.key}"
 
     @property
     def steps(self) -> int:
@@ -120,8 +117,3 @@ def prepare(
     fingerprints = source.fingerprint, data.fingerprint
     key, former_key = spec.key(method, *fingerprints, of_inputs), spec.key(method, *fingerprints)
     return PreparedRun(spec, method, protocol, family, data, roles, source, key, former_key, of_inputs)
-
-
-def _short(name: str) -> str:
-    """``name``, cut to what several parts of a folder's name can have: file systems allow 255 bytes in all."""
-    return name.encode()[:_LONGEST_PART].decode(errors="ignore")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
-from genft import VectorFitConfig
+from genft import BaseMismatchError, VectorFitConfig
 
 bnb = pytest.importorskip("bitsandbytes")
 
@@ -47,3 +47,23 @@ def test_starts_exactly_trains_and_loads(bits: int, tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = model.eval()(x)  # bitsandbytes repacks 4-bit weights here, and computes in bf16 from then on
         assert torch.equal(PeftModel.from_pretrained(base(bits), tmp_path).eval()(x), wanted)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_base_of_another_precision_than_that_of_training(bits: int, tmp_path: Path) -> None:
+    """It is refused, and both ways out that the message names work."""
+    x = torch.randn(16, 64)
+    config = VectorFitConfig(target_modules=["0", "2"], init_weights=False)
+    get_peft_model(base(bits), config).save_pretrained(tmp_path / "first")
+    name = "4bit" if bits == 4 else "int8"
+    advice = rf"load the base in {name}, or store the vectors where it was trained: load it there with save_bases=True"
+    with pytest.raises(BaseMismatchError, match=advice):
+        PeftModel.from_pretrained(base(None).to(torch.bfloat16), tmp_path / "first")
+    here = PeftModel.from_pretrained(base(bits), tmp_path / "first").eval()
+    wanted = here(x).detach()
+    stored = PeftConfig.from_pretrained(tmp_path / "first")
+    stored.save_bases = True
+    PeftModel.from_pretrained(base(bits), tmp_path / "first", config=stored).save_pretrained(tmp_path / "second")
+    loaded = PeftModel.from_pretrained(base(None).to(torch.bfloat16), tmp_path / "second").eval()
+    plain = base(None)(x)
+    assert (loaded(x.to(torch.bfloat16)).float() - wanted).norm() < 0.25 * (wanted - plain).norm()

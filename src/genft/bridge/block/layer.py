@@ -173,6 +173,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         for method, site, factors in self.active():
             prompts = method.prompts(self._cast(x, factors) if factors else x, factors, training=self.training)
             spent += method.spent_prompts(site)
+            args, kwargs = tokens.unmasked(args, kwargs, self._arguments, method.passing_prompts(site), at=1)
             if prompts is not None:
                 args, kwargs = tokens.lengthened(args, kwargs, self._arguments, prompts, at=1)
         return tokens.shortened(self.base_layer(*args, **kwargs), spent, at=1)

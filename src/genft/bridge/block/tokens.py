@@ -28,16 +28,31 @@ def lengthened(
         at: where in the list of tokens they start.
     """
     # cut to one length by hand: torch 2.9 cannot trace zip() over two lengths
-    named = list(zip(names[: len(args)], args[: len(names)], strict=True))
-    values = dict(named) | kwargs
+    values = dict(zip(names[: len(args)], args[: len(names)], strict=True)) | kwargs
     x = values[names[0]]
     shown = new.to(x.dtype).expand(x.shape[0], -1, -1)
-    changed = {names[0]: torch.cat([x[:, :at], shown, x[:, at:]], dim=1)}
-    changed |= {
-        name: _unmasked(values[name], new.shape[-2], at, square=name == "attn_mask")
+    args, kwargs = unmasked(args, kwargs, names, new.shape[-2], at=at)
+    return _with(args, kwargs, names, {names[0]: torch.cat([x[:, :at], shown, x[:, at:]], dim=1)})
+
+
+def unmasked(
+    args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], extra: int, *, at: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a module with masks for ``extra`` more tokens from position ``at`` on, which all may see."""
+    values = dict(zip(names[: len(args)], args[: len(names)], strict=True)) | kwargs
+    changed = {
+        name: _unmasked(values[name], extra, at, square=name == "attn_mask")
         for name in MASKS
-        if isinstance(values.get(name), Tensor)
+        if extra and isinstance(values.get(name), Tensor)
     }
+    return _with(args, kwargs, names, changed)
+
+
+def _with(
+    args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], changed: dict[str, Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a module with some of them exchanged, by their names."""
+    named = list(zip(names[: len(args)], args[: len(names)], strict=True))
     positional = tuple(changed.get(name, value) for name, value in named)
     return (*positional, *args[len(names) :]), {name: changed.get(name, value) for name, value in kwargs.items()}
 

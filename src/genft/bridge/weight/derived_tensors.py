@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from genft.bridge.update_cache import WatchedWeight
+from genft.ops.tracing import is_traced
 
 
 class DerivedTensors(nn.Module):
@@ -39,7 +39,7 @@ class DerivedTensors(nn.Module):
         Its storage and version are looked at in every call, its values part by part. A weight
         that has only moved, or was merged into and restored, has the same values and is not outdated.
         """
-        if not self.tensors or torch.compiler.is_compiling() or type(weight) not in (Tensor, nn.Parameter):
+        if not self.tensors or is_traced() or type(weight) not in (Tensor, nn.Parameter):
             return False
         if weight.is_meta or weight.is_inference():
             return False

@@ -12,6 +12,7 @@ from genft.bridge.update_cache import Sources, UpdateCache
 from genft.bridge.weight.forms import Update, summed
 from genft.bridge.weight.merging import MergingLayer
 from genft.models.weights import FrozenWeight
+from genft.ops.tracing import is_traced
 
 
 class EvaluatingLayer(MergingLayer):
@@ -36,7 +37,7 @@ class EvaluatingLayer(MergingLayer):
 
     def _kept_update(self, frozen: FrozenWeight, names: list[str], x: Tensor, exact: bool) -> Update | None:
         """The update of an earlier pass, or one that will be kept for the next; None if none may be kept."""
-        if self.training or torch.compiler.is_compiling() or not self.update_cache.limit:
+        if self.training or is_traced() or not self.update_cache.limit:
             return None
         sources = self._sources(frozen, names)
         if not sources.may_be_watched:

@@ -17,7 +17,7 @@ from genft.api.method import Site
 from genft.bridge.weight.row_slices import add_columns, add_rows
 from genft.models.weights import FrozenWeight
 from genft.ops import plan
-from genft.ops.entries import no_autocast
+from genft.ops.entries import autocast_is_on, no_autocast
 from genft.ops.lowrank import low_rank_linear
 
 
@@ -49,7 +49,7 @@ class Update:
 def sum_is_exact(frozen: FrozenWeight, x: Tensor) -> bool:
     """Whether one matmul on W0 + ΔW may stand for the base module: not if the sum would round ΔW away (half
     precision), and not if the base computes something else (quantised, subclassed, hooked)."""
-    if frozen.backend is not None or torch.is_autocast_enabled(x.device.type):
+    if frozen.backend is not None or autocast_is_on(x.device):
         return False
     dtype = frozen.stored.dtype
     return dtype in (torch.float32, torch.float64) and x.dtype == dtype and frozen.plain
