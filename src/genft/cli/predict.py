@@ -1,4 +1,4 @@
-"""``genft predict``: a saved adapter on new rows."""
+"""``genft predict``: apply a saved adapter to new rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 class PredictionOptions(Options):
     output: Path | None = option(
-        "The .csv file for all rows with their predictions.",
+        "The .csv file to write all rows and their predictions to.",
         None,
         names=("--output", "-o"),
         metavar="FILE",
@@ -54,7 +54,7 @@ def predict(
     """
     be_quiet()
     if inputs.input is None:
-        raise ConfigError("--input: is missing; name a file with rows, an image or a folder of images")
+        raise ConfigError("--input: is missing; give a file with rows, an image or a folder of images")
     saved = read_task(existing_folder(adapter.adapter))
     rows, texts = read_inputs(inputs.input, saved, reading)
     trained = load(adapter.adapter, adapter.base)
@@ -71,11 +71,11 @@ def predict(
     if not output.as_json:
         _show(console, answers, texts)
     if file:
-        console.print(f"All {len(rows):,} rows with their predictions: {file}", soft_wrap=True, markup=False)
+        console.print(f"All {len(rows):,} rows with their predictions saved to {file}", soft_wrap=True, markup=False)
 
 
 def read_inputs(path: Path, saved: SavedTask, reading: ReadingOptions) -> tuple[list[Row], list[tuple[str, ...]]]:
-    """(the rows as they are, the model's inputs)."""
+    """Return (the rows as read, the model's inputs)."""
     if saved.kind == "image":
         images = list_images(path) if path.is_dir() else [path]
         if not images or not path.exists():
@@ -124,7 +124,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _beside(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Every row with its answer; an answer never replaces a column that the user has."""
+    """Return every row with its answer; an answer never replaces a column of the user's."""
     taken = {key for row in rows for key in row}
     return [
         {**row, **{f"{k} (predicted)" if k in taken else k: v for k, v in answer.items()}}
