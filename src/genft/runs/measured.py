@@ -31,7 +31,7 @@ class History(Record):
     """How training went.
 
     Attributes:
-        epochs: one entry per evaluation: epoch, losses and metrics on the selecting split.
+        epochs: one entry per evaluation: epoch, losses and metrics on the selection split.
         best_epoch: the epoch that was selected.
         steps: optimizer steps of all trainings together.
         resumed_at: how many of them an earlier, interrupted process had done.

@@ -12,13 +12,13 @@ from genft.errors import ConfigError, not_one_of
 
 @dataclass(frozen=True)
 class Protocol:
-    """The selecting split is never the reporting one, unless the protocol's name says so.
+    """The selection split is never the reporting one, unless the protocol's name says so.
 
     Attributes:
         select: the split whose metric chooses the epoch, or None for a tenth of train, held out.
         report: the split whose metric is the result.
         text: what it does, in one line.
-        retrain: whether a second training, up to the chosen epoch, includes the selecting split.
+        retrain: whether a second training, up to the chosen epoch, includes the selection split.
         train: the splits that train.
         every: epochs from one evaluation to the next.
         suite: the only benchmark that it is for; empty for any task.

@@ -22,7 +22,7 @@ def training_arguments(
         metric: chooses the best epoch.
         seed: of the order of the examples, of dropout and of augmentation.
         folder: for checkpoints.
-        evaluates: whether there is a selecting split.
+        evaluates: whether there is a selection split.
         name: the run's name in trackers.
         max_steps: where to stop before the last epoch; -1 for nowhere.
     """

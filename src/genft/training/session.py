@@ -195,7 +195,7 @@ class Session:
 
 
 def _epochs(log: Sequence[Mapping[str, float]], metric: Metric) -> list[dict[str, float]]:
-    """Per evaluation: the epoch, metric and loss on the selecting split, and the training loss."""
+    """Per evaluation: the epoch, metric and loss on the selection split, and the training loss."""
     losses = {round(entry["epoch"]): entry["loss"] for entry in log if "loss" in entry}
     return [
         {
