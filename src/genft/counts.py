@@ -80,7 +80,7 @@ ARCHITECTURES = {"vtab1k": _VIT, "fgvc": _VIT, "glue": Architecture("RoBERTa-bas
 
 #: Why text tasks have two counts.
 BIASES = (
-    "The authors' text code is meant to have no biases in its generator but has them: it reads the text 'none' as true. "
+    "The authors' text code means to have no biases in its generator but has them: it takes the text 'none' for true. "
     "The printed numbers come out without these 2 (a + b) + 2 d; what was trained has them."
 )
 

@@ -99,7 +99,7 @@ def test_one_seed_is_said(tmp_path: Path) -> None:
     [
         (["nowhere"], "nowhere: holds no results"),
         (["{store}", "--against", "lorra"], "--against: 'lorra' is not known; allowed: lora; nearest: 'lora'"),
-        (["{store}", "--out", "x.pdf"], "the ending: 'pdf' is not known; allowed: md, csv, json, html"),
+        (["{store}", "--out", "x.pdf"], "the extension: 'pdf' is not known; allowed: md, csv, json, html"),
     ],
 )
 def test_mistakes_are_sentences(tmp_path: Path, words: list[str], sentence: str) -> None:

@@ -1,6 +1,6 @@
-"""The model card of everything that genft writes: an adapter, its merged model, its LoRA form.
+"""The model cards that genft writes: for an adapter, its merged model, and its LoRA form.
 
-Names of classes, tasks and models come from data and command lines. They are escaped: as YAML in the front matter, as
+Names of classes, tasks and models come from data and command lines. They are escaped as YAML in the front matter, as
 Python literals in code, and as plain Markdown text elsewhere.
 """
 
@@ -17,7 +17,7 @@ from genft.adapters.folder import CARD
 from genft.adapters.task_file import SavedTask
 from genft.errors import visible
 
-#: What begins markup in Markdown, wherever it stands.
+#: Characters that can start Markdown markup anywhere in a line.
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|~$&])")
 
 
@@ -42,7 +42,7 @@ class Card:
 
 
 def markdown(text: str) -> str:
-    """``text`` as Markdown that shows it as it is, on one line."""
+    """``text`` escaped as one line of Markdown that displays it literally."""
     return _MARKUP.sub(r"\\\1", visible(text))
 
 
@@ -51,20 +51,20 @@ def code(*lines: str) -> str:
 
 
 def subject(saved: SavedTask | None) -> str:
-    """What was saved, as a title: the method, its base, its task."""
+    """A title for the saved model: its method, base and task."""
     if saved is None:
         return "An adapter"
     return f"{markdown(saved.method)} on {markdown(saved.base)}, for {markdown(saved.task)}"
 
 
 def outputs_as_code(labels: Sequence[str]) -> str:
-    """The arguments of ``from_pretrained`` that give a head its outputs and their names."""
+    """The arguments of ``from_pretrained`` that set the head's outputs and their names."""
     names = ", ".join(map(_literal, labels))
     return f"num_labels={len(labels)}, id2label=dict(enumerate([{names}]))"
 
 
 def adapter_card(saved: SavedTask, *, is_peft: bool) -> Card:
-    """The card of a saved adapter, or of a baseline: what it predicts, and the lines that load it."""
+    """The card of a saved adapter or baseline: what it predicts, and the code that loads it."""
     meaning = "a number" if saved.regression else ", ".join(map(markdown, saved.classes))
     example = '("a text",)' if saved.kind == "text" else '("image.jpg",)'
     paragraphs = [
@@ -80,13 +80,13 @@ def adapter_card(saved: SavedTask, *, is_peft: bool) -> Card:
         ),
     ]
     if saved.base_is_local:
-        paragraphs.append("The base was a folder on the machine of training: give its place with `base=`.")
+        paragraphs.append("The base was a local folder on the machine of training: pass its location as `base=`.")
     if is_peft:
         auto, task = ("SequenceClassification", "text-classification")
         if saved.kind == "image":
             auto, task = ("ImageClassification", "image-classification")
         paragraphs += [
-            "Without genft's loader, `import genft` still comes first: it makes the method known to peft.",
+            "Even without genft's loader, `import genft` first: it registers the method with peft.",
             with_peft(f"AutoModelFor{auto}", saved.base, saved.classes or ("value",), "import genft"),
         ]
         if saved.kind == "text":
@@ -114,7 +114,7 @@ def lora_card(
 
     Args:
         labels: names of the head's outputs; none for a model without such a head.
-        worst_error: the largest relative error of one weight's update; None where the conversion is exact.
+        worst_error: the largest relative error of one weight's update, or None if the conversion is exact.
     """
     how = "exactly" if worst_error is None else f"with relative errors of up to {worst_error:.1e} per weight"
     paragraphs = [f"Converted {how}.", with_peft(class_name, base or "", labels)]
@@ -122,7 +122,7 @@ def lora_card(
 
 
 def with_peft(class_name: str, base: str, labels: Sequence[str], *imports: str) -> str:
-    """The lines that put the adapter on its base with peft."""
+    """The code that attaches the adapter to its base with peft."""
     head = f", {outputs_as_code(labels)}" if labels else ""
     return code(
         *imports,
@@ -135,6 +135,6 @@ def with_peft(class_name: str, base: str, labels: Sequence[str], *imports: str) 
 
 
 def _literal(text: str) -> str:
-    """A Python string in double quotes, of printable ASCII and letters; three backquotes cannot end the block."""
+    """A Python string literal in double quotes; it contains no backquotes that could end the code block."""
     inner = "".join(c if c.isprintable() and c not in '\\"`' else f"\\U{ord(c):08x}" for c in text)
     return f'"{inner}"'

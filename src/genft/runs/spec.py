@@ -19,7 +19,7 @@ LIMITS = ("limit_train", "limit_select", "limit_eval")
 
 
 class RunSpec(Record):
-    """Everything that decides a result, before models and data are looked at."""
+    """Everything that decides a result, apart from the content of the model and the data."""
 
     task: Task
     model: str
@@ -38,7 +38,7 @@ class RunSpec(Record):
         """The hash that names this run's result: equal runs have equal keys on every machine.
 
         Args:
-            method: the one called ``self.method``.
+            method: the method named ``self.method``.
             model_fingerprint, data_fingerprint: hashes of the model's files and of all examples.
         """
         content = self.model_dump(mode="json", exclude={"task", "model"})
