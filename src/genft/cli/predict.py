@@ -63,10 +63,10 @@ def predict(
     file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
     if file:
         all_answers = [answer | _probabilities(saved, values) for answer, values in zip(answers, outputs, strict=True)]
-        _write(file, _beside(rows, all_answers))
+        _write(file, _with_answers(rows, all_answers))
     if output.as_json:
         details = [{} if saved.regression else {"probabilities": _by_class(saved, values)} for values in outputs]
-        print_json(_beside(rows, [answer | more for answer, more in zip(answers, details, strict=True)]))
+        print_json(_with_answers(rows, [answer | more for answer, more in zip(answers, details, strict=True)]))
     console = screen(output.as_json)
     if not output.as_json:
         _show(console, answers, texts)
@@ -123,7 +123,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
     write_atomically(path, text.getvalue().encode("utf-8"))
 
 
-def _beside(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
+def _with_answers(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return every row with its answer; an answer never replaces a column of the user's."""
     taken = {key for row in rows for key in row}
     return [

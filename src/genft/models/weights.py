@@ -191,8 +191,8 @@ class FrozenWeight:
         # peft clears attributes of a quantised parameter, and bitsandbytes keeps part of 8-bit weights on the module
         weight: Any = self.stored
         attributes = {name: copy.copy(value) for name, value in weight.__dict__.items()}
-        beside = {n: copy.copy(getattr(self.module, n)) for n in ("state", "quant_state") if hasattr(self.module, n)}
-        return Snapshot(weight, bias, attributes, beside)
+        related = {n: copy.copy(getattr(self.module, n)) for n in ("state", "quant_state") if hasattr(self.module, n)}
+        return Snapshot(weight, bias, attributes, related)
 
     def write(self, weight: Tensor | None, bias: Tensor | None, layer: nn.Module) -> None:
         """Store another weight (in the module's own layout) and another bias; None leaves either unchanged.
