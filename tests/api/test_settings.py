@@ -28,7 +28,7 @@ from genft.runs.spec import RunSpec
 def test_results_of_genft_0_1_keep_their_keys(method: str, settings: dict[str, Any], key: str) -> None:
     """Computed with the code before settings were added: those added later do not change a key at their defaults."""
     spec = RunSpec(task=Task(name="t", kind="text", reader=""), model="m", method=method, settings=settings)
-    assert spec.key("a", "b") == key
+    assert spec.key(get_method(method), "a", "b") == key
 
 
 def test_a_setting_added_later_names_a_result_once_it_is_used() -> None:

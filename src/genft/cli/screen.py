@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
@@ -17,8 +18,8 @@ def screen(as_json: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one JSON document on stdout; records and dataclasses become objects."""
+    print(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False))
 
 
 def bars(console: Console, *columns: ProgressColumn) -> Progress:
