@@ -65,7 +65,7 @@ def test_mistakes_are_one_sentence(
 
 
 def test_a_task_without_its_split_is_left_out(suite: Path, reviews: Path, bert: Path, tmp_path: Path) -> None:
-    """A suite in which one task lacks the split that the protocol needs: the others go on, and this is told."""
+    """A suite in which one task lacks the split that the protocol needs: it is reported, and the others run."""
     from genft import ConfigError
     from genft.cli import request
 

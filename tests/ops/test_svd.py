@@ -1,4 +1,4 @@
-"""Decompositions on disk: once per weight, whoever asks, within bounds."""
+"""Decompositions on disk: computed once per weight, for all processes, within a size limit."""
 
 from __future__ import annotations
 

@@ -364,10 +364,10 @@ function run(board, r, isOpen) {
   };
   const copy = e => navigator.clipboard?.writeText(r.command).then(() => { e.target.textContent = "Copied"; });
   return h("details", { open: isOpen && "" }, h("summary", {}, `seed ${r.seed}, learning rate ${r.spec.training?.learning_rate ?? "–"}, ${r.history.epochs.length} epochs${r.limited ? ", limited data" : ""}`),
-    r.command ? h("pre", {}, r.command) : h("p", { class: "quiet" }, "Of a suite of your own: the bench that made it repeats it."),
+    r.command ? h("pre", {}, r.command) : h("p", { class: "quiet" }, "A task of your own suite: run the bench that produced it to repeat it."),
     r.command ? h("button", { type: "button", class: "plain", onclick: copy }, "Copy the command") : null,
     h("dl", {}, Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    h("details", {}, h("summary", {}, "Everything that was asked for"), h("pre", {}, JSON.stringify(r.spec, null, 1))));
+    h("details", {}, h("summary", {}, "Full specification"), h("pre", {}, JSON.stringify(r.spec, null, 1))));
 }
 
 // The page
@@ -396,7 +396,7 @@ function section(board) {
 function draw() {
   const focused = document.activeElement?.closest?.("th")?.textContent;
   const shown = boards.filter(b => !hidden.protocols.has(b.protocol.name)).map(section).filter(Boolean);
-  document.getElementById("boards").replaceChildren(...(shown.length ? shown : [h("p", { class: "alert" }, "Nothing is left to show: switch a filter on again.")]));
+  document.getElementById("boards").replaceChildren(...(shown.length ? shown : [h("p", { class: "alert" }, "Nothing to show: enable a filter.")]));
   if (focused) [...document.querySelectorAll("th")].find(th => th.textContent === focused)?.querySelector("button")?.focus();
 }
 
@@ -414,7 +414,7 @@ function filters() {
   form.hidden = !form.children.length;
 }
 
-/** Keep what is shown in the address: a list that is whole, and a closed panel, are left out. */
+/** Store the view in the address; complete lists and a closed panel are left out. */
 function address(changes) {
   const view = new URLSearchParams(location.hash.slice(1));
   for (const [name, value] of Object.entries(changes)) {
