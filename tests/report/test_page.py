@@ -148,7 +148,7 @@ def test_filters_change_what_means_are_over(store: Store, vtab: Board) -> None:
     assert row["mean of 2 tasks"].startswith(f"{100 * vtab.mean('lora', natural).mean:.2f} ±")
     assert row["mean rank"] == "2.00"
     assert "GLUE with" not in page
-    assert "Nothing is left to show" in dom(store, f"protocols={quote('[]')}")
+    assert "Nothing to show" in dom(store, f"protocols={quote('[]')}")
 
 
 @in_a_browser
