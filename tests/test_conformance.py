@@ -21,10 +21,12 @@ from families import FAMILIES, Family
 from genft import METHODS, MergeError, TargetError
 
 OURS = [name for name, info in METHODS.items() if info.family in ("weight", "block")]
+PROMPTS = ("vpt_deep", "vpt_shallow", "vfpt", "spt_deep", "vapt")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in OURS},
     # images of five tokens: fifty prompts would drown them
-    **{name: (name, {"prompts": 4}) for name in ("vpt_deep", "vpt_shallow")},
+    **{name: (name, {"prompts": 4}) for name in PROMPTS},
+    "vapt": ("vapt", {"prompts": 4, "grid": 2, "kernel": 1, "dropout": 0.0}),
     "mam": ("mam", {"prefix_length": 4, "prefix_hidden": 16}),
     "propetl_prefix": ("propetl_prefix", {"prefix_length": 4, "prefix_hidden": 16, "keep": 0.5}),
     "genft-nonlinear": ("genft", {"act_row": "leaky_relu", "act_col": "gelu", "dropout": 0.1}),
@@ -34,6 +36,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "genft-bounded": ("genft", {"form": "bounded", "shared_dim": 6, "act_row": "leaky_relu"}),
     "genft-layer-mlp": ("genft", {"specific_scope": "layer", "shared_dim": 4, "mlp": True}),
+    "svft-banded": ("svft", {"pattern": "banded"}),
+    "svft-random": ("svft", {"pattern": "random", "off_diagonals": 3}),
 }
 # IDENTITY: the settings under which a method is not at its start, so that its update can be seen
 MOVED = {"init_weights": False}
@@ -50,7 +54,7 @@ REFUSED = {
     },
     **{
         (method, family): "prompts of this method are for images"
-        for method in ("vpt_deep", "vpt_shallow")
+        for method in PROMPTS
         for family in ("bert", "deberta", "llama", "phi3", "gpt2", "t5")
     },
 }

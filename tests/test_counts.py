@@ -99,6 +99,15 @@ def test_command_prints_and_draws(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_table_of_texts_has_the_counts_with_biases() -> None:
+    shown = CliRunner().invoke(app, ["params", "glue"]).stdout
+    assert re.search(r"task +a +b +GenFT +with biases +head", shown)
+    assert re.search(r"mean +238,080 +239,716", shown)
+    assert re.search(r"qqp +48 +0 +147,456 +149,088", shown)  # 2 (a + b) + 2 d = 1,632 more
+    assert "what was trained has them" in " ".join(shown.split())
+    assert "with biases" not in CliRunner().invoke(app, ["params", "fgvc"]).stdout
+
+
 def test_unknown_suite_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"suite: 'vtab'.*nearest: 'vtab1k'"):
         counts.count_suite("vtab")
@@ -130,6 +139,9 @@ COUNTED = {
     ("vtab1k", "linear"): 0,
     ("vtab1k", "bitfit"): 102_912,
     ("vtab1k", "vpt_deep"): 552_960,
+    ("vtab1k", "vfpt"): 460_800,
+    ("vtab1k", "spt_deep"): 184_320,
+    ("vtab1k", "vapt"): 55_608,
     ("vtab1k", "adapter"): 156_768,
     ("vtab1k", "adaptformer"): 156_768,
     ("vtab1k", "lora"): 294_912,
@@ -143,7 +155,18 @@ def test_methods_count_as_their_papers_say(methods: dict[tuple[str, str], counts
 
 def test_every_number_of_the_paper_is_met_or_explained(methods: dict[tuple[str, str], counts.MethodCount]) -> None:
     assert [key for key, c in methods.items() if not (c.agrees or c.note)] == []
-    explained = {"bitfit", "mam", "propetl_prefix", "propetl_lora", "propulsion", "full", "vpt_deep"}
+    explained = {
+        "bitfit",
+        "mam",
+        "propetl_prefix",
+        "propetl_lora",
+        "propulsion",
+        "full",
+        "vpt_deep",
+        "vfpt",
+        "spt_deep",
+        "vapt",
+    }
     assert {c.method for c in methods.values() if not c.agrees} == explained
 
 

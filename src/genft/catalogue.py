@@ -17,13 +17,14 @@ class Listed(Record):
     """One method.
 
     Attributes:
-        name, family, origin, mergeable, kinds, trains, paper: see :class:`genft.api.registry.MethodInfo`.
+        name, family, group, origin, mergeable, kinds, trains, paper: see :class:`genft.api.registry.MethodInfo`.
         parameters: model → number of parameters that the method trains there with its default settings, without the
             head; models whose inputs the method does not support are left out.
     """
 
     name: str
     family: str
+    group: str
     origin: str
     mergeable: bool
     kinds: tuple[str, ...]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import uuid
 from pathlib import Path
 
-from genft.errors import ConfigError
+from genft.errors import ConfigError, DataError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -30,3 +31,34 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise ConfigError(f"{path}: cannot be written ({e.strerror})") from None
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file. A pipe or a device, which may never end, is refused without waiting for it.
+
+    Args:
+        path: the file.
+        most: the largest size in bytes.
+
+    Raises:
+        DataError: it cannot be read, is no regular file, or is too large.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{path}: is a pipe or a device, not a regular file; save its content to a file first")
+            if most is not None and status.st_size > most:
+                raise DataError(
+                    f"{path}: has {status.st_size:,} bytes; with the memory that is free, at most {most:,} can be read"
+                )
+            return file.read()
+    except FileNotFoundError:
+        missing = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise DataError(f"{path}: {missing}") from None
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the name
+        raise DataError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from genft.errors import ConfigError, DataError, nearest
+from genft.errors import ConfigError, first_line, nearest
+from genft.files import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,12 +29,28 @@ R = TypeVar("R", bound=Record)
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file; if it cannot be read or parsed, the error is one sentence."""
+    raw = read_regular(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: is not valid TOML: {e}") from None
+        values = tomllib.loads(raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise ConfigError(f"{path}: is not valid TOML: {first_line(e)}") from None
+    if where := _with_nul(values, ""):
+        raise ConfigError(f"{path}: {where}: holds a NUL character (\\u0000), which no name or path can have")
+    return values
+
+
+def _with_nul(value: Any, where: str) -> str | None:
+    """The name of the first text in ``value`` that has a NUL character, or None."""
+    if isinstance(value, str):
+        return where if "\0" in value else None
+    items = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, list) else ()
+    for key, inner in items:
+        name = f"{where}.{key}".lstrip(".")
+        if isinstance(key, str) and "\0" in key:
+            return repr(name)
+        if (place := _with_nul(inner, name)) is not None:
+            return place
+    return None
 
 
 def check(record: type[R], values: Mapping[str, Any], where: str) -> R:

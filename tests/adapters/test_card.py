@@ -13,10 +13,10 @@ from transformers import pipeline
 
 from genft import load_adapter
 from genft.adapters.card import adapter_card, lora_card, merged_card
-from genft.adapters.folder import CARD
 from genft.adapters.lora import save_lora, to_lora
 from genft.adapters.saved import open_adapter
 from genft.adapters.task_file import SavedTask
+from genft.api.card import CARD
 from genft.data import task_from_path
 from genft.data.preprocessing import Preprocessing
 from genft.presets import Preset

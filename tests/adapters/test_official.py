@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import pytest
 import torch
 import transformers as hf
 import yaml
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from genft import AdapterFileError, ConfigError, GenFTConfig
-from genft.adapters.official import import_official, is_official, what_it_is
+from genft.adapters.official import import_official
+from genft.adapters.saved import open_adapter
+from genft.cli import app
+from genft.methods.genft_config import is_official, what_it_is
 from official_genft import Generator, specific_product
 
 D, SHARED_DIM, SPECIFIC = 16, 3, 2
@@ -112,6 +117,28 @@ def test_texts(changed: dict[str, Any], tmp_path: Path) -> None:
     assert not is_official(json.loads((tmp_path / "ours" / "adapter_config.json").read_text()))
 
 
+def test_the_command(tmp_path: Path) -> None:
+    wanted = write_texts(tmp_path / "theirs")
+    roberta().save_pretrained(tmp_path / "base")
+    arguments = ["import-official", str(tmp_path / "theirs"), "--base", str(tmp_path / "base")]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "ours"), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    # the generator with its biases, and a pair for query and value of two layers
+    adapter = 4 * SHARED_DIM * D + 2 * (SHARED_DIM + SPECIFIC) + 2 * D + 4 * 2 * SPECIFIC * D
+    assert told["adapter"] == adapter
+    assert told["head"] == sum(p.numel() for p in roberta().classifier.parameters())
+    opened = open_adapter(tmp_path / "ours", num_labels=3)
+    with torch.no_grad():
+        torch.testing.assert_close(opened.model(input_ids=IDS).logits, wanted, rtol=1e-4, atol=1e-5)
+    again = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "ours")])
+    assert again.exit_code == 2
+    assert "exists already; give a new folder" in again.stderr
+    other = CliRunner().invoke(app, ["import-official", str(tmp_path / "base"), *arguments[2:], "--out", "x"])
+    assert other.exit_code == 2
+    assert "holds neither adapter_config.json nor best_model.pt" in other.stderr
+
+
 def write_images(folder: Path, base: nn.Module, **changed: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     torch.manual_seed(1)
     arguments = {
@@ -179,6 +206,22 @@ def test_a_folder_of_theirs_is_recognised() -> None:
     assert not is_official(GenFTConfig().to_dict())
     assert not is_official({"peft_type": "LORA", "generator_share_dim": 3})
     assert "genft import-official there --base MODEL --out DIR" in what_it_is("there")
+
+
+def test_a_folder_of_theirs_met_by_peft_is_one_sentence(tmp_path: Path) -> None:
+    write_texts(tmp_path / "theirs", base_model_name_or_path="roberta-base")
+    where = re.escape(str(tmp_path / "theirs"))
+    sentence = (
+        rf"^{where}: this adapter was saved by the GenFT authors' own code, .*; "
+        rf"convert it with `genft import-official {where} --base roberta-base --out DIR`$"
+    )
+    with pytest.raises(AdapterFileError, match=sentence):
+        PeftModel.from_pretrained(roberta(), tmp_path / "theirs")
+    adapted = get_peft_model(roberta(), GenFTConfig(task_type="SEQ_CLS"))
+    with pytest.raises(AdapterFileError, match=sentence):
+        adapted.load_adapter(str(tmp_path / "theirs"), "second")
+    with pytest.raises(AdapterFileError, match=r"genft import-official FOLDER --base roberta-base --out DIR`$"):
+        PeftConfig.from_pretrained(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_the_second_adapter_of_a_name_replaces_the_first_everywhere(name: str) -
     assert model.base_model.adapters["default"].every_site == alone.base_model.adapters["default"].every_site
     assert len(model.base_model.own_parameters("default")) == len(alone.base_model.own_parameters("default"))
     train(model)
+
+
+@pytest.mark.parametrize("name", ["genft", "vectorfit", "bitfit"])
+def test_the_default_targets_of_a_second_adapter_are_those_of_the_first(name: str) -> None:
+    model = get_peft_model(BERT.build(), METHODS[name].config())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*the other targets are adapted")
+        model.add_adapter("second", METHODS[name].config())
+    first, second = (model.base_model.adapters[n].every_site for n in ("default", "second"))
+    assert first == second
 
 
 @each_method

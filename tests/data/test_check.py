@@ -98,7 +98,7 @@ def test_nothing_to_check(tmp_path: Path) -> None:
     for arguments, message in [
         ([str(tmp_path)], "nothing to check: it has no folder of a GLUE, VTAB-1k or FGVC task"),
         ([str(tmp_path), "svhn"], "there is no folder svhn in"),
-        ([str(tmp_path / "no")], "is not a folder"),
+        ([str(tmp_path / "no")], "no: does not exist"),
         ([str(tmp_path), "svnh"], "nearest: 'svhn'"),
     ]:
         done = CliRunner().invoke(app, ["data", "check", *arguments])

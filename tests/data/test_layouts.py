@@ -9,7 +9,7 @@ import pytest
 
 from benchmark_data import save_fgvc, save_glue, save_vtab
 from genft import ConfigError, DataError, hub
-from genft.data import find_tasks, load_suite, load_task, read
+from genft.data import find_tasks, layout, load_suite, load_task, read
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_broken_glue_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"RTE/train\.tsv: column: 'sentence1' is missing; allowed: index, sentence"):
         read(load_task("rte", tmp_path))
     (folder / "train.tsv").write_bytes(b"index\tsentence1\tsentence2\tlabel\n0\t\xff\n")
-    with pytest.raises(DataError, match=r"train\.tsv: byte 34 is not valid UTF-8"):
+    with pytest.raises(DataError, match=r"train\.tsv: line 2: byte 0xff is not valid UTF-8"):
         read(load_task("rte", tmp_path))
     (folder / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\n1\ta\tb\tentailment\n2\ta\n")
     data = read(load_task("rte", tmp_path))
@@ -213,7 +213,7 @@ def test_the_hubs_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     table = pd.DataFrame({"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [2, 0], "idx": [0, 1]})
     for name in ("train", "validation_matched", "validation_mismatched", "test_matched"):
         table.to_parquet(tmp_path / f"hub/mnli/{name}-00000-of-00001.parquet")
-    monkeypatch.setattr(hub, "fetch_data", lambda repo, patterns: tmp_path / "hub")
+    monkeypatch.setattr(layout, "fetch_data", lambda repo, patterns: tmp_path / "hub")
     data = read(load_task("mnli"))
     assert set(data.splits) == {"train", "validation", "mismatched"}
     assert data.splits["mismatched"].inputs == (("a", "c"), ("b", "d"))
@@ -221,5 +221,5 @@ def test_the_hubs_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     save_vtab(tmp_path / "packed" / "vtab-1k" / "eurosat")
     shutil.make_archive(str(tmp_path / "snapshot" / "vtab-1k"), "gztar", tmp_path / "packed")
-    monkeypatch.setattr(hub, "fetch_data", lambda repo, patterns: tmp_path / "snapshot")
+    monkeypatch.setattr(layout, "fetch_data", lambda repo, patterns: tmp_path / "snapshot")
     assert len(read(load_task("eurosat")).splits["train"]) == 20

@@ -1,5 +1,6 @@
 """Tasks as data: the shipped ones are complete, and a wrong file says everything that is wrong with it."""
 
+import os
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_files_that_are_no_toml_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("name = ")
     with pytest.raises(ConfigError, match="is not valid TOML"):
         load_task(str(tmp_path / "a.toml"))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist"):
         load_task(str(tmp_path / "b.toml"))
     with pytest.raises(ConfigError, match=r"task: 'bbc-nws' is not known; .*nearest: 'bbc-news'"):
         load_task("bbc-nws")
@@ -83,4 +84,19 @@ def test_a_name_cannot_lead_out_of_the_output_folder(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "../../x"\nkind = "text"\nreader = "files"\n')
     with pytest.raises(ConfigError, match=r"mine.toml: name: '../../x' must not contain a slash"):
+        load_task(str(path))
+
+
+@pytest.mark.timeout(20)
+def test_toml_files_that_no_one_means(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "a"\nkind = "text"\nreader = "files"\n[files]\ntrain = "a\\u0000b.csv"\n')
+    with pytest.raises(ConfigError, match=r"mine\.toml: files\.train: holds a NUL character"):
+        load_task(str(path))
+    path.write_text('name = "a\0"\n')
+    with pytest.raises(ConfigError, match=r"mine\.toml: is not valid TOML"):
+        load_task(str(path))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="is a pipe or a device"):
         load_task(str(path))

@@ -164,7 +164,7 @@ def adapted(family: str, name: str) -> tuple[nn.Module, nn.Module]:
     """The base model and a copy with an adapter whose factors are all random, both in float64."""
     torch.manual_seed(5)
     base = FAMILIES[family].build().to(F64)
-    config = METHODS[name].config(init_weights=False)
+    config = METHODS[name].config(init_weights=False, **({"grid": 2, "prompts": 3} if name == "vapt" else {}))
     model = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=False).to(F64).eval()
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -224,7 +224,42 @@ def vpt_shallow(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
     return torch.cat([x[:, :1], x[:, 1 + len(p) :]], dim=1)
 
 
-@pytest.mark.parametrize("transcribed", [vpt_deep, vpt_shallow], ids=lambda f: f.__name__)
+def vfpt(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
+    """The first half of the prompts as Re Σ_jk P_jk exp(-2πi (a j / n + b k / d)), written out."""
+    transformed = []
+    for own in f:
+        p = own["prompts"]
+        n, d = len(p) // 2, p.shape[1]
+        angle = lambda k: 2 * torch.pi * torch.arange(k, dtype=F64)[:, None] * torch.arange(k, dtype=F64) / k  # noqa: E731
+        rows, columns = angle(n), angle(d)
+        first = torch.cos(rows) @ p[:n] @ torch.cos(columns) - torch.sin(rows) @ p[:n] @ torch.sin(columns)
+        transformed.append({"prompts": torch.cat([first, p[n:]])})
+    return vpt_deep(layers, x, transformed)
+
+
+def vapt(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
+    """φ(α_l(K_l * LN_l(E_l))) after the class token, image by image; the first block's prompts are trained."""
+    for layer, own in zip(layers, f, strict=True):
+        if "prompts" in own:
+            p = own["prompts"].expand(len(x), -1, -1)
+        else:
+            e = x - x.mean(-1, keepdim=True)
+            e = e / (e.square().mean(-1, keepdim=True) + 1e-5).sqrt() * own["norm_weight"] + own["norm_bias"]
+            image = e[:, 1:].transpose(1, 2).unflatten(2, (2, 2))
+            kernel = own["kernel"].expand(WIDTH, 1, 2, 2)  # one for all channels
+            z = nn.functional.conv2d(image, kernel, groups=WIDTH).flatten(2).transpose(1, 2)
+            p = own["token_weight"] @ z + own["token_bias"][:, None]
+            p = p + torch.relu(p @ own["mlp_down"].T) @ own["mlp_up"].T
+        y = vit_layer(layer, torch.cat([x[:, :1], p, x[:, 1:]], dim=1))
+        x = torch.cat([y[:, :1], y[:, 1 + p.shape[1] :]], dim=1)
+    return x
+
+
+def spt_deep(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
+    return vpt_deep(layers, x, f)
+
+
+@pytest.mark.parametrize("transcribed", [vpt_deep, vpt_shallow, vfpt, spt_deep, vapt], ids=lambda f: f.__name__)
 def test_prompts_on_vit(transcribed: Callable[..., Tensor]) -> None:
     base, model = adapted("vit", transcribed.__name__)
     pixels = FAMILIES["vit"].batch()["pixel_values"].to(F64)
@@ -320,6 +355,11 @@ def vit() -> nn.Module:
         (vit, "adaptformer", {"bottleneck": 8}, 156_768),
         (vit, "vpt_shallow", {}, 76_800),
         (vit, "vpt_deep", {"prompts": 60}, 552_960),
+        (vit, "vfpt", {"prompts": 50}, 460_800),
+        (vit, "spt_deep", {}, 184_320),
+        (vit, "vapt", {"prompts": 5}, 42_418),
+        (vit, "vapt", {}, 55_608),
+        (vit, "vapt", {"prompts": 100}, 293_028),
         (roberta, "houlsby", {"bottleneck": 200, "layer_norms": "last"}, 7_414_464),
         (roberta, "houlsby", {"bottleneck": 200}, 7_432_896),
         (roberta, "propetl_adapter", {}, 1_179_648 + 99_136),

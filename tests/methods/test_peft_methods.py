@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 
 from families import FAMILIES, Family
 from genft import METHODS, ConfigError, TargetError, get_method
@@ -38,9 +39,11 @@ MOVES_AT_ONCE = {"fourierft", "vblora", *PROMPTS}
 
 def exists(name: str, family: str) -> bool:
     """Whether peft has the method for the family; asked of the family's model, not of its name."""
+    model = FAMILIES[family].build()
+    if name == "peanut" and any(isinstance(m, Conv1D) for m in model.modules()):
+        return False
     if name not in PROMPTS:
         return True
-    model = FAMILIES[family].build()
     if kind_of(FAMILIES[family]) == "image" or model.config.is_encoder_decoder:
         return False  # with an encoder and a decoder, the prompt is the decoder's: not what genft trains
     return name != "prefix_tuning" or accept_prefix(model)
@@ -290,3 +293,15 @@ def test_what_cannot_be_done_is_one_sentence() -> None:
     fresh = replace(loaded("bert"), fresh=("bert.pooler",))
     with pytest.raises(ConfigError, match=r"p_tuning: bert\.pooler is not in the checkpoint, .*; choose another model"):
         attach(fresh, METHODS["p_tuning"], {"num_virtual_tokens": 4}, no_examples)
+
+
+def test_peanut_is_the_equation() -> None:
+    """ΔW = (f(W0ᵀ A) B)ᵀ · scaling, without layers in between (arXiv 2410.01870, Eq. 2, in peft's orientation)."""
+    config = METHODS["peanut"].config(target_modules=["0"], r=3, scaling=2.0, init_weights=False)  # type: ignore[misc]
+    model = get_peft_model(nn.Sequential(nn.Linear(5, 4)), config).double()
+    layer: Any = model.base_model.model[0]
+    a, b = layer.peanut_A["default"].weight.T, layer.peanut_B["default"].weight.T
+    wanted = 2.0 * (torch.relu(layer.base_layer.weight.T @ a) @ b).T
+    torch.testing.assert_close(layer.get_delta_weight("default"), wanted)
+    x = torch.randn(2, 5, dtype=torch.float64)
+    torch.testing.assert_close(model(x), layer.base_layer(x) + x @ wanted.T)

@@ -1,53 +1,11 @@
-"""The model cards that genft writes: for an adapter, its merged model, and its LoRA form.
-
-Names of classes, tasks and models come from data and command lines. They are escaped as YAML in the front matter, as
-Python literals in code, and as plain Markdown text elsewhere.
-"""
+"""The model cards that know the task: for an adapter saved by ``genft train``, its merged model, and its LoRA form."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from huggingface_hub import ModelCardData
-
-from genft.adapters.folder import CARD
 from genft.adapters.task_file import SavedTask
-from genft.errors import visible
-
-#: Characters that can start Markdown markup anywhere in a line.
-_MARKUP = re.compile(r"([\\`*_\[\]<>#|~$&])")
-
-
-@dataclass(frozen=True)
-class Card:
-    """A README.md: its front matter, a title, and paragraphs of Markdown that are already escaped."""
-
-    title: str
-    base: str | None
-    library: str
-    paragraphs: Sequence[str]
-    tags: tuple[str, ...] = ()
-
-    def write(self, folder: Path) -> None:
-        front = ModelCardData(
-            base_model=visible(self.base) if self.base else None,
-            library_name=self.library,
-            tags=list(self.tags) or None,
-        )
-        body = "\n\n".join((f"# {self.title}", *self.paragraphs))
-        (folder / CARD).write_text(f"---\n{front.to_yaml()}\n---\n{body}\n", encoding="utf-8")
-
-
-def markdown(text: str) -> str:
-    """``text`` escaped as one line of Markdown that displays it literally."""
-    return _MARKUP.sub(r"\\\1", visible(text))
-
-
-def code(*lines: str) -> str:
-    return "\n".join(("```python", *lines, "```"))
+from genft.api.card import Card, code, markdown, with_peft
 
 
 def subject(saved: SavedTask | None) -> str:
@@ -55,12 +13,6 @@ def subject(saved: SavedTask | None) -> str:
     if saved is None:
         return "An adapter"
     return f"{markdown(saved.method)} on {markdown(saved.base)}, for {markdown(saved.task)}"
-
-
-def outputs_as_code(labels: Sequence[str]) -> str:
-    """The arguments of ``from_pretrained`` that set the head's outputs and their names."""
-    names = ", ".join(map(_literal, labels))
-    return f"num_labels={len(labels)}, id2label=dict(enumerate([{names}]))"
 
 
 def adapter_card(saved: SavedTask, *, is_peft: bool) -> Card:
@@ -119,22 +71,3 @@ def lora_card(
     how = "exactly" if worst_error is None else f"with relative errors of up to {worst_error:.1e} per weight"
     paragraphs = [f"Converted {how}.", with_peft(class_name, base or "", labels)]
     return Card(f"{subject(saved)}, as LoRA", base, "peft", paragraphs)
-
-
-def with_peft(class_name: str, base: str, labels: Sequence[str], *imports: str) -> str:
-    """The code that attaches the adapter to its base with peft."""
-    head = f", {outputs_as_code(labels)}" if labels else ""
-    return code(
-        *imports,
-        "from peft import PeftModel",
-        f"from transformers import {class_name}",
-        "",
-        f"base = {class_name}.from_pretrained({_literal(base)}{head})",
-        'model = PeftModel.from_pretrained(base, "THIS FOLDER")',
-    )
-
-
-def _literal(text: str) -> str:
-    """A Python string literal in double quotes; it contains no backquotes that could end the code block."""
-    inner = "".join(c if c.isprintable() and c not in '\\"`' else f"\\U{ord(c):08x}" for c in text)
-    return f'"{inner}"'

@@ -20,7 +20,6 @@ BASELINE_WEIGHTS = "model.safetensors"
 #: genft's records of the task (``task_file.py``) and of the base model (``base_record.py``).
 TASK_FILE = "genft_task.json"
 BASE_FILE = "genft_base.json"
-CARD = "README.md"
 
 
 @contextmanager

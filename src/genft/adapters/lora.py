@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,16 +15,16 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora.conversion import convert_to_lora
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import ModulesToSaveWrapper
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from genft.adapters.base_record import read_base_record
 from genft.adapters.card import lora_card
+from genft.adapters.lora_adapter import ConvertedLayer, LoraAdapter, check_program, fit
 from genft.adapters.saved import Opened, save_preprocessing
+from genft.bridge.adapter_file import PEFT_PREFIX
 from genft.bridge.layer import AdapterLayer
 from genft.bridge.weight.layer import WeightLayer
 from genft.bridge.weight.row_slices import place_rows
@@ -38,43 +37,14 @@ ENERGY = 0.99
 Pair = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class ConvertedLayer:
-    """One converted weight: the rank of its LoRA form, and ‖ΔW − B A‖ / ‖ΔW‖ (Frobenius)."""
-
-    module: str
-    rank: int
-    error: float
-
-
-@dataclass(frozen=True)
-class LoraAdapter:
-    """A standard LoRA adapter, ready to be saved.
-
-    Attributes:
-        config: lists its targets by full path if a pattern would also match others; scale 1 everywhere.
-        tensors: lora_A (k, i) and lora_B (o, k) of every weight and the fully saved modules, by peft's names.
-        layers: the rank and error of every weight.
-        exact: whether the update is low-rank by construction and represented in full.
-        notes: sentences about anything unusual.
-    """
-
-    config: LoraConfig
-    tensors: dict[str, Tensor]
-    layers: tuple[ConvertedLayer, ...]
-    exact: bool
-    notes: tuple[str, ...] = ()
-
-    def save(self, folder: Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors."""
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}
-        save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
-        self.config.save_pretrained(str(folder))
-
-
 @torch.no_grad()
 def to_lora(
-    model: PeftModel, *, rank: int | None = None, energy: float | None = None, adapter_name: str = "default"
+    model: PeftModel,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    adapter_name: str = "default",
+    program: str = "peft",
 ) -> LoraAdapter:
     """The LoRA adapter nearest to an adapter of ``model``, which is not changed.
 
@@ -82,10 +52,13 @@ def to_lora(
         rank: the maximum rank of every weight; an update of lower rank by construction keeps its own rank.
         energy: alternative to ``rank``: for each weight, the smallest rank that keeps this share of the squared
             singular values. Without either, the exact form if there is one, else an energy of 0.99.
+        program: the program that will load it, a member of ``lora_adapter.READERS``.
 
     Raises:
-        ConfigError: the adapter changes more than linear weights, or the rank is not possible.
+        ConfigError: the adapter changes more than linear weights and their biases, the rank is not possible, or the
+            program could not load a part of it.
     """
+    check_program(program)
     layers = _convertible(model, adapter_name)
     _check_rank(rank, energy, layers)
     pairs = _exact_pairs(layers, adapter_name) if energy is None else None
@@ -94,24 +67,21 @@ def to_lora(
     exact = pairs is not None
     if pairs is None:
         pairs = _nearest_pairs(model, layers, float(energy or ENERGY) if rank is None else rank, adapter_name)
-    base = model.get_base_model()
-    tensors = {}
-    for path, (a, b) in pairs.items():
-        tensors[f"base_model.model.{path}.lora_A.weight"] = a
-        tensors[f"base_model.model.{path}.lora_B.weight"] = b
-    for path, module in base.named_modules():
-        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
-            for name, tensor in module.modules_to_save[adapter_name].state_dict().items():
-                tensors[f"base_model.model.{path}.{name}"] = tensor
-    return LoraAdapter(
-        config=_lora_config(base, model.peft_config[adapter_name], {p: len(a) for p, (a, _) in pairs.items()}),
-        tensors=tensors,
+    base, biases = model.get_base_model(), _biases(layers, pairs, adapter_name)
+    config = _lora_config(base, model.peft_config[adapter_name], {p: len(a) for p, (a, _) in pairs.items()})
+    config.lora_bias = bool(biases)
+    lora = LoraAdapter(
+        config=config,
+        tensors=_tensors(base, pairs, biases, adapter_name),
         layers=tuple(
             ConvertedLayer(path, len(a), _error(layers[path], adapter_name, a, b)) for path, (a, b) in pairs.items()
         ),
         exact=exact,
         notes=tuple(_notes(layers, adapter_name)),
+        program=program,
+        base_class=type(base).__name__,
     )
+    return fit(lora, program)
 
 
 def save_lora(folder: Path, lora: LoraAdapter, opened: Opened) -> None:
@@ -155,7 +125,7 @@ def _convertible(model: PeftModel, adapter_name: str) -> dict[str, BaseTunerLaye
 
 def _no_lora_form(path: str, layer: BaseTunerLayer, adapter_name: str) -> str | None:
     if isinstance(layer, WeightLayer):
-        if layer.delta_bias(adapter_name) is not None:
+        if layer.attachments[adapter_name].method.bias_only:
             return f"it changes biases ({path}), which a LoRA adapter cannot hold; merge it instead"
         if isinstance(layer.get_base_layer(), nn.MultiheadAttention):
             return f"{path} is an nn.MultiheadAttention, where peft's LoRA is bypassed in evaluation; merge it instead"
@@ -226,7 +196,7 @@ def _nearest_pairs(
         raise ConfigError(f"to-lora: {e}") from None
     pairs = {}
     for path, layer in layers.items():
-        a, b = (tensors[f"base_model.model.{path}.lora_{name}.weight"] for name in "AB")
+        a, b = (tensors[f"{PEFT_PREFIX}{path}.lora_{name}.weight"] for name in "AB")
         pairs[path] = (a, _only_slices(layer, adapter_name, b))
     return pairs
 
@@ -236,6 +206,31 @@ def _only_slices(layer: BaseTunerLayer, adapter_name: str, b: Tensor) -> Tensor:
     if not isinstance(layer, WeightLayer):
         return b
     return place_rows([(s, b[s.start : s.stop]) for s in layer.attachments[adapter_name].sites], len(b))
+
+
+def _biases(layers: dict[str, BaseTunerLayer], pairs: dict[str, Pair], adapter_name: str) -> dict[str, Tensor]:
+    """Δb (o,) of every module by path, zeros if only others have one; nothing if no bias was trained."""
+    changes = {path: m.delta_bias(adapter_name) if isinstance(m, WeightLayer) else None for path, m in layers.items()}
+    if all(change is None for change in changes.values()):
+        return {}
+    zeros = {path: b.new_zeros(len(b)) for path, (_, b) in pairs.items()}
+    return {path: zeros[path] if change is None else change for path, change in changes.items()}
+
+
+def _tensors(
+    base: nn.Module, pairs: dict[str, Pair], biases: dict[str, Tensor], adapter_name: str
+) -> dict[str, Tensor]:
+    """Everything that is saved, by peft's names."""
+    tensors = {}
+    for path, (a, b) in pairs.items():
+        tensors[f"{PEFT_PREFIX}{path}.lora_A.weight"] = a
+        tensors[f"{PEFT_PREFIX}{path}.lora_B.weight"] = b
+    tensors |= {f"{PEFT_PREFIX}{path}.lora_B.bias": bias for path, bias in biases.items()}
+    for path, module in base.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
+            for name, tensor in module.modules_to_save[adapter_name].state_dict().items():
+                tensors[f"{PEFT_PREFIX}{path}.{name}"] = tensor
+    return tensors
 
 
 def _error(layer: BaseTunerLayer, adapter_name: str, a: Tensor, b: Tensor) -> float:

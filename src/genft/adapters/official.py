@@ -33,6 +33,8 @@ from genft.api.method import Site
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import AdapterFileError, ConfigError, first_line
 from genft.methods.genft import GenFTConfig
+from genft.methods.genft_config import is_official
+from genft.models.source import find_model
 
 ADAPTER = "default"
 ACTIVATIONS = {"relu": "relu", "leakyrelu": "leaky_relu", "gelu": "gelu", "tanh": "tanh"}
@@ -42,19 +44,6 @@ SHARED = {"1_a": "u_in", "1_b": "u_out", "2_a": "v_in", "2_b": "v_out"}
 
 _SHARED_KEY = re.compile(r"(?:^|.*\.)genft_share_([12]_[ab])\.linear\.(weight|bias)$")
 _PAIR_KEY = re.compile(r"^(.*?)\.?genft_individual_weight_([ab])(?:\.default)?$")
-
-
-def is_official(config: Mapping[str, Any]) -> bool:
-    """Whether the content of an adapter_config.json was written by the authors' fork of peft, and not by us."""
-    return config.get("peft_type") == "GENFT" and "generator_share_dim" in config
-
-
-def what_it_is(folder: str | Path) -> str:
-    """The error message for such a folder in place of an adapter of ours."""
-    return (
-        f"{folder}: this adapter was saved by the GenFT authors' own code, whose files differ from this package's; "
-        f"convert it with `genft import-official {folder} --base MODEL --out DIR`"
-    )
 
 
 @dataclass
@@ -83,7 +72,7 @@ def import_official(folder: str | Path, base: str | Path | nn.Module, out: str |
 
     Args:
         folder: contains adapter_config.json (texts), or best_model.pt and args.yaml (images).
-        base: the pretrained model that it was trained on: a name or folder for transformers, or the model itself.
+        base: the pretrained model that it was trained on: a Hub id, a packaged name, a folder, or the model itself.
         out: a folder that does not exist yet, or is empty.
 
     Returns:
@@ -230,13 +219,20 @@ def _sorted_out(
 
 def _load(base: str, published: Published) -> nn.Module:
     """The base model, with a head of the same width as theirs."""
+    source = find_model(base)
+    model = _of_their_class(source.folder, base, published)
+    model.config._name_or_path = model.name_or_path = source.base_id
+    return model
+
+
+def _of_their_class(folder: Path, base: str, published: Published) -> Any:
     if published.task_type == "CAUSAL_LM":
-        return AutoModelForCausalLM.from_pretrained(base)
+        return AutoModelForCausalLM.from_pretrained(folder)
     biases = [tensor for name, tensor in published.rest.items() if name.endswith(".bias")]
     if not biases:
         raise AdapterFileError(f"{base}: the adapter has no head, so its number of classes is not known")
     auto = AutoModelForImageClassification if published.task_type is None else AutoModelForSequenceClassification
-    return auto.from_pretrained(base, num_labels=len(biases[-1]), ignore_mismatched_sizes=True)
+    return auto.from_pretrained(folder, num_labels=len(biases[-1]), ignore_mismatched_sizes=True)
 
 
 def _attach(published: Published, model: nn.Module) -> PeftModel:

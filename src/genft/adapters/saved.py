@@ -27,6 +27,7 @@ from genft.adapters.card import adapter_card
 from genft.adapters.checks import check_names, check_shapes, check_sizes, one_sentence, read_tensors
 from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIGHTS, TASK_FILE, new_folder
 from genft.adapters.task_file import SavedTask, read_task
+from genft.api.card import AUTO_CLASSES
 from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
 from genft.data import Task
@@ -38,15 +39,6 @@ from genft.models.parameters import trained_state
 from genft.models.prefixes import accept_prefix
 from genft.models.source import ModelSource, find_model
 
-#: The transformers class of a base model by peft's task type.
-AUTO_CLASSES = {
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
 _ELSEWHERE = "; if you have this model elsewhere, pass its location with --base (base= in Python)"
 
 

@@ -10,11 +10,13 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from peft import PeftConfig
 from peft.utils import PeftType
 
+from genft.api.card import AUTO_CLASSES, write_card
 from genft.errors import ConfigError, not_one_of
 
 C = TypeVar("C", bound="AdapterConfig")
@@ -145,6 +147,12 @@ class AdapterConfig(PeftConfig):
     modules_to_save: list[str] | None = setting(
         None, "Modules that are trained in full and saved with the adapter, such as a new classification head."
     )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = setting(
+        None,
+        "Ids of tokens whose embeddings are trained as well, such as those that a chat template adds; by the name of "
+        "the embedding if it has another than the input embedding's.",
+        later=True,
+    )
     base_fingerprint: dict[str, Any] | None = setting(
         None,
         "Sketch and hash of every adapted base weight; saved with an adapter and compared on loading.",
@@ -178,6 +186,17 @@ class AdapterConfig(PeftConfig):
         """The settings to save, including values derived from the base model."""
         names = {f.name for f in fields(self)}
         return super().to_dict() | {name: value for name, value in self.derived().items() if name in names}
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Save as peft does, and say in the folder's card how to load the adapter, whoever saves it."""
+        named = (kwargs.get("auto_mapping_dict") or self.auto_mapping or {}).get("base_model_class")
+        super().save_pretrained(save_directory, **kwargs)
+        self.write_card(save_directory, named)
+
+    def write_card(self, folder: str, base_class: str | None = None) -> None:
+        """Write, or complete, the README.md of the folder that an adapter is saved in."""
+        class_name = AUTO_CLASSES.get(str(self.task_type)) or base_class or "AutoModel"
+        write_card(Path(folder), self.method, self.base_model_name_or_path, class_name)
 
     @property
     def default_scope(self) -> str:

@@ -156,6 +156,10 @@ class WeightMethod(Method[ConfigT, Site]):
     #: Whether the method changes only biases, so that it can target any module that has one.
     bias_only: bool = False
 
+    #: Whether normalisations and convolutions may be targeted too. Their weight W0 is (o, n) with a row per output
+    #: channel (n = 1 in a normalisation), ``in_features`` of their site is 0, and nothing is derived from them.
+    beyond_linear: bool = False
+
     #: Whether derived tensors are saved with the adapter.
     saves_derived: bool = False
 
@@ -256,8 +260,9 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         """Keys and values (tokens, width) that every token of the block attends to as well."""
         raise NotImplementedError
 
-    def prompts(self, f: Factors, *, training: bool) -> Tensor | None:
-        """Tokens (tokens, width) to insert after the first token of the block's input, or None."""
+    def prompts(self, x: Tensor, f: Factors, *, training: bool) -> Tensor | None:
+        """Tokens to insert after the first token of the block's input x (batch, tokens, width), or None: (prompts,
+        width), or (batch, prompts, width) if they differ between examples."""
         raise NotImplementedError
 
     def spent_prompts(self, site: BlockSite) -> int:

@@ -15,7 +15,7 @@ Examples = Callable[[int], Iterable[dict[str, "Tensor"]]]
 
 class Recipe:
     """Called by ``genft.training`` in this order: :meth:`settings` and :meth:`prepare` before the adapter is attached,
-    :meth:`learning_rate` and :meth:`callbacks` after."""
+    :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after."""
 
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
         """Settings that follow from the base model or from the number of optimizer steps; the user's settings take
@@ -24,6 +24,9 @@ class Recipe:
 
     def prepare(self, model: PreTrainedModel, config: Any, examples: Examples) -> None:
         """Called with the base model in evaluation mode, before the adapter is attached; ``config`` is only read."""
+
+    def initialise(self, model: Any, config: Any, examples: Examples) -> None:
+        """Called with the model and its new adapter in evaluation mode, for trained tensors that start from data."""
 
     def learning_rate(self, config: Any, name: str) -> float:
         """The multiplier of the adapter's learning rate for the parameter ``name``."""

@@ -19,6 +19,8 @@ from genft.api.recipe import Recipe
 from genft.errors import ConfigError, not_one_of
 
 Family = Literal["weight", "block", "peft", "baseline"]
+#: "paper": a row of the tables of GenFT's paper; "relative": starts from W0 too, as GenFT does; "other": the rest.
+Group = Literal["paper", "relative", "other"]
 M = TypeVar("M", bound=type[Method[Any, Any]])
 
 
@@ -30,6 +32,7 @@ class MethodInfo:
         name: the name for ``--method``.
         family: "weight" and "block" are ours, attached by the bridge; "peft" is peft's own tuner under our presets;
             "baseline" needs no adapter (full fine-tuning, linear probe).
+        group: the field in which readers know it.
         config: the peft configuration class, or None for a baseline.
         method: the class with the mathematics, or None for peft's methods and baselines.
         paper: the source of the method.
@@ -45,6 +48,7 @@ class MethodInfo:
     family: Family
     paper: str
     trains: str
+    group: Group = "other"
     config: type[Any] | None = None
     method: type[Method[Any, Any]] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +78,7 @@ def register(
     config: type[Any],
     paper: str,
     trains: str,
+    group: Group = "other",
     defaults: Mapping[str, Any] | None = None,
     kinds: tuple[str, ...] = ("text", "image"),
     recipe: Recipe | None = None,
@@ -90,6 +95,7 @@ def register(
                 family=family,
                 paper=paper,
                 trains=trains,
+                group=group,
                 config=config,
                 method=cls,
                 defaults=defaults or {},

@@ -70,7 +70,7 @@ def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
     if adapter.fingerprint is None:
         return
     for layer in layers_of(adapter, model):
-        if not isinstance(layer, WeightLayer) or layer.merged or not layer.frozen.has_weight:
+        if not isinstance(layer, WeightLayer) or layer.merged or not layer.frozen.is_linear:
             continue
         path, w0 = layer.attachments[adapter.name].sites[0].module, layer.frozen
         if w0.is_whole and (w0.trained or not fingerprint.fits(adapter.fingerprint.get(path), w0.weight)):

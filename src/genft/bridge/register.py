@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+from peft import PeftModel
 from peft.utils import PeftType, register_peft_method, save_and_load
 
+from genft.api.config import AdapterConfig
 from genft.api.method import Method, WeightMethod
 from genft.api.registry import MethodInfo
 from genft.bridge.shared import SharedFactors
@@ -32,6 +35,22 @@ def _is_no_base_weight(collect: Any) -> Any:
     return collect_all
 
 
+def _with_our_part(write: Any) -> Any:
+    """peft's way to write a model card, which a Trainer uses last: our part of the card stays in it."""
+
+    @functools.wraps(write)
+    def write_both(model: PeftModel, output_dir: str) -> None:
+        write(model, output_dir)
+        config: Any = model.active_peft_config
+        if isinstance(config, AdapterConfig):
+            config.write_card(output_dir, type(model.get_base_model()).__name__)
+
+    return write_both
+
+
+PeftModel.create_or_update_model_card = _with_our_part(  # type: ignore[method-assign]
+    PeftModel.create_or_update_model_card
+)
 save_and_load._get_adapter_state_dict_key_prefixes = _is_no_base_weight(
     save_and_load._get_adapter_state_dict_key_prefixes
 )

@@ -12,7 +12,7 @@ from genft.api.method import BlockSite, Site
 from genft.errors import TargetError, nearest
 from genft.models.architectures import ends_with, fused_layout, linear_names, name_of
 from genft.models.blocks import anatomy_of, attention_end_of, attention_of, norms_of, stream_width, takes_images
-from genft.models.weights import FrozenWeight, has_linear_weight, has_own_bias, unwrap
+from genft.models.weights import FrozenWeight, has_channel_weight, has_linear_weight, has_own_bias, unwrap
 
 
 class NoTargetError(TargetError, NoMatchingPeftModuleError):
@@ -41,7 +41,12 @@ def _shortened(problems: list[str], most: int) -> list[str]:
 
 
 def weight_sites(
-    model: nn.Module, matched: Iterable[str], slices: Mapping[str, Any] | None, *, bias_only: bool = False
+    model: nn.Module,
+    matched: Iterable[str],
+    slices: Mapping[str, Any] | None,
+    *,
+    bias_only: bool = False,
+    beyond_linear: bool = False,
 ) -> dict[str, list[Site]]:
     """The sites of every matched module, in the order of the model.
 
@@ -50,6 +55,7 @@ def weight_sites(
         matched: paths of the modules that match the configuration's patterns.
         slices: ``target_slices`` of the configuration.
         bias_only: whether the method changes only biases, so that any module with a bias is allowed.
+        beyond_linear: whether the method also adapts normalisations and convolutions.
 
     Raises:
         TargetError: a matched module has no weight that can be adapted, or a slice does not fit.
@@ -59,7 +65,8 @@ def weight_sites(
     index = 0
     for path in matched:
         module = unwrap(model.get_submodule(path))
-        if (problem := _weight_refusal(path, module, model, bias_only)) is not None:
+        other = (bias_only and has_own_bias(module)) or (beyond_linear and has_channel_weight(module))
+        if (problem := _weight_refusal(path, module, model, other)) is not None:
             problems.append(problem)
             continue
         w0 = FrozenWeight.of(module)
@@ -79,15 +86,15 @@ def weight_sites(
     return sites
 
 
-def _weight_refusal(path: str, module: nn.Module, model: nn.Module, bias_only: bool) -> str | None:
-    """Why ``module`` cannot be adapted, or None."""
+def _weight_refusal(path: str, module: nn.Module, model: nn.Module, other: bool) -> str | None:
+    """Why ``module`` cannot be adapted, or None; ``other``: the method can adapt it without a linear weight."""
     parent = model.get_submodule(path.rpartition(".")[0]) if "." in path else model
     if isinstance(unwrap(parent), nn.MultiheadAttention):
         return (
             f"target_modules: {path} is read directly by nn.MultiheadAttention and would be bypassed; "
             f"target {path.rpartition('.')[0]!r} (its in_proj_weight) instead"
         )
-    if (bias_only and has_own_bias(module)) or has_linear_weight(module):
+    if other or has_linear_weight(module):
         return None
     inside = [name for name, m in module.named_modules() if name and has_linear_weight(m)]
     leaf = path.rpartition(".")[2]

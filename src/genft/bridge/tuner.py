@@ -31,7 +31,13 @@ from genft.bridge.update_cache import UpdateCache
 from genft.bridge.weight.gradient_probe import silent_factors
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import ConfigError, GenFTError, MergeError, TargetError
-from genft.models.architectures import DEFAULT_TARGETS, default_targets, modules_with_bias, unmatched
+from genft.models.architectures import (
+    DEFAULT_TARGETS,
+    default_targets,
+    modules_with_bias,
+    modules_with_channels,
+    unmatched,
+)
 from genft.models.blocks import find_blocks
 from genft.models.weights import unwrap
 
@@ -263,6 +269,9 @@ class WeightTuner(BridgeTuner):
     method_class: ClassVar[type[WeightMethod]]
 
     def _default_targets(self, config: AdapterConfig, family: str) -> Targets:
+        if self.method_class.beyond_linear:
+            targets, slices = default_targets(self.model, family, config.default_scope)
+            return [*targets, *modules_with_channels(self.model)], slices
         if not self.method_class.bias_only:
             return default_targets(self.model, family, config.default_scope)
         if not (targets := modules_with_bias(self.model)):
@@ -271,7 +280,8 @@ class WeightTuner(BridgeTuner):
 
     def _resolve(self, model: nn.Module, matched: list[str], adapter: Adapter[Any]) -> dict[str, list[Site]]:
         slices = adapter.config.target_slices
-        return weight_sites(model, matched, slices, bias_only=self.method_class.bias_only)
+        method = self.method_class
+        return weight_sites(model, matched, slices, bias_only=method.bias_only, beyond_linear=method.beyond_linear)
 
     def _new_layer(self, target: nn.Module) -> AdapterLayer[Any]:
         if isinstance(target, BaseTunerLayer) and isinstance(unwrap(target), nn.MultiheadAttention):

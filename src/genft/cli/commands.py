@@ -63,9 +63,15 @@ COMMANDS = {
             _LOOK,
         ),
         Entry("show", "genft.cli.show:show", "Draw what training did to the weights.", _LOOK),
-        Entry("data", "genft.cli.data:data", "Check benchmark data.", _LOOK),
+        Entry("data", "genft.cli.data:data", "Check data before training.", _LOOK),
         Entry("merge", "genft.cli.merge:merge", "Fold an adapter into its base model.", _HAND_OVER),
         Entry("to-lora", "genft.cli.to_lora:to_lora", "Write an adapter as a standard LoRA adapter.", _HAND_OVER),
+        Entry(
+            "import-official",
+            "genft.cli.import_official:import_official",
+            "Make an adapter of the GenFT authors' own code one of this package.",
+            _HAND_OVER,
+        ),
     )
 }
 

@@ -1,4 +1,4 @@
-"""``genft data``: check benchmark data on disk."""
+"""``genft data``: check data on disk, a benchmark's or your own."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from genft.cli.declare import argument, takes_options
-from genft.cli.options import JsonOptions
+from genft.cli.options import JsonOptions, OwnDataOptions
+from genft.cli.request import own_task
 from genft.cli.screen import bars, print_json, screen
 from genft.data import LAYOUTS, Task, find_tasks, list_tasks
 from genft.data.check import Checked, check_task
+from genft.data.image_folders import is_image_folder
 from genft.data.task import SPLITS
 from genft.errors import ConfigError
 from genft.report.style import table
 
-_MOST_WRONG, _MOST_OTHER = 10, 3  # sentences shown per task
+_MOST_WRONG, _MOST_OTHER, _MOST_OF_OWN = 10, 3, 12  # sentences shown per task
 
-data = typer.Typer(name="data", help="Check benchmark data.", no_args_is_help=True, rich_markup_mode="rich")
+data = typer.Typer(name="data", help="Check data before training.", no_args_is_help=True, rich_markup_mode="rich")
 
 
 @data.callback()
@@ -32,29 +34,48 @@ def _group() -> None:
 
 
 class CheckOptions(JsonOptions):
-    root: Path = argument("The data folder; other commands take the same one as --data.", metavar="ROOT")
+    root: Path = argument(
+        "Your own file or folder of images, as in `genft train`; or the folder with benchmark data, as for --data of other "
+        "commands.",
+        metavar="PATH",
+    )
     tasks: tuple[str, ...] = argument(
-        "What to check.", (), metavar="[TASK|SUITE|FILE.toml]...", shown_default="every benchmark task in ROOT"
+        "What to check.",
+        (),
+        metavar="[TASK|SUITE|FILE.toml]...",
+        shown_default="every benchmark task in PATH, or your own data",
     )
 
 
 @data.command()
 @takes_options
-def check(options: CheckOptions) -> None:
+def check(options: CheckOptions, own: OwnDataOptions) -> None:
     """Check data on disk: counts, classes, labels, missing and unreadable images, copies across splits.
 
     Exits with code 1 if anything would make results wrong, or not comparable with other results on the same benchmark.
+
+        genft data check reviews.csv --text-column review --label-column stars
+
+        genft data check ~/data glue
     """
-    root = options.root
-    if not root.is_dir():
+    root, console = options.root, screen(options.as_json)
+    if root.is_dir():
+        names = options.tasks or sorted({task.suite for task in list_tasks() if task.reader in LAYOUTS})
+        records = _check_all(console, [task for name in names for task in find_tasks(name, root)])
+    elif options.tasks:
         raise ConfigError(f"{root}: is not a folder")
-    names = options.tasks or sorted({task.suite for task in list_tasks() if task.reader in LAYOUTS})
-    console = screen(options.as_json)
-    records = _check_all(console, [task for name in names for task in find_tasks(name, root)])
+    else:
+        records = []
     present = [record for record in records if record.there]
+    if (
+        not options.tasks
+        and not any(record.data for record in present)
+        and (not root.is_dir() or is_image_folder(root))
+    ):
+        records = present = _check_all(console, [own_task(root, own)])
     if not present:
-        missing = records[0].faults[0] if options.tasks else "it has no folder of a GLUE, VTAB-1k or FGVC task"
-        raise ConfigError(f"{root}: nothing to check: {missing}")
+        nothing = "it has no folder of a GLUE, VTAB-1k or FGVC task, and no folders of images"
+        raise ConfigError(f"{root}: nothing to check: {records[0].faults[0] if options.tasks else nothing}")
     counted = records if options.tasks else present
     if options.as_json:
         print_json([_plain(record) for record in counted])
@@ -105,7 +126,7 @@ def _print_problems(console: Console, root: Path, present: Sequence[Checked]) ->
         other = [*(note for note in c.notes if note not in c.differences), *c.copies]
         for sign, sentences, most in (
             ("[red]✗[/]", [*c.faults, *c.differences], _MOST_WRONG),
-            ("[yellow]![/]", other, _MOST_OTHER),
+            ("[yellow]![/]", other, _MOST_OTHER if c.task.suite else _MOST_OF_OWN),
         ):
             for sentence in sentences[:most]:
                 text = escape(sentence.replace(f"{root}/", ""))

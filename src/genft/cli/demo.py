@@ -56,7 +56,7 @@ def demo(options: DemoOptions, output: DemoOutputOptions, repeat: AgainOptions) 
         for method in METHODS
         if method in REGISTERED
     ]
-    finished = {run.key: r for run in runs if not repeat.again and (r := store.get(run.key)) is not None}
+    finished = {run.key: r for run in runs if not repeat.again and (r := run.stored(store)) is not None}
     left = [run for run in runs if run.key not in finished]
     _announce(console, runs, left)
     for run in left:

@@ -59,14 +59,9 @@ class ReadingOptions(Options):
     encoding: str = option("The encoding of text files.", "utf-8")
 
 
-class TaskOptions(ReadingOptions, DataRootOptions):
-    """One task, by name or as the user's own file."""
+class OwnDataOptions(ReadingOptions):
+    """The content of the user's own file or folder."""
 
-    task: str = argument(
-        "A task of `genft list tasks`; a .csv, .tsv, .jsonl or .json file with one row per example; or a folder of "
-        "images (class folders, or train, val and test with class folders in them).",
-        metavar="TASK|FILE",
-    )
     label_column: str | None = option("The column with the label.", None, shown_default="label")
     validation: Path | None = option(
         "The file with the rows that select the epoch.", None, shown_default="a tenth of the training rows"
@@ -75,6 +70,16 @@ class TaskOptions(ReadingOptions, DataRootOptions):
         "The file with the rows to report on.", None, shown_default="a fifth of the training rows"
     )
     regression: bool = option("The label is a number, not a class.", False)
+
+
+class TaskOptions(OwnDataOptions, DataRootOptions):
+    """One task, by name or as the user's own file."""
+
+    task: str = argument(
+        "A task of `genft list tasks`; a .csv, .tsv, .jsonl or .json file with one row per example; or a folder of "
+        "images (class folders, or train, val and test with class folders in them).",
+        metavar="TASK|FILE",
+    )
     metric: str | None = option(
         "What selects the epoch and is reported: accuracy, macro_f1, f1 (two classes) or matthews; for numbers "
         "pearson or spearman.",

@@ -66,7 +66,12 @@ def _suite(options: ParamsOptions) -> None:
 
 def _methods(counted: list[MethodCount], as_json: bool) -> None:
     if as_json:
-        print_json([dataclasses.asdict(c) | {"counted": c.counted, "agrees": c.agrees} for c in counted])
+        print_json(
+            [
+                dataclasses.asdict(c) | {"count": c.count.model_dump(), "counted": c.counted, "agrees": c.agrees}
+                for c in counted
+            ]
+        )
         return
     console = screen()
     notes: list[str] = []
@@ -95,14 +100,18 @@ def _methods(counted: list[MethodCount], as_json: bool) -> None:
 
 
 def _show(counted: SuiteCount) -> None:
-    columns = [_TITLES[name] for name in counted.printed]
+    columns = [_TITLES[name] for name in counted.printed] + ["with biases"] * bool(counted.note)
     shown = table("task", "a", "b", *columns, "head", right=("a", "b", *columns, "head"))
     shown.columns[0].no_wrap = True
     for task in counted.tasks:
         numbers = [f"{task.adapter[name]:,}" for name in counted.printed]
+        if counted.note:
+            numbers.append("" if task.with_biases is None else f"{task.with_biases:,}")
         shown.add_row(task.task, str(task.shared_dim), str(task.specific_dim), *numbers, f"{task.head:,}")
     shown.add_section()
-    shown.add_row("mean", "", "", *(f"{counted.mean(name):,.0f}" for name in counted.printed), "")
+    biased = [task.with_biases for task in counted.tasks if task.with_biases is not None]
+    means = [counted.mean(name) for name in counted.printed] + ([sum(biased) / len(biased)] if biased else [])
+    shown.add_row("mean", "", "", *(f"{mean:,.0f}" for mean in means), "")
     shown.add_row("counted, M", "", "", *(f"[bold]{counted.counted(n)}[/]" for n in counted.printed), "")
     shown.add_row("printed, M", "", "", *counted.printed.values(), "")
     console = screen()
@@ -112,3 +121,5 @@ def _show(counted: SuiteCount) -> None:
         "[dim]a, b: shared and layer-specific dimension; w/o shared: a = 0, and b = 0 becomes 8; w/o specific: b = 0.\n"
         "The printed numbers count the adapter alone; the head is trained as well.[/]"
     )
+    if counted.note:
+        console.print(f"[dim]with biases: {counted.note}[/]")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -17,7 +18,9 @@ from genft.cli.declare import Options, option, takes_options
 from genft.cli.options import InputOptions, JsonOptions, ReadingOptions, SavedOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
-from genft.data.files import list_images, read_table
+from genft.data.check import unreadable_images
+from genft.data.image_folders import scan
+from genft.data.tables import read_table
 from genft.errors import ConfigError, DataError
 from genft.files import write_atomically
 from genft.report.style import table
@@ -56,7 +59,13 @@ def predict(
     if inputs.input is None:
         raise ConfigError("--input: is missing; give a file with rows, an image or a folder of images")
     saved = read_task(existing_folder(adapter.adapter))
+    console = screen(output.as_json)
     rows, texts = read_inputs(inputs.input, saved, reading)
+    unreadable = unreadable_images([Path(image) for (image,) in texts]) if saved.kind == "image" else {}
+    if unreadable:
+        rows, texts = _without(unreadable, rows, texts)
+        for problem in list(unreadable.values())[:_SHOWN]:
+            console.print(f"[red]left out[/] {escape(problem)}", soft_wrap=True)
     trained = load(adapter.adapter, adapter.base)
     outputs = trained.predict(texts).tolist()
     answers = [_answer(saved, values) for values in outputs]
@@ -67,23 +76,52 @@ def predict(
     if output.as_json:
         details = [{} if saved.regression else {"probabilities": _by_class(saved, values)} for values in outputs]
         print_json(_with_answers(rows, [answer | more for answer, more in zip(answers, details, strict=True)]))
-    console = screen(output.as_json)
     if not output.as_json:
         _show(console, answers, texts)
     if file:
-        console.print(f"All {len(rows):,} rows with their predictions saved to {file}", soft_wrap=True, markup=False)
+        which = f"{len(rows):,} of {len(rows) + len(unreadable):,}" if unreadable else f"All {len(rows):,}"
+        console.print(f"{which} rows with their predictions saved to {file}", soft_wrap=True, markup=False)
+    if unreadable:
+        console.print(f"{len(unreadable):,} of {len(rows) + len(unreadable):,} images could not be read")
+        raise typer.Exit(1)
 
 
 def read_inputs(path: Path, saved: SavedTask, reading: ReadingOptions) -> tuple[list[Row], list[tuple[str, ...]]]:
     """Return (the rows as read, the model's inputs)."""
     if saved.kind == "image":
-        images = list_images(path) if path.is_dir() else [path]
+        images = [path]
+        if path.is_dir():
+            scanned = scan(path)
+            images = scanned.images
+            _tell(scanned.notes(str(path)))
         if not images or not path.exists():
             raise DataError(f"{path}: " + ("has no images" if path.exists() else "does not exist"))
         return [{"image": str(image)} for image in images], [(str(image),) for image in images]
     file = read_table(path, reading.encoding)
+    _tell(file.notes)
     columns = [file.column(name, option="--text-column") for name in reading.text_column or saved.text_columns]
     return file.rows, list(zip(*columns, strict=True))
+
+
+def _tell(notes: Sequence[str]) -> None:
+    """What a reader decided or left out."""
+    for note in notes:
+        screen(True).print(f"[yellow]![/] {escape(note)}", soft_wrap=True)
+
+
+def _without(
+    unreadable: Mapping[Path, str], rows: Sequence[Row], inputs: Sequence[tuple[str, ...]]
+) -> tuple[list[Row], list[tuple[str, ...]]]:
+    """What is left without the images that cannot be read.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    kept = [k for k, (image,) in enumerate(inputs) if Path(image) not in unreadable]
+    if not kept:
+        more = f" (and {len(unreadable) - 1:,} more)" if len(unreadable) > 1 else ""
+        raise DataError(f"{next(iter(unreadable.values()))}{more}; no image can be read")
+    return [rows[k] for k in kept], [inputs[k] for k in kept]
 
 
 def _answer(saved: SavedTask, outputs: list[float]) -> Row:

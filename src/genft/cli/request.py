@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from genft.api.settings import parse_settings
 from genft.cli.declare import Given, Options, flag
-from genft.cli.options import MethodOptions, ModelOptions, RoleOptions, TaskOptions
+from genft.cli.options import MethodOptions, ModelOptions, OwnDataOptions, RoleOptions, TaskOptions
 from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read, task_from_path
 from genft.errors import ConfigError, DataError, GenFTError, nearest
 from genft.methods import get_method
@@ -53,15 +53,7 @@ def find_task(options: TaskOptions) -> Task:
     if is_file(options.task):
         if options.data:
             raise ConfigError("--data: only for the tasks of `genft list tasks`; your own file already is the data")
-        task = task_from_path(
-            Path(options.task),
-            text_columns=options.text_column,
-            label_column=options.label_column,
-            validation=options.validation,
-            test=options.test,
-            regression=options.regression,
-            encoding=options.encoding,
-        )
+        task = own_task(Path(options.task), options)
     else:
         task = load_task(options.task, options.data)
         fields = TaskOptions.model_fields
@@ -69,6 +61,19 @@ def find_task(options: TaskOptions) -> Task:
             raise ConfigError(f"{', '.join(flags)}: only for your own files; {task.name!r} defines this itself")
     changed = {"metric": options.metric, "max_length": options.max_length}
     return task.model_copy(update={name: value for name, value in changed.items() if value is not None})
+
+
+def own_task(path: Path, options: OwnDataOptions) -> Task:
+    """The task that a file or folder of the user's own is."""
+    return task_from_path(
+        path,
+        text_columns=options.text_column,
+        label_column=options.label_column,
+        validation=options.validation,
+        test=options.test,
+        regression=options.regression,
+        encoding=options.encoding,
+    )
 
 
 def is_file(word: str) -> bool:

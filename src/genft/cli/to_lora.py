@@ -10,7 +10,8 @@ from peft import PeftModel
 
 from genft.adapters import to_lora as as_lora
 from genft.adapters.folder import check_new, new_folder
-from genft.adapters.lora import LoraAdapter, save_lora
+from genft.adapters.lora import save_lora
+from genft.adapters.lora_adapter import READERS, LoraAdapter, check_program
 from genft.adapters.output_change import OutputChange, output_change, outputs
 from genft.adapters.saved import open_adapter
 from genft.cli.declare import option, takes_options
@@ -25,6 +26,11 @@ from genft.sweeps.processes import be_quiet
 
 
 class LoraOptions(MergeOptions):
+    program: str = option(
+        f"What will load it: {', '.join(READERS)}. What the program would drop or misread is refused.",
+        "peft",
+        names=("--for",),
+    )
     rank: str = option(
         "Maximum rank per weight. auto: exact if the update is low-rank by construction, else like --energy 0.99.",
         "auto",
@@ -43,10 +49,13 @@ def to_lora(adapter: OpenOptions, inputs: InputOptions, options: LoraOptions, ou
     the error of every layer is shown. The outputs before and after are compared on --input, or on random inputs.
 
         genft to-lora runs/adapters/NAME --out lora --rank 16
+
+        genft to-lora runs/adapters/NAME --out lora --for vllm
     """
     be_quiet()
     if options.rank != "auto" and not options.rank.isdecimal():
         raise ConfigError(f"--rank: received {options.rank!r}; allowed: auto, or a whole number")
+    check_program(options.program)
     check_new(options.out)
     opened = open_adapter(existing_folder(adapter.adapter), adapter.base, adapter.num_labels)
     if not isinstance(opened.model, PeftModel):
@@ -54,7 +63,7 @@ def to_lora(adapter: OpenOptions, inputs: InputOptions, options: LoraOptions, ou
     name, batches = probe_inputs(opened, inputs.input)
     before = outputs(opened.model, batches)
     rank = None if options.rank == "auto" else int(options.rank)
-    lora = as_lora(opened.model, rank=rank, energy=options.energy)
+    lora = as_lora(opened.model, rank=rank, energy=options.energy, program=options.program)
     with new_folder(options.out) as folder:
         save_lora(folder, lora, opened)
         plain: Any = opened.model.unload()
@@ -68,6 +77,7 @@ def to_lora(adapter: OpenOptions, inputs: InputOptions, options: LoraOptions, ou
 def _data(lora: LoraAdapter, change: OutputChange, out: Path) -> dict[str, Any]:
     return {
         "out": str(out),
+        "for": lora.program,
         "exact": lora.exact,
         "rank": lora.config.r,
         "layers": [dataclasses.asdict(layer) for layer in lora.layers],

@@ -10,11 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from genft.cli.declare import takes_options
+from genft.cli.declare import Options, option, takes_options
 from genft.cli.options import AgainOptions, OutputOptions, TrackerOptions
 from genft.cli.progress import RunBar
 from genft.cli.request import RunOptions, build_request
-from genft.cli.screen import print_json, screen
+from genft.cli.screen import bars, print_json, screen
+from genft.data.check import Checked, check_data, require
 from genft.report.style import size
 from genft.report.terminal import LEGEND, comparison
 from genft.runs.measured import Result
@@ -28,8 +29,19 @@ from genft.training.run import run_once
 from genft.training.trackers import check_trackers
 
 
+class DataCheckOptions(Options):
+    panel = "Data"
+    no_check: bool = option("Do not look into the data (every image, contradictions) before training.", False)
+
+
 @takes_options
-def train(run: RunOptions, output: OutputOptions, repeat: AgainOptions, trackers: TrackerOptions) -> None:
+def train(
+    run: RunOptions,
+    checks: DataCheckOptions,
+    output: OutputOptions,
+    repeat: AgainOptions,
+    trackers: TrackerOptions,
+) -> None:
     """Train one method on one task, and save the adapter.
 
     An interrupted run resumes where it stopped; a finished one is not repeated. On several GPUs:
@@ -48,16 +60,35 @@ def train(run: RunOptions, output: OutputOptions, repeat: AgainOptions, trackers
         if ranks.is_first():
             store.open()
         prepared = prepare(request.spec)
-    result = ranks.share(None if repeat.again else store.get(prepared.key))
+    result = ranks.share(None if repeat.again else prepared.stored(store))
     if result is not None:
         console.print("This run is already finished; here is its result (--again repeats the run).\n")
     else:
         _announce(console, prepared)
+        if not checks.no_check:
+            for note in check_first(console, prepared):
+                _line(console, "", note)
         with _Narrator(console, prepared) as bar:
             result = run_once(prepared, store, bar.watch, report_to, again=repeat.again)
     _conclude(console, result, store.out)
     if output.as_json and ranks.is_first():
         print_json(result.model_dump(mode="json", exclude={"predictions", "targets"}))
+
+
+def check_first(console: Console, run: PreparedRun) -> list[str]:
+    """What ``genft data check`` finds in the data of a run, in sentences; processes of one run learn it from the first.
+
+    Raises:
+        DataError: something that would end the run, such as an image that cannot be read.
+    """
+    checked: Checked | None = None
+    if ranks.is_first():
+        with bars(console) as progress:
+            row = progress.add_task("checking the data", total=None)
+            checked = check_data(run.data, lambda done, total: progress.update(row, completed=done, total=total))
+    faults, notes = ranks.share((checked.faults, checked.notes) if checked else ([], []))
+    require(faults)
+    return notes
 
 
 class _Narrator(RunBar):

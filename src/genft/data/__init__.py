@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from genft.data.copies import contents
 from genft.data.fgvc import read_fgvc
-from genft.data.files import read_files, read_image_folder, read_table, task_from_path
+from genft.data.files import read_files, read_image_folder, task_from_path
 from genft.data.glue import read_glue
 from genft.data.packaged import read_bbc_news
-from genft.data.task import Fault, Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task
+from genft.data.tables import read_table
+from genft.data.task import Fault, Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task, refuse
 from genft.data.vtab import read_vtab
 from genft.errors import ConfigError, not_one_of
 
-#: Readers of benchmarks on disk, by the ``reader`` of a task; they report every row that is wrong.
-LAYOUTS: dict[str, Callable[[Task, Fault], TaskData]] = {
-    "fgvc": read_fgvc,
-    "glue": read_glue,
-    "vtab-1k": read_vtab,
-}
-#: By the ``reader`` of a task. A new layout is a function here and a file beside this one.
-READERS: dict[str, Callable[[Task], TaskData]] = {
+#: Readers by the ``reader`` of a task; they report every row that is wrong. A new layout is a function here and a file
+#: beside this one.
+READERS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "bbc-news": read_bbc_news,
     "fgvc": read_fgvc,
     "files": read_files,
@@ -28,6 +25,8 @@ READERS: dict[str, Callable[[Task], TaskData]] = {
     "image-folder": read_image_folder,
     "vtab-1k": read_vtab,
 }
+#: Those of benchmarks on disk.
+LAYOUTS = frozenset(("fgvc", "glue", "vtab-1k"))
 
 
 def read(task: Task) -> TaskData:
@@ -38,11 +37,12 @@ def read(task: Task) -> TaskData:
     """
     if task.reader not in READERS:
         raise ConfigError(not_one_of(f"task {task.name!r}: reader", task.reader, READERS))
-    data = READERS[task.reader](task)
+    data = READERS[task.reader](task, refuse)
     notes = [*data.notes, *compare_sizes(data)]
-    train = set(data.splits["train"].inputs) if "train" in data.splits else set()
+    content = {name: split.inputs if task.sizes else contents(task.kind, split) for name, split in data.splits.items()}
+    train = set(content.get("train", ()))
     for name, split in data.splits.items():
-        seen = sum(inputs in train for inputs in split.inputs) if name != "train" else 0
+        seen = sum(example in train for example in content[name]) if name != "train" else 0
         if seen:
             notes.append(f"{seen:,} of {len(split):,} {name} examples are also in train: its score is optimistic")
     return replace(data, notes=notes)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from genft.data.images import read_image
+from genft.data.limits import available_memory
 from genft.data.preprocessing import Preprocessing
-from genft.errors import ConfigError, DataError
+from genft.errors import ConfigError
 
 Item = dict[str, Any]
 
@@ -150,30 +150,6 @@ def _augmentation(name: str, size: int) -> Callable[[Tensor], Tensor]:
             v2.PILToTensor(),
         ]
     )
-
-
-def available_memory() -> int:
-    """Bytes that this process may still use, also in a container with a limit."""
-    free = int(psutil.virtual_memory().available)
-    limits = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        free = min(free, int((limits / "memory.max").read_text()) - int((limits / "memory.current").read_text()))
-    return free
-
-
-def read_image(path: Path) -> Any:
-    """The image as RGB.
-
-    Raises:
-        DataError: the file is not an image, or it is damaged.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as e:  # PIL raises many types for damaged files
-        raise DataError(f"{path}: cannot be read as an image ({e})") from None
 
 
 def encode(

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from genft.data.labels import infer_classes
 from genft.data.layout import Rows, finish, listed_image, task_folder
-from genft.data.task import Fault, Task, TaskData, infer_classes, refuse
+from genft.data.limits import decode_utf8, read_data_file
+from genft.data.task import Fault, Task, TaskData, refuse
 from genft.errors import DataError
 
 _REPO = "XiN0919/FGVC"
@@ -35,9 +37,10 @@ def read_fgvc(task: Task, fault: Fault = refuse) -> TaskData:
 
 
 def _read_list(folder: Path, path: Path, fault: Fault) -> Rows:
+    text = decode_utf8(path, read_data_file(path))
     try:
-        listed = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_pairs)
-    except (OSError, ValueError, RecursionError) as e:
+        listed = json.loads(text, object_pairs_hook=_pairs)
+    except (ValueError, RecursionError) as e:
         raise DataError(f"{path}: cannot be read as JSON ({e})") from None
     if not isinstance(listed, _pairs) or not listed:
         raise DataError(f"{path}: is not an object with a class for every image")

@@ -2,229 +2,131 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from genft.data.task import SPLITS, Split, SplitName, Task, TaskData, hold_out, infer_classes, number_labels
-from genft.errors import ConfigError, DataError, nearest, not_one_of
+from genft.data.copies import contents, draw_together
+from genft.data.image_folders import class_folders, split_folders
+from genft.data.labels import infer_classes, read_labels, similar_classes
+from genft.data.layout import Rows, finish
+from genft.data.tables import TABLES, read_table
+from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
+from genft.errors import DataError, nearest, not_one_of
 
-TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None}
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-_SPLIT_FOLDERS: dict[str, SplitName] = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 # One fixed split, whatever the seed of a run: otherwise runs with several seeds use different rows.
 _SPLIT_SEED = 0
 _FEWEST_ROWS = 10
 
 
-@dataclass(frozen=True)
-class Table:
-    """The rows of a file, with named columns; ``places[k]`` is where row k begins: ``"line 12"``."""
-
-    path: Path
-    columns: tuple[str, ...]
-    rows: list[dict[str, Any]]
-    places: list[str]
-
-    def where(self, row: int) -> str:
-        return f"{self.path}: {self.places[row]}"
-
-    def column(self, name: str, *, option: str | None = None, may_be_empty: bool = True) -> list[str]:
-        """The column's values as text.
-
-        Args:
-            name: the column.
-            option: what names the column on the command line, for the message.
-            may_be_empty: whether a row may have an empty text in it.
-
-        Raises:
-            DataError: no such column (with the nearest), or a row without a value in it.
-        """
-        if name not in self.columns:
-            missing = not_one_of(f"{self.path}: column", name, self.columns, what="is missing")
-            raise DataError(missing + (f"; name the column with {option}" if option else ""))
-        values = []
-        for k, row in enumerate(self.rows):
-            value = row.get(name)
-            if value is None or (value == "" and not may_be_empty):
-                raise DataError(f"{self.where(k)}: no value in the column {name!r}")
-            values.append(value if isinstance(value, str) else json.dumps(value))
-        return values
-
-
-def read_table(path: Path, encoding: str = "utf-8") -> Table:
-    """Read a .csv or .tsv (with a header line), a .jsonl (an object per line) or a .json (a list of objects).
-
-    Raises:
-        DataError: what is wrong, with its file and line.
-    """
-    if path.suffix.lower() not in TABLES:
-        raise DataError(not_one_of(f"{path}: the ending", path.suffix, TABLES))
-    text = _decode(path, encoding)
-    if not text.strip():
-        raise DataError(f"{path}: is empty")
-    delimiter = TABLES[path.suffix.lower()]
-    places, rows = [], []
-    for place, row in _delimited(path, text, delimiter) if delimiter else _json_rows(path, text):
-        places.append(place)
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{path}: has a header but no rows")
-    columns = tuple(dict.fromkeys(key for row in rows for key in row))
-    return Table(path, columns, rows, places)
-
-
-def _decode(path: Path, encoding: str) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
-    try:
-        return raw.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
-    except UnicodeDecodeError as e:
-        line = raw.count(b"\n", 0, e.start) + 1
-        raise DataError(
-            f"{path}: line {line}: byte 0x{raw[e.start]:02x} is not valid {encoding}; "
-            "name the file's encoding with --encoding (often latin-1 or utf-16)"
-        ) from None
-    except LookupError:
-        raise ConfigError(f"encoding: {encoding!r} is not known; for example utf-8, latin-1, utf-16") from None
-
-
-def _delimited(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    place = "line 1"
-    try:
-        header = next(reader)
-        if len(set(header)) < len(header):
-            raise DataError(f"{path}: line 1: two columns have the same name: {', '.join(header)}")
-        place = f"line {reader.line_num + 1}"
-        for values in reader:
-            if values and len(values) != len(header):
-                raise DataError(f"{path}: {place}: {len(values)} values, but the header has {len(header)}")
-            if values:
-                yield place, dict(zip(header, values, strict=True))
-            place = f"line {reader.line_num + 1}"
-    except csv.Error as e:
-        raise DataError(f"{path}: {place}: {e}") from None
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.suffix.lower() == ".json":
-        rows = _json(path, text)
-        numbered = [(f"row {n}", row) for n, row in enumerate(rows if isinstance(rows, list) else [rows], 1)]
-    else:
-        lines = enumerate(text.split("\n"), 1)  # not splitlines(): a text may hold U+2028
-        numbered = [(f"line {n}", _json(path, line, n)) for n, line in lines if line.strip()]
-    for place, row in numbered:
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: {place}: is not an object with named values")
-        yield place, row
-
-
-def _json(path: Path, text: str, line: int = 1) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as e:
-        raise DataError(f"{path}: line {line + e.lineno - 1}: is not valid JSON: {e.msg}") from None
-    except RecursionError:
-        raise DataError(f"{path}: line {line}: is nested too deeply") from None
-
-
-def read_files(task: Task) -> TaskData:
-    """The rows of ``task.files``; a validation or test split that is not given is held out of the training rows."""
+def read_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The rows of ``task.files``; a validation or test split that is not given is held out from training."""
     tables = {name: read_table(path, task.encoding) for name, path in task.files.items()}
-    labels = {
-        name: table.column(task.label_column, option="--label-column", may_be_empty=False)
-        for name, table in tables.items()
-    }
-    texts = {
-        name: list(zip(*(table.column(c, option="--text-column") for c in task.text_columns), strict=True))
-        for name, table in tables.items()
-    }
-    notes = []
+    notes = [note for table in tables.values() for note in table.notes]
+    splits: dict[str, Rows] = {}
+    for name, table in tables.items():
+        labels, about_labels = read_labels(table, task.label_column, task.classes, task.regression, fault)
+        columns = [table.values(c, option="--text-column", fault=fault) for c in task.text_columns]
+        notes += about_labels
+        rows = splits[name] = Rows()
+        for k, (label, *texts) in enumerate(zip(labels, *columns, strict=True)):
+            if label is not None and None not in texts:
+                rows.add(tuple(text or "" for text in texts), label, table.where(k))
+        notes += _without_text(rows)
     classes = task.classes
     if not task.regression and not classes:
-        classes = infer_classes(labels["train"], f"{tables['train'].path}: column {task.label_column!r}")
+        train = tables["train"]
+        if not splits["train"].labels:
+            raise DataError(f"{train.path}: no row has a label in the column {task.label_column!r}")
+        classes = infer_classes(splits["train"].labels, f"{train.path}: column {task.label_column!r}")
         notes.append(f"classes from the column {task.label_column!r}: {_listed(classes)}")
-    splits: dict[str, Split] = {}
-    for name, table in tables.items():
-        rows = [table.where(k) for k in range(len(table.rows))]
-        numbers = number_labels(labels[name], rows, classes, task.regression)
-        splits[name] = Split(tuple(texts[name]), tuple(numbers))
-    return _complete(task.model_copy(update={"classes": classes}), splits, notes)
+        notes += similar_classes(classes)
+    return _complete(finish(task.model_copy(update={"classes": classes}), splits, fault, notes))
 
 
-def read_image_folder(task: Task) -> TaskData:
+def _without_text(rows: Rows) -> list[str]:
+    empty = [k for k, texts in enumerate(rows.inputs) if all(t.strip().lower() in ("", "nan") for t in texts)]
+    if not empty:
+        return []
+    counted = "1 row has" if len(empty) == 1 else f"{len(empty):,} rows have"
+    return [f"{counted} no text (first: {rows.places[empty[0]]})"]
+
+
+def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
     """Images under ``<folder>/<class>/`` or ``<folder>/{train,val,test}/<class>/``; classes from the folders."""
-    root = task.files["train"]
-    split_folders = {split: root / name for name, split in _SPLIT_FOLDERS.items() if (root / name).is_dir()}
-    folders = split_folders if "train" in split_folders else {"train": root}
+    folders, notes = split_folders(task.files["train"])
     folders |= {name: folder for name, folder in task.files.items() if name != "train"}
-    classes = task.classes or tuple(sorted(p.name for p in _class_folders(folders["train"])))
+    by_split = {name: class_folders(folder) for name, folder in folders.items()}
+    classes = task.classes or tuple(path.name for path in by_split["train"].scans)
+    splits: dict[str, Rows] = {}
+    for name, of_split in by_split.items():
+        notes += of_split.notes(folders[name])
+        for path in of_split.unreadable:
+            fault(f"{path}: {of_split.empty[path]}; convert them to PNG or JPEG, or move the folder away")
+        rows = splits[name] = Rows()
+        for path, scanned in of_split.scans.items():
+            if path.name not in classes:
+                fault(f"{path}: " + not_one_of("class", path.name, classes, what="is not in training"))
+                continue
+            for image in scanned.images:
+                if image.is_file():
+                    rows.add((str(image),), path.name, str(image))
+                else:
+                    what = "a link to a file that does not exist" if image.is_symlink() else "not a regular file"
+                    fault(f"{image}: is {what}")
+        if not rows.inputs and name != "train":
+            raise DataError(f"{folders[name]}: has no images in class folders")
     if len(classes) < 2:
         raise DataError(
             f"{folders['train']}: {len(classes)} folders of images; one folder per class and at least two "
             "classes are needed"
         )
-    splits: dict[str, Split] = {}
-    for name, folder in folders.items():
-        paths: list[tuple[str, ...]] = []
-        numbers: list[float] = []
-        for class_folder in _class_folders(folder):
-            if class_folder.name not in classes:
-                raise DataError(
-                    f"{class_folder}: " + not_one_of("class", class_folder.name, classes, what="is not in training")
-                )
-            images = list_images(class_folder)
-            paths += [(str(p),) for p in images]
-            numbers += [float(classes.index(class_folder.name))] * len(images)
-        if not paths:
-            raise DataError(f"{folder}: has no images")
-        splits[name] = Split(tuple(paths), tuple(numbers))
-    notes = [f"classes from the folders: {_listed(classes)}"]
-    return _complete(task.model_copy(update={"classes": classes}), splits, notes)
+    notes += [f"classes from the folders: {_listed(classes)}", *similar_classes(classes)]
+    return _complete(finish(task.model_copy(update={"classes": classes}), splits, fault, notes))
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files in ``folder`` and below, by name."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
+def _complete(data: TaskData) -> TaskData:
+    """Hold out the splits that are not given: a fifth of the rows for test, then a tenth of the rest for validation.
 
-
-def _class_folders(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and list_images(p)]
-
-
-def _complete(task: Task, splits: dict[str, Split], notes: list[str]) -> TaskData:
-    """Hold out the splits that are not given: a fifth of the rows for test, then a tenth of the rest for validation."""
+    Copies stay together, so that no held-out example is also trained on.
+    """
+    task, notes = data.task, list(data.notes)
+    splits: dict[str, Split] = dict(data.splits)
+    places: dict[str, Sequence[str]] = dict(data.places)
     missing = [
         (name, one_in, share)
         for name, one_in, share in (("test", 5, "a fifth"), ("validation", 10, "a tenth"))
         if name not in splits
     ]
-    if missing and len(splits["train"]) < _FEWEST_ROWS:
+    rows = len(splits["train"])
+    if missing and rows < _FEWEST_ROWS:
         raise DataError(
-            f"{task.files['train']}: {len(splits['train'])} rows; at least {_FEWEST_ROWS} are needed to hold out "
+            f"{task.files['train']}: {rows} rows; at least {_FEWEST_ROWS} are needed to hold out "
             f"{' and '.join(name for name, *_ in missing)} rows from them"
         )
+    content = contents(task.kind, splits["train"]) if missing else []
+    if missing and len(set(content)) < rows:
+        notes.append(_about_copies(rows, len(set(content))))
+    if len(set(content)) < _FEWEST_ROWS:
+        content = list(map(str, range(rows)))
     for name, one_in, share in missing:
-        size = max(1, len(splits["train"]) // one_in)
-        splits["train"], splits[name] = hold_out(splits["train"], size, _SPLIT_SEED, not task.regression)
+        train, origin = splits["train"], places["train"]
+        size = max(1, len(train) // one_in)
+        keep, out = draw_together(train.labels, content, size, _SPLIT_SEED, not task.regression)
+        splits["train"], splits[name] = train.take(keep), train.take(out)
+        places["train"], places[name] = [origin[k] for k in keep], [origin[k] for k in out]
+        content = [content[k] for k in keep]
         notes.append(f"{name}: {share} of the training rows, held out with a fixed seed")
     if not task.regression and len(set(splits["train"].labels)) < 2:
         raise DataError(f"{task.files['train']}: the training rows have only one class")
-    return TaskData(task, {name: splits[name] for name in SPLITS}, notes)
+    return TaskData(task, {name: splits[name] for name in SPLITS}, notes, places)
+
+
+def _about_copies(rows: int, different: int) -> str:
+    if different < _FEWEST_ROWS:
+        return f"only {different} of {rows:,} examples are different: copies are in several splits, scores optimistic"
+    counted = "1 example is a copy" if rows - different == 1 else f"{rows - different:,} examples are copies"
+    return f"{counted} of another; copies are in one split"
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

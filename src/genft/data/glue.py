@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from genft.data.layout import Rows, finish, hub_folder, task_folder
+from genft.data.limits import decode_utf8, read_data_file
 from genft.data.task import Fault, Task, TaskData, refuse
 from genft.errors import DataError, not_one_of
 
@@ -60,12 +59,7 @@ def _class_of(label: str, task: Task) -> str:
 
 def _read_tsv(task: Task, path: Path) -> tuple[Rows, list[str]]:
     """(the rows, notes). Quotes are data, and a line ends at a newline only."""
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}: byte {e.start} is not valid UTF-8") from None
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
+    lines = decode_utf8(path, read_data_file(path)).split("\n")
     first = 1 if task.name == "cola" else 2
     header = _COLA_HEADER if task.name == "cola" else lines.pop(0).rstrip("\r").split("\t")
     texts, label = _COLUMNS.get(task.name, (task.text_columns, task.label_column))
@@ -87,6 +81,8 @@ def _read_tsv(task: Task, path: Path) -> tuple[Rows, list[str]]:
 
 
 def _from_hub(task: Task, files: list[str]) -> dict[str, Rows]:
+    import pandas as pd
+
     folder = hub_folder(task, files, _REPO, [f"{task.name}/*"])
     splits: dict[str, Rows] = {}
     for path in sorted((folder / task.name).glob("*.parquet")):

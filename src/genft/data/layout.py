@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from genft.data.task import Fault, Split, Task, TaskData, number_labels, squash
+from genft.data.labels import number_labels
+from genft.data.task import Fault, Split, Task, TaskData, squash
 from genft.errors import ConfigError, DataError
 from genft.hub import fetch_data
 

@@ -7,7 +7,6 @@ this file; each turns a task into :class:`TaskData`.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
-from sklearn.model_selection import train_test_split
 
+from genft.data.images import digests
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.records import Record, check, read_toml
 
@@ -128,6 +127,16 @@ class TaskData:
                 digest.update(repr((name, inputs, label)).encode())
         return digest.hexdigest()
 
+    @cached_property
+    def pixel_fingerprint(self) -> str:
+        """A hash of the content of all images, in order; empty for texts, which :attr:`fingerprint` covers."""
+        if self.task.kind != "image":
+            return ""
+        digest = hashlib.sha256()
+        for name, split in sorted(self.splits.items()):
+            digest.update(repr((name, digests([path for (path,) in split.inputs]))).encode())
+        return digest.hexdigest()
+
 
 def _shipped() -> dict[str, Path]:
     folder = Path(str(resources.files("genft"))) / "tasks"
@@ -206,88 +215,20 @@ def list_tasks() -> list[Task]:
     return [load_task(name) for name in _shipped()]
 
 
-def number_labels(
-    labels: Sequence[str],
-    rows: Sequence[str],
-    classes: Sequence[str] | None,
-    regression: bool,
-    fault: Fault = refuse,
-) -> list[float]:
-    """Class numbers, or values, of the ``labels`` that a file holds.
-
-    Args:
-        labels: the labels as written.
-        rows: where each is, for messages: ``"reviews.csv: line 12"``.
-        classes: the classes in order; not used in a regression.
-        regression: whether the labels are numbers.
-        fault: called for every row whose label is not a class, or not a finite number; its number is NaN.
-    """
-    if regression:
-        values = []
-        for label, row in zip(labels, rows, strict=True):
-            try:
-                value = float(label)
-            except ValueError:
-                value = math.nan
-            if not math.isfinite(value):
-                value = math.nan
-                fault(f"{row}: {label!r} is not a number, which a regression needs")
-            values.append(value)
-        return values
-    number = {c: float(i) for i, c in enumerate(classes or ())}
-    for label, row in zip(labels, rows, strict=True):
-        if label not in number:
-            fault(f"{row}: " + not_one_of("label", label, number, what="is not one of the classes"))
-    return [number.get(label, math.nan) for label in labels]
-
-
-def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
-    """The classes of a training file, in order (by value if all are integers, otherwise alphabetical).
-
-    Raises:
-        DataError: fewer than two classes, or labels that look like measurements.
-    """
-    counts = Counter(labels)
-    if len(counts) < 2:
-        raise DataError(f"{where}: every row has the label {labels[0]!r}; at least two classes are needed")
-    if several := _several_in_one(list(counts)):
-        raise DataError(
-            f"{where}: labels such as {several!r} look like several labels in one, and a row has one class here; keep "
-            "one label per row, or list the classes in a task file (classes = [...]) if each of them is a class"
-        )
-    if len(counts) > 20 and len(counts) > len(labels) / 2 and all(_is_number(label) for label in counts):
-        raise DataError(
-            f"{where}: the labels are {len(counts)} different numbers in {len(labels)} rows; "
-            "to predict a number, ask for --regression"
-        )
-    if all(label.lstrip("-").isdigit() for label in counts):
-        return tuple(sorted(counts, key=int))
-    return tuple(sorted(counts))
-
-
-def _several_in_one(labels: Sequence[str]) -> str | None:
-    """A label that joins others by ``;``, ``|`` or ``,``, or None if some part of such labels occurs nowhere else."""
-    for separator in ";|,":
-        joined = [label for label in labels if separator in label]
-        parts = Counter(part.strip() for label in labels for part in label.split(separator))
-        if joined and all(parts[part.strip()] > 1 for label in joined for part in label.split(separator)):
-            return joined[0]
-    return None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple[Split, Split]:
     """(the remaining examples, the ``size`` held-out ones), drawn with a fixed seed, by class if possible."""
-    rows = list(range(len(split)))
-    per_class = Counter(split.labels)
-    if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(split) - size < len(per_class)):
+
+    keep, out = draw(split.labels, size, seed, stratify)
+    return split.take(keep), split.take(out)
+
+
+def draw(labels: Sequence[float], size: int, seed: int, stratify: bool = True) -> tuple[list[int], list[int]]:
+    """(the remaining rows, the ``size`` drawn ones), each in order; by class if the classes are large enough."""
+    from sklearn.model_selection import train_test_split
+
+    per_class = Counter(labels)
+    if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(labels) - size < len(per_class)):
         stratify = False
-    keep, out = train_test_split(rows, test_size=size, random_state=seed, stratify=split.labels if stratify else None)
-    return split.take(sorted(keep)), split.take(sorted(out))
+    rows = list(range(len(labels)))
+    keep, out = train_test_split(rows, test_size=size, random_state=seed, stratify=labels if stratify else None)
+    return sorted(keep), sorted(out)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genft.data.layout import Rows, finish, listed_image, task_folder
+from genft.data.limits import decode_utf8, read_data_file
 from genft.data.task import Fault, Task, TaskData, refuse
-from genft.errors import DataError
 
 _REPO = "XiN0919/VTAB-1k"
 _LISTS = {"train": "train800.txt", "validation": "val200.txt", "test": "test.txt"}
@@ -42,10 +42,7 @@ def _read_list(folder: Path, path: Path, fault: Fault) -> Rows:
 
 def _lines(path: Path, fault: Fault) -> Sequence[tuple[str, str, str]]:
     """(image, class number, place) of every line; a name may hold spaces."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{path}: cannot be read ({e})") from None
+    lines = decode_utf8(path, read_data_file(path)).split("\n")
     found = []
     for number, line in enumerate(lines, 1):
         image, _, label = line.strip().rpartition(" ")

@@ -181,7 +181,7 @@ def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[
 
 
 def _genft_updates(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[WeightUpdate]:
-    if adapter_name not in layer.attachments or not layer.frozen.has_weight:
+    if adapter_name not in layer.attachments or not layer.frozen.is_linear:
         return
     w0 = layer.frozen_weight()
     for site in layer.attachments[adapter_name].sites:

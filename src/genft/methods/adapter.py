@@ -63,6 +63,7 @@ class HoulsbyConfig(PaperStartConfig):
     config=AdapterMLPConfig,
     paper="Houlsby et al., arXiv 1902.00751, in the form of V-PETL (arXiv 2210.00788)",
     trains="a bottleneck after the MLP of every block",
+    group="paper",
 )
 class AdapterMLP(BlockMethod[AdapterMLPConfig]):
     """h + Up(GELU(Down h)) after the MLP."""
@@ -81,6 +82,7 @@ class AdapterMLP(BlockMethod[AdapterMLPConfig]):
     config=HoulsbyConfig,
     paper="Houlsby et al., arXiv 1902.00751",
     trains="bottlenecks after attention and MLP of every block, and its layer normalisations",
+    group="paper",
 )
 class Houlsby(BlockMethod[HoulsbyConfig]):
     """h + Up(GELU(Down h)) after attention and after the MLP; offsets of γ and β."""

@@ -41,6 +41,7 @@ class AdaptFormerConfig(AdapterConfig):
     config=AdaptFormerConfig,
     paper="AdaptFormer, arXiv 2205.13535",
     trains="a bottleneck MLP beside the MLP of every block",
+    group="paper",
 )
 class AdaptFormer(BlockMethod[AdaptFormerConfig]):
     """s · Up(ReLU(Down x)), added to the MLP's output."""

@@ -25,7 +25,13 @@ class BitFitConfig(AdapterConfig):
     method = "bitfit"
 
 
-@register("bitfit", config=BitFitConfig, paper="BitFit, arXiv 2106.10199", trains="an offset of every bias")
+@register(
+    "bitfit",
+    config=BitFitConfig,
+    paper="BitFit, arXiv 2106.10199",
+    trains="an offset of every bias",
+    group="paper",
+)
 class BitFit(WeightMethod[BitFitConfig]):
     """Δb, starting at zero."""
 

@@ -47,6 +47,7 @@ HOMOGENEOUS = ("identity", "relu", "leaky_relu")
     config=GenFTConfig,
     paper="GenFT, arXiv 2506.11042",
     trains="factors that generate ΔW from W0: part shared by all layers, part of each weight",
+    group="paper",
 )
 class GenFT(WeightMethod[GenFTConfig]):
     """ΔW = scaling · σ2(σ1(ratio · W0 P1 Q1ᵀ)ᵀ P2 Q2ᵀ)ᵀ, and its two relatives."""
@@ -101,7 +102,7 @@ class GenFT(WeightMethod[GenFTConfig]):
         if narrow := [s for s in sites if rank > min(s.out_features, s.in_features)]:
             s = narrow[0]
             warnings.warn(
-                f"genft: shared_dim + specific_dim = {rank} is more than the rank that {s} "
+                f"{self.config.method}: shared_dim + specific_dim = {rank} is more than the rank that {s} "
                 f"({s.out_features}, {s.in_features}) can have; it works, but some parameters are redundant",
                 stacklevel=2,
             )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 from genft.api.config import AdapterConfig, setting
+from genft.errors import AdapterFileError
 from genft.ops.plan import PLANS
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "gelu", "tanh")
@@ -15,6 +19,22 @@ ONLY_IN = {
     "official": ("act_inner", "act_outer", "ratio_power", "factor_bias"),
     "bounded": ("relative_scale",),
 }
+
+
+def is_official(config: Mapping[str, Any]) -> bool:
+    """Whether the content of an adapter_config.json was written by the GenFT authors' own code, and not by us.
+
+    Their fork of peft has our ``peft_type`` for files of another layout.
+    """
+    return config.get("peft_type") == "GENFT" and "generator_share_dim" in config
+
+
+def what_it_is(folder: str | Path, base: str | None = None) -> str:
+    """One sentence for whoever meets such a folder where an adapter of ours is expected."""
+    return (
+        f"{folder}: this adapter was saved by the GenFT authors' own code, whose files differ from this package's; "
+        f"convert it with `genft import-official {folder} --base {base or 'MODEL'} --out DIR`"
+    )
 
 
 @dataclass
@@ -135,6 +155,18 @@ class GenFTConfig(AdapterConfig):
         "cheapest for each call).",
         choices=PLANS,
     )
+
+    def __new__(cls, *args: Any, **settings: Any) -> GenFTConfig:
+        if is_official(settings):  # from peft's PeftConfig, which does not say from which folder
+            raise AdapterFileError(what_it_is("FOLDER", settings.get("base_model_name_or_path")))
+        return super().__new__(cls)
+
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
+        content: dict[str, Any] = super().from_json_file(path_json_file, **kwargs)
+        if is_official(content):
+            raise AdapterFileError(what_it_is(Path(path_json_file).parent, content.get("base_model_name_or_path")))
+        return content
 
     @property
     def default_scope(self) -> str:

@@ -10,13 +10,21 @@ from genft.methods.peft_recipes import IA3, AdaLora, Corda, CordaLoraConfig, Lor
 TEXT = ("text",)
 
 for _info in (
-    MethodInfo(name="full", family="baseline", paper="-", trains="every parameter of the model", mergeable=False),
     MethodInfo(
-        name="linear", family="baseline", paper="-", trains="the head alone, on frozen features", mergeable=False
+        name="full", family="baseline", group="paper", paper="-", trains="every parameter of the model", mergeable=False
+    ),
+    MethodInfo(
+        name="linear",
+        family="baseline",
+        group="paper",
+        paper="-",
+        trains="the head alone, on frozen features",
+        mergeable=False,
     ),
     MethodInfo(
         name="lora",
         family="peft",
+        group="paper",
         paper="LoRA, arXiv 2106.09685",
         trains="low-rank factors A, B of ΔW",
         config=peft.LoraConfig,
@@ -40,6 +48,7 @@ for _info in (
     MethodInfo(
         name="corda",
         family="peft",
+        group="paper",
         paper="CorDA, arXiv 2406.05223",
         trains="singular directions of W0 weighted by training data, as LoRA factors",
         config=CordaLoraConfig,
@@ -56,6 +65,7 @@ for _info in (
     MethodInfo(
         name="adalora",
         family="peft",
+        group="paper",
         paper="AdaLoRA, arXiv 2303.10512",
         trains="P, Λ, Q of ΔW = PΛQ, with ranks shared out while training",
         config=peft.AdaLoraConfig,
@@ -92,8 +102,17 @@ for _info in (
         config=peft.HiraConfig,
     ),
     MethodInfo(
+        name="peanut",
+        family="peft",
+        group="relative",
+        paper="PEANuT, arXiv 2410.01870",
+        trains="a small network that makes ΔW from W0: ΔW = B f(A W0)",
+        config=peft.PeanutConfig,
+    ),
+    MethodInfo(
         name="ia3",
         family="peft",
+        group="paper",
         paper="(IA)³, arXiv 2205.05638",
         trains="vectors that scale keys, values and MLP activations",
         config=peft.IA3Config,
@@ -102,6 +121,7 @@ for _info in (
     MethodInfo(
         name="prompt_tuning",
         family="peft",
+        group="paper",
         paper="Prompt tuning, arXiv 2104.08691",
         trains="embeddings of tokens before the text",
         config=peft.PromptTuningConfig,
@@ -112,6 +132,7 @@ for _info in (
     MethodInfo(
         name="prefix_tuning",
         family="peft",
+        group="paper",
         paper="Prefix-tuning, arXiv 2101.00190",
         trains="keys and values before the text, in every layer",
         config=peft.PrefixTuningConfig,

@@ -89,6 +89,7 @@ class PropetlAdapterConfig(PaperStartConfig):
     config=PropetlAdapterConfig,
     paper="ProPETL, arXiv 2305.17682",
     trains="one bottleneck for all blocks, and a mask of it in each",
+    group="paper",
     recipe=ScoreRate(),
 )
 class PropetlAdapter(BlockMethod[PropetlAdapterConfig]):
@@ -132,6 +133,7 @@ class PropetlPrefixConfig(PaperStartConfig):
     config=PropetlPrefixConfig,
     paper="ProPETL, arXiv 2305.17682",
     trains="one prefix of keys and values for all blocks, and a mask of it in each",
+    group="paper",
     recipe=ScoreRate(),
 )
 class PropetlPrefix(BlockMethod[PropetlPrefixConfig]):
@@ -174,6 +176,7 @@ class PropetlLoraConfig(AdapterConfig):
     config=PropetlLoraConfig,
     paper="ProPETL, arXiv 2305.17682",
     trains="one A and B for all weights of a role, and a mask of them for each",
+    group="paper",
     recipe=ScoreRate(),
 )
 class PropetlLora(WeightMethod[PropetlLoraConfig]):

@@ -40,6 +40,7 @@ class PropulsionConfig(AdapterConfig):
     config=PropulsionConfig,
     paper="Propulsion, arXiv 2409.10927",
     trains="a scale per output of every weight in a block",
+    group="paper",
 )
 class Propulsion(WeightMethod[PropulsionConfig]):
     """W = diag(z^k) W0 and b = z^k ⊙ b0, with z = 1 + z_bias."""

@@ -25,14 +25,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genft.api.method import Base, Factor, Factors, Site, WeightMethod
+from genft.api.method import Base, Factor, Factors, Site
 from genft.api.recipe import Recipe
 from genft.api.registry import register
 from genft.errors import ConfigError
+from genft.methods.singular import SingularMethod
 from genft.methods.vector_freezing import AdaptiveVectorFreezing
 from genft.methods.vectorfit_config import VectorFitConfig
 from genft.ops import plan, spectral
-from genft.ops import svd as svd_cache
 
 
 class VectorRates(Recipe):
@@ -49,15 +49,15 @@ class VectorRates(Recipe):
     config=VectorFitConfig,
     paper="VectorFit, arXiv 2503.19530",
     trains="singular values and biases of every weight in a block, with adaptive vector freezing",
+    group="relative",
     recipe=VectorRates(),
 )
-class VectorFit(WeightMethod[VectorFitConfig]):
+class VectorFit(SingularMethod[VectorFitConfig]):
     """ΔW = U diag(δ) Vᵀ and Δb = bias."""
 
     def __init__(self, config: VectorFitConfig) -> None:
         super().__init__(config)
         self.freezing: AdaptiveVectorFreezing | None = None
-        self._prepared: dict[Site, svd_cache.SVD] = {}
 
     def factors(self, site: Site) -> dict[str, Factor]:
         init = nn.init.zeros_ if self.config.init_weights else partial(nn.init.normal_, std=0.3)
@@ -75,23 +75,15 @@ class VectorFit(WeightMethod[VectorFitConfig]):
 
     # ---------------------------------------------------------------- the decomposition
 
-    @property
-    def saves_derived(self) -> bool:  # type: ignore[override]
-        return self.config.save_bases
-
     def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
         if self.config.train_sigma:
-            self._prepared = svd_cache.decompose(weights)
+            super().prepare(weights)
 
     def derive(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
         """``sigma`` with ``u`` and ``v``, or, in the lean form, with the smaller of the two alone."""
         if not self.config.train_sigma:
             return {}
-        if w0.is_meta:
-            k = min(w0.shape)
-            svd = svd_cache.SVD(w0.new_empty(w0.shape[0], k), w0.new_empty(k), w0.new_empty(w0.shape[1], k))
-        else:
-            svd = self._prepared.pop(site) if site in self._prepared else svd_cache.compute(str(site), w0)
+        svd = self.decomposition(site, w0)
         if self.config.lean and svd.u.dtype not in (torch.float32, torch.float64):
             raise ConfigError(f"lean: needs base weights in float32; {site} is in {svd.u.dtype}")
         kept = svd._asdict()

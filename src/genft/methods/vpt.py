@@ -65,7 +65,7 @@ class VPT(BlockMethod[VPTConfig]):
         init: Init = partial(nn.init.uniform_, a=-bound, b=bound) if self.config.init_weights else nn.init.normal_
         return {"prompts": Factor((self.config.prompts, site.out_features), init)}
 
-    def prompts(self, f: Factors, *, training: bool) -> Float[Tensor, "p d"] | None:
+    def prompts(self, x: Float[Tensor, "b t d"], f: Factors, *, training: bool) -> Float[Tensor, "*b p d"] | None:
         return F.dropout(f["prompts"], self.config.dropout, training)
 
 
@@ -74,6 +74,7 @@ class VPT(BlockMethod[VPTConfig]):
     config=VPTDeepConfig,
     paper="VPT, arXiv 2203.12119",
     trains="prompts at every block",
+    group="paper",
     kinds=("image",),
 )
 class VPTDeep(VPT):
@@ -96,8 +97,8 @@ class VPTShallow(VPT):
     def factors(self, site: BlockSite) -> dict[str, Factor]:
         return super().factors(site) if site.first else {}
 
-    def prompts(self, f: Factors, *, training: bool) -> Float[Tensor, "p d"] | None:
-        return super().prompts(f, training=training) if f else None
+    def prompts(self, x: Float[Tensor, "b t d"], f: Factors, *, training: bool) -> Float[Tensor, "*b p d"] | None:
+        return super().prompts(x, f, training=training) if f else None
 
     def spent_prompts(self, site: BlockSite) -> int:
         return self.config.prompts if site.last else 0

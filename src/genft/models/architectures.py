@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 
 from genft.errors import TargetError
-from genft.models.weights import has_linear_weight, has_own_bias, unwrap
+from genft.models.weights import has_channel_weight, has_linear_weight, has_own_bias, unwrap
 
 # transformers renamed these between releases 5.0 and 5.20; either name matches
 VIT = ["query", "value", "q_proj", "v_proj"]
@@ -72,23 +73,37 @@ def ends_with(path: str, key: str) -> bool:
 
 def linear_names(model: nn.Module) -> list[str]:
     """Paths of all linear weights of ``model``."""
-    return [name for name, module in model.named_modules() if has_linear_weight(module)]
+    return [name for name, module in modules_of(model) if has_linear_weight(module)]
+
+
+def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules by path, an adapted one as a whole: what an adapter has put inside it is left out."""
+    inside: str | None = None
+    for path, module in model.named_modules():
+        if inside is None or not path.startswith(inside):
+            inside = f"{path}." if isinstance(module, BaseTunerLayer) else None
+            yield path, module
 
 
 def modules_with_bias(model: nn.Module) -> list[str]:
     """Paths of all modules whose bias can be adapted. The bias of the output projection inside an
     nn.MultiheadAttention cannot, because the attention reads it directly."""
     paths = []
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         parent = unwrap(model.get_submodule(path.rpartition(".")[0]))
         if path and has_own_bias(module) and not isinstance(parent, nn.MultiheadAttention):
             paths.append(path)
     return paths
 
 
+def modules_with_channels(model: nn.Module) -> list[str]:
+    """Paths of all normalisations and convolutions that have a weight."""
+    return [path for path, module in model.named_modules() if path and has_channel_weight(module)]
+
+
 def unmatched(targets: Iterable[str], model: nn.Module) -> list[str]:
     """The target names that match no module of ``model``."""
-    paths = [path for path, _ in model.named_modules()]
+    paths = [path for path, _ in modules_of(model)]
     return [target for target in targets if not any(ends_with(path, target) for path in paths)]
 
 

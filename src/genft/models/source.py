@@ -14,6 +14,19 @@ from typing import Any
 from genft.errors import ConfigError, nearest
 from genft.hub import fetch_model
 
+#: Files of a model's folder that say how its input is made, as transformers saves them.
+_INPUT_FILES = (
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template*",
+    "*processor_config.json",
+)
+
 
 @dataclass(frozen=True)
 class PackagedModel:
@@ -78,6 +91,14 @@ class ModelSource:
             with path.open("rb") as file:
                 while chunk := file.read(1 << 22):
                     digest.update(chunk)
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def input_fingerprint(self) -> str:
+        """SHA-256 of the files that turn texts or images into the model's input: tokenizer and preprocessor."""
+        digest = hashlib.sha256()
+        for path in sorted({path for pattern in _INPUT_FILES for path in self.folder.glob(pattern)}):
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
 

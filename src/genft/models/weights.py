@@ -42,6 +42,22 @@ def has_linear_weight(module: nn.Module) -> bool:
     return _storage(unwrap(module)) is not None
 
 
+def _channel_storage(module: nn.Module) -> Storage | None:
+    """How a normalisation or a convolution stores its weight, whose first dimension counts output channels; None for
+    any other module, and for one without a weight."""
+    known = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    weight = getattr(module, "weight", None)
+    if not isinstance(module, known) or not isinstance(weight, Tensor):
+        return None
+    several = isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight.dim() > 1  # positions, not channels
+    return None if several else Storage("weight", "bias")
+
+
+def has_channel_weight(module: nn.Module) -> bool:
+    """Whether ``module`` is a normalisation or a convolution with a weight of its own."""
+    return _channel_storage(unwrap(module)) is not None
+
+
 def has_own_bias(module: nn.Module) -> bool:
     """Whether ``module`` adds a bias over its output channels (a linear layer, a normalisation, a convolution)."""
     module = unwrap(module)
@@ -64,22 +80,26 @@ class FrozenWeight:
 
     It supports ``nn.Linear`` and its look-alikes, transformers' ``Conv1D`` (stored transposed), the fused in-projection
     of ``nn.MultiheadAttention``, and weights that a quantisation back end of peft stores packed. It also describes a
-    module with a bias but no linear weight (a normalisation, a convolution): its ``in_features`` is 0.
+    normalisation, a convolution, or another module that has only a bias: its ``in_features`` is 0, and its weight, if
+    known, is (o, n) with one row per output channel.
 
     Attributes:
         module: the pretrained module.
         out_features: o; the length of the bias if there is no linear weight.
         in_features: i; 0 if there is no linear weight.
+        is_linear: whether there is a linear weight.
         transposed: whether the module stores W0ᵀ.
         backend: peft's back end for the quantised weight, or None.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._storage = _storage(module)
+        linear = _storage(module)
+        self.is_linear = linear is not None
+        self._storage = linear or _channel_storage(module)
         self._names = self._storage or Storage("", "bias")
         self.transposed = self._names.transposed
-        self.backend = None if self._storage is None else resolve_quantization_backend(module)
+        self.backend = resolve_quantization_backend(module) if self.is_linear else None
         self.out_features, self.in_features = self._read_shape()
 
     @classmethod
@@ -90,8 +110,8 @@ class FrozenWeight:
     def _read_shape(self) -> tuple[int, int]:
         """(o, i), correct for packed storage too."""
         module: Any = self.module
-        if self._storage is None:
-            return cast(Tensor, module.bias).numel(), 0
+        if not self.is_linear:
+            return len(self.stored) if self.has_weight else cast(Tensor, module.bias).numel(), 0
         if isinstance(module, nn.MultiheadAttention):
             return 3 * module.embed_dim, module.embed_dim
         if self.transposed:
@@ -102,7 +122,7 @@ class FrozenWeight:
 
     @property
     def has_weight(self) -> bool:
-        """Whether there is a linear weight, not only a bias."""
+        """Whether there is a weight, not only a bias."""
         return self._storage is not None
 
     @property
@@ -113,10 +133,7 @@ class FrozenWeight:
     @property
     def weight(self) -> Tensor:
         """W0 (o, i): a view, or a new tensor if it is dequantised."""
-        if self.backend is not None:
-            return self._dequantised()
-        weight = self.stored.data
-        return weight.T if self.transposed else weight
+        return self.in_rows(self.stored.data) if self.backend is None else self._dequantised()
 
     @property
     def bias(self) -> Tensor | None:
@@ -136,13 +153,26 @@ class FrozenWeight:
         return getattr(self.module, self._names.bias, None) is not None
 
     @property
+    def can_have_bias(self) -> bool:
+        """Whether the module would add a bias that it is given."""
+        return hasattr(self.module, self._names.bias)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(o, i) of W0."""
         return self.out_features, self.in_features
 
     def in_own_layout(self, weight: Tensor) -> Tensor:
         """A matrix (o, i), converted to the layout in which the module stores its weight."""
+        if not self.is_linear:
+            return weight.reshape(self.stored.shape)
         return weight.T if self.transposed else weight
+
+    def in_rows(self, stored: Tensor) -> Tensor:
+        """A tensor in the layout in which the module stores its weight as a matrix (o, i)."""
+        if not self.is_linear:
+            return stored.reshape(len(stored), -1)
+        return stored.T if self.transposed else stored
 
     def replacements(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """``weight`` (o, i) and ``bias`` (o,) under the module's own names, for a functional call of the module."""

@@ -54,10 +54,16 @@ class Cost(Record):
 
 
 class Provenance(Record):
-    """The run's model, data, device and library versions; ``started`` is in UTC."""
+    """The run's model, data, device and library versions; ``started`` is in UTC.
+
+    Attributes:
+        input_fingerprint: a hash of what turns examples into the model's input (tokenizer or image processor, content
+            of images); None for results of a genft that did not record it.
+    """
 
     model_fingerprint: str
     data_fingerprint: str
+    input_fingerprint: str | None = None
     device: str
     versions: dict[str, str]
     started: str

@@ -42,7 +42,9 @@ class Training(Record):
         default=1.0, ge=0, description="gradients are clipped to this norm; 0 switches clipping off"
     )
     eval_batch_size: int = Field(default=64, ge=1, description="examples per forward pass in evaluation")
-    image_size: int | None = Field(default=None, ge=8, description="pixels per side; by default the model's own")
+    image_size: int | None = Field(
+        default=None, ge=8, le=4096, description="pixels per side; by default the model's own"
+    )
     augment: Literal["none", "randaug", "crop"] = Field(
         default="none",
         description="augmentation of training images: none, randaug (timm's, with colour jitter and flip), or crop "

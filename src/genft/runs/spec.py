@@ -26,7 +26,7 @@ class RunSpec(Record):
     method: str
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method's configuration")
     training: Training = Training()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)  # the range of NumPy's seeds
     protocol: str = "holdout"
     limit_train: int | None = Field(default=None, ge=2, description="train on at most this many examples")
     limit_eval: int | None = Field(default=None, ge=2, description="evaluate on at most this many examples")
@@ -34,15 +34,21 @@ class RunSpec(Record):
         default=None, ge=2, description="select the epoch on at most this many examples; none: limit_eval"
     )
 
-    def key(self, method: MethodInfo, model_fingerprint: str, data_fingerprint: str) -> str:
+    def key(
+        self, method: MethodInfo, model_fingerprint: str, data_fingerprint: str, input_fingerprint: str | None = None
+    ) -> str:
         """The hash that names this run's result: equal runs have equal keys on every machine.
 
         Args:
             method: the method named ``self.method``.
             model_fingerprint, data_fingerprint: hashes of the model's files and of all examples.
+            input_fingerprint: a hash of what makes examples the model's input: the files of the tokenizer or of the
+                image processor, and the content of images. The first keys of genft 0.1 were made without it.
         """
         content = self.model_dump(mode="json", exclude={"task", "model"})
         task = self.task.model_dump(mode="json", include={"name", "text_columns", "regression", "metric", "max_length"})
         content |= {"task": task, "model": model_fingerprint, "data": data_fingerprint}
         content["settings"] = key_settings(method, self.settings)
+        if input_fingerprint is not None:
+            content["inputs"] = input_fingerprint
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -107,8 +107,7 @@ class Store:
         """Record which runs a bench compares; a run that is already listed gets its new key."""
         with FileLock(self.results / ".bench.lock"):
             listed = {run.position: run for run in (*self.compared(), *runs)}
-            content = _Comparison(cells=tuple(listed.values()))
-            write_atomically(self.out / "bench.json", content.model_dump_json(indent=1).encode())
+            self._write_compared(listed.values())
 
     def compared(self) -> list[ComparedRun]:
         """The runs that the benches of this store compare, in order."""
@@ -142,6 +141,25 @@ class Store:
     def put(self, result: Result) -> None:
         write_atomically(self.path(result.key), result.model_dump_json(indent=1).encode())
         (self.failures / f"{result.key}.json").unlink(missing_ok=True)
+
+    def rename(self, former: str, key: str) -> None:
+        """Give the result ``former`` another key, also in the list of compared runs.
+
+        Raises:
+            DataError: the file is damaged, or holds the result of another run.
+        """
+        with FileLock(self.results / ".bench.lock"):
+            if (result := self.get(former)) is None:  # another process was faster
+                return
+            self.put(result.model_copy(update={"key": key}))
+            compared = self.compared()
+            if any(run.key == former for run in compared):
+                self._write_compared(r.model_copy(update={"key": key}) if r.key == former else r for r in compared)
+            self.path(former).unlink(missing_ok=True)
+
+    def _write_compared(self, runs: Iterable[ComparedRun]) -> None:
+        content = _Comparison(cells=tuple(runs))
+        write_atomically(self.out / "bench.json", content.model_dump_json(indent=1).encode())
 
     def keys(self) -> list[str]:
         """The keys of all results, sorted."""

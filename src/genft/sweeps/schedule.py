@@ -128,7 +128,7 @@ class Schedule:
             if run.key in self._asked:
                 continue
             self._asked[run.key] = run
-            if (result := self.store.get(run.key)) is not None:
+            if (result := run.stored(self.store)) is not None:
                 self.outcomes[run.key] = result
             else:
                 self.waiting.append(run)

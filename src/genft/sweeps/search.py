@@ -153,7 +153,7 @@ class Search:
         best = self.ranked[0]
         prepared = prepare(self.spec(best.params), self.prepared.data, self.prepared.source)
         with store.claim(prepared.key):  # another process may conclude the search at the same time
-            result = store.get(prepared.key) or run(prepared, store, watch)
+            result = prepared.stored(store) or run(prepared, store, watch)
         path = store.out / "search" / f"{self.study.study_name}.toml"
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, _preset(self.study.study_name, prepared.spec, best, result).encode())

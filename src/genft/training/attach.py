@@ -55,6 +55,7 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
         try:
             info.recipe.prepare(model.eval(), config, examples)
             adapted = get_peft_model(model, config)
+            info.recipe.initialise(adapted.eval(), config, examples)
         except ConfigError:
             raise
         except NoMatchingPeftModuleError:  # raised by peft's own methods; ours suggest the nearest module themselves

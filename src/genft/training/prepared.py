@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from genft.api.registry import MethodInfo
 from genft.data import Split, TaskData, read
+from genft.data.images import decoded_as_before
 from genft.data.task import Task
 from genft.errors import ConfigError
 from genft.families.family import Family
 from genft.families.registry import get_family
 from genft.methods import get_method
 from genft.models.source import ModelSource, find_model
+from genft.runs.measured import Result
 from genft.runs.protocols import Protocol, Roles, assign_roles, get_protocol
 from genft.runs.settings import Training
 from genft.runs.spec import RunSpec
+from genft.runs.store import Store
 from genft.training import ranks
+
+#: Bytes of the task's, the model's and the method's name in the name of an adapter's folder.
+_LONGEST_PART = 64
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,9 @@ class PreparedRun:
         data: the examples.
         roles: the examples by their role.
         source: the location of the base model, which is not loaded yet.
+        key: the name of the result.
+        former_key: the result's name in versions of genft whose keys left out ``input_fingerprint``.
+        input_fingerprint: a hash of what turns examples into the model's input.
     """
 
     spec: RunSpec
@@ -37,6 +47,22 @@ class PreparedRun:
     roles: Roles
     source: ModelSource
     key: str
+    former_key: str
+    input_fingerprint: str
+
+    def stored(self, store: Store) -> Result | None:
+        """The finished result, or None if there is none yet.
+
+        A result of a genft whose keys left out how examples become the model's input is found by its former key and
+        given the present one, unless images are decoded otherwise today.
+        """
+        if not store.path(self.key).is_file() and store.path(self.former_key).is_file() and self._decoded_as_before():
+            store.rename(self.former_key, self.key)
+        return store.get(self.key)
+
+    def _decoded_as_before(self) -> bool:
+        inputs = (inputs for split in self.data.splits.values() for inputs in split.inputs)
+        return self.task.kind != "image" or decoded_as_before([path for (path,) in inputs])
 
     @property
     def task(self) -> Task:
@@ -51,7 +77,8 @@ class PreparedRun:
     def name(self) -> str:
         """A readable and unique name, also the name of the adapter's folder."""
         model = self.spec.model.rstrip("/").rpartition("/")[2]
-        return f"{self.task.name}-{model}-{self.spec.method}-seed{self.spec.seed}-{self.key[:6]}"
+        parts = (_short(name) for name in (self.task.name, model, self.spec.method))
+        return f"{'-'.join(parts)}-seed{self.spec.seed}-{self.key[:6]}"
 
     @property
     def steps(self) -> int:
@@ -89,5 +116,12 @@ def prepare(
     roles = roles or assign_roles(
         data, protocol, spec.limit_train, spec.limit_eval, spec.limit_select, by_class=family.by_class
     )
-    key = spec.key(method, source.fingerprint, data.fingerprint)
-    return PreparedRun(spec, method, protocol, family, data, roles, source, key)
+    of_inputs = hashlib.sha256(f"{source.input_fingerprint} {data.pixel_fingerprint}".encode()).hexdigest()
+    fingerprints = source.fingerprint, data.fingerprint
+    key, former_key = spec.key(method, *fingerprints, of_inputs), spec.key(method, *fingerprints)
+    return PreparedRun(spec, method, protocol, family, data, roles, source, key, former_key, of_inputs)
+
+
+def _short(name: str) -> str:
+    """``name``, cut to what several parts of a folder's name can have: file systems allow 255 bytes in all."""
+    return name.encode()[:_LONGEST_PART].decode(errors="ignore")

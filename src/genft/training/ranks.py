@@ -64,6 +64,10 @@ class SharedStore(Store):
     def get(self, key: str) -> Result | None:
         return share(super().get(key) if is_first() else None)
 
+    def rename(self, former: str, key: str) -> None:
+        if is_first():
+            Store(self.out).rename(former, key)
+
     def put(self, result: Result) -> None:
         if is_first():
             super().put(result)

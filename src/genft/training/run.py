@@ -28,7 +28,7 @@ def run_once(
     """
     store = ranks.SharedStore(store.out)
     with store.claim(prepared.key):
-        stored = None if again else store.get(prepared.key)
+        stored = None if again else prepared.stored(store)
         if stored is not None:
             store.drop_checkpoints(prepared.key)  # left by a process that was killed after storing its result
             return stored
@@ -110,6 +110,7 @@ def _result(session: Session, fitted: Fitted, scored: Scored, cost: Cost, starte
         provenance=Provenance(
             model_fingerprint=prepared.source.fingerprint,
             data_fingerprint=prepared.data.fingerprint,
+            input_fingerprint=prepared.input_fingerprint,
             device=session.inferred.device,
             versions={name: version(name) for name in ("genft", "torch", "transformers", "peft", "accelerate")},
             started=started.isoformat(timespec="seconds"),

@@ -169,9 +169,9 @@ class BlockLayer(AdapterLayer[BlockMethod]):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if "prompts" not in self._hooked:
             return self.base_layer(*args, **kwargs)
-        spent = 0
+        spent, x = 0, tokens.input_of(args, kwargs, self._arguments)
         for method, site, factors in self.active():
-            prompts = method.prompts(factors, training=self.training)
+            prompts = method.prompts(self._cast(x, factors) if factors else x, factors, training=self.training)
             spent += method.spent_prompts(site)
             if prompts is not None:
                 args, kwargs = tokens.lengthened(args, kwargs, self._arguments, prompts, at=1)

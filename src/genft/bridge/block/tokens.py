@@ -10,16 +10,21 @@ from torch import Tensor
 MASKS = ("attention_mask", "attn_mask")
 
 
+def input_of(args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...]) -> Tensor:
+    """The input (batch, tokens, width) of a module: the first of its arguments, whose names are ``names``."""
+    return args[0] if args else kwargs[names[0]]
+
+
 def lengthened(
     args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], new: Tensor, *, at: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a module with ``new`` tokens (tokens, width) inserted before position ``at`` of its input.
+    """The arguments of a module with ``new`` tokens inserted before position ``at`` of its input.
 
     Args:
         args: positional arguments; the input (batch, tokens, width) is the first one, or named ``names[0]``.
         kwargs: keyword arguments.
         names: names of the module's parameters in order.
-        new: the tokens, the same for the whole batch.
+        new: the tokens, (tokens, width) for the whole batch, or (batch, tokens, width).
         at: the position of the first new token.
     """
     # cut to one length by hand: torch 2.9 cannot trace zip() over two lengths
@@ -29,7 +34,7 @@ def lengthened(
     shown = new.to(x.dtype).expand(x.shape[0], -1, -1)
     changed = {names[0]: torch.cat([x[:, :at], shown, x[:, at:]], dim=1)}
     changed |= {
-        name: _unmasked(values[name], len(new), at, square=name == "attn_mask")
+        name: _unmasked(values[name], new.shape[-2], at, square=name == "attn_mask")
         for name in MASKS
         if isinstance(values.get(name), Tensor)
     }

@@ -44,7 +44,7 @@ class WeightLayer(EvaluatingLayer):
         """Let the adapter's method derive its tensors from W0."""
         attachment = self.attachments[adapter_name]
         derived = DerivedTensors(saved=attachment.method.saves_derived)
-        if self.frozen.has_weight:
+        if self.frozen.is_linear:
             w0 = self.frozen_weight()
             for site in attachment.sites:
                 for name, value in attachment.method.derive(site, w0[site.start : site.stop]).items():
@@ -106,14 +106,14 @@ class WeightLayer(EvaluatingLayer):
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """ΔW of the whole module without dropout, in the layout of its own weight (peft's conversions call this)."""
-        if not self.frozen.has_weight:
+        method = self.attachments[adapter_name].method
+        if not self.frozen.is_linear and not (self.frozen.has_weight and method.overrides("delta_weight")):
             raise GenFTError(f"{type(self.get_base_layer()).__name__}: a module without a linear weight has no ΔW")
         w0 = self.frozen_weight()
-        pieces = [
-            (site, d)
-            for site in self.attachments[adapter_name].sites
-            if (d := self.delta(adapter_name, site, w0)) is not None
-        ]
+        pieces = []
+        for site in self.attachments[adapter_name].sites:
+            if (delta := self.delta(adapter_name, site, w0)) is not None:
+                pieces.append((site, delta))  # noqa: PERF401 - torch.compile cannot read a comprehension's cells
         full = place_rows(pieces, self.out_features) if pieces else torch.zeros_like(w0)
         return self.frozen.in_own_layout(full)
 
@@ -161,8 +161,8 @@ class WeightLayer(EvaluatingLayer):
         if not names:
             return self.base_layer(*args, **kwargs)
         frozen = self.frozen
-        if not frozen.has_weight:
-            return self._add_biases(self.base_layer(*args, **kwargs), names)
+        if not frozen.is_linear:
+            return self._call_by_channels(frozen, names, *args, **kwargs)
         if isinstance(frozen.module, nn.MultiheadAttention):
             return self._call_attention(frozen, names, *args, **kwargs)
         x = args[0]
@@ -223,10 +223,22 @@ class WeightLayer(EvaluatingLayer):
         bias = None if update.bias is None else update.bias.to(w0.dtype)
         return call_with(frozen.module, frozen.replacements(summed(w0, update), bias), *args, **kwargs)
 
+    def _call_by_channels(self, frozen: FrozenWeight, names: list[str], *args: Any, **kwargs: Any) -> Any:
+        """A normalisation or a convolution. Its output is linear in its weight and bias, so the same module with ΔW and
+        no bias computes what ΔW adds, whatever another adapter makes of the base."""
+        y = self._add_biases(self.base_layer(*args, **kwargs), names)
+        for name in names:
+            if self.attachments[name].method.overrides("delta_weight"):
+                delta = self.get_delta_weight(name).to(frozen.stored.dtype)
+                no_bias = None if frozen.stored_bias is None else torch.zeros_like(frozen.stored_bias)
+                tensors = frozen.replacements(frozen.in_rows(delta), no_bias)
+                y = y + call_with(frozen.module, tensors, *args, **kwargs)
+        return y
+
     # ---------------------------------------------------------------- conversion
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether the update is only additive on a linear weight (a LoRA adapter has no bias)."""
-        if not self.frozen.has_weight or adapter_name not in self.attachments:
+        if not self.frozen.is_linear or adapter_name not in self.attachments:
             return False
         return self.delta_bias(adapter_name) is None

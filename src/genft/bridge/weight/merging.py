@@ -48,7 +48,7 @@ class MergingLayer(AdapterLayer[WeightMethod]):
             return frozen.weight
         if frozen.backend is not None:
             raise MergeError("merge: a quantised base can hold only one merged adapter; unmerge it first")
-        return frozen.in_own_layout(self._before_merge.weight)
+        return frozen.in_rows(self._before_merge.weight)
 
     def frozen_bias(self) -> Tensor | None:
         """b0 (o,) as pretrained, also while adapters are merged, or None."""
@@ -71,11 +71,13 @@ class MergingLayer(AdapterLayer[WeightMethod]):
         frozen = self.frozen
         self._check_merge(frozen)
         weight: Tensor | None = None
-        if frozen.has_weight:
+        if frozen.has_weight and self.attachments[name].method.overrides("delta_weight"):
             current: Any = self.frozen_weight() if frozen.backend is not None else frozen.stored.data
             precise = torch.promote_types(current.dtype, torch.float32)
             weight = (current.to(precise) + self.get_delta_weight(name)).to(current.dtype)
         update, b = self.delta_bias(name), frozen.bias
+        if update is not None and not frozen.can_have_bias:
+            raise MergeError(f"merge: a {type(frozen.module).__name__} has no place for the bias that {name!r} adds")
         bias: Tensor | None = None
         if update is not None:
             bias = update.clone() if b is None else (b + update).to(b.dtype)

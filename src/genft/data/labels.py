@@ -1,0 +1,153 @@
+"""Labels as a file holds them: tidied, checked, made classes or numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from genft.data.tables import Table, tell
+from genft.data.task import Fault, refuse
+from genft.errors import DataError, not_one_of
+
+#: How programs write a missing value; pandas reads each of these as one.
+_MISSING = frozenset((
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+))  # fmt: skip
+
+
+def read_labels(
+    table: Table, column: str, classes: Sequence[str], regression: bool, fault: Fault
+) -> tuple[list[str | None], list[str]]:
+    """(the labels without blanks around them, sentences about what was inferred); None where a row has none.
+
+    Args:
+        table: the rows.
+        column: that of the labels.
+        classes: the classes if they are known: labels that are among them are taken as they are.
+        regression: whether the labels are numbers.
+        fault: called for every row without a label, or with one that looks like a missing value.
+    """
+    labels = table.values(column, option="--label-column", may_be_empty=False, fault=fault)
+    missing: list[str] = []
+    padded: list[int] = []
+    for k, label in enumerate(labels):
+        if label is None or label in classes:
+            continue
+        if label != label.strip():
+            padded.append(k)
+            labels[k] = label = label.strip()
+        if label in _MISSING and label not in classes and not regression:
+            missing.append(
+                f"{table.where(k)}: the label {label!r} looks like a missing value; remove the row, or list the "
+                "classes in a task file (classes = [...]) if it is one"
+            )
+            labels[k] = None
+    tell(missing, fault)
+    notes = []
+    if padded:
+        first = table.rows[padded[0]][column]
+        rows = "1 row has" if len(padded) == 1 else f"{len(padded):,} rows have"
+        notes.append(
+            f"{rows} blanks around the label, which are ignored: {first!r} is {first.strip()!r} "
+            f"(first: {table.where(padded[0])})"
+        )
+    return labels, notes
+
+
+def similar_classes(classes: Sequence[str]) -> list[str]:
+    """A sentence for classes that look alike: they differ in case, or in characters that cannot be seen."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(_look(name), []).append(name)
+    return [
+        f"the classes {', '.join(map(ascii, names))} differ only in case or in characters that cannot be seen"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+
+
+def _look(name: str) -> str:
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(visible.casefold().split())
+
+
+def number_labels(
+    labels: Sequence[str],
+    rows: Sequence[str],
+    classes: Sequence[str] | None,
+    regression: bool,
+    fault: Fault = refuse,
+) -> list[float]:
+    """Class numbers, or values, of the ``labels`` that a file holds.
+
+    Args:
+        labels: the labels as written.
+        rows: where each is, for messages: ``"reviews.csv: line 12"``.
+        classes: the classes in order; not used in a regression.
+        regression: whether the labels are numbers.
+        fault: called for every row whose label is not a class, or not a finite number; its number is NaN.
+    """
+    if regression:
+        values = []
+        for label, row in zip(labels, rows, strict=True):
+            value = _number(label)
+            if math.isnan(value):
+                fault(f"{row}: {label!r} is not a number, which a regression needs")
+            values.append(value)
+        return values
+    number = {c: float(i) for i, c in enumerate(classes or ())}
+    for label, row in zip(labels, rows, strict=True):
+        if label not in number:
+            fault(f"{row}: " + not_one_of("label", label, number, what="is not one of the classes"))
+    return [number.get(label, math.nan) for label in labels]
+
+
+def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
+    """The classes of a training file, in order (by value if all are integers, otherwise alphabetical).
+
+    Raises:
+        DataError: fewer than two classes, or labels that look like measurements.
+    """
+    counts = Counter(labels)
+    if len(counts) < 2:
+        raise DataError(f"{where}: every row has the label {labels[0]!r}; at least two classes are needed")
+    if several := _several_in_one(list(counts)):
+        raise DataError(
+            f"{where}: labels such as {several!r} look like several labels in one, and a row has one class here; keep "
+            "one label per row, or list the classes in a task file (classes = [...]) if each of them is a class"
+        )
+    if len(counts) > 20 and len(counts) > len(labels) / 2 and all(_is_number(label) for label in counts):
+        raise DataError(
+            f"{where}: the labels are {len(counts)} different numbers in {len(labels)} rows; "
+            "to predict a number, ask for --regression"
+        )
+    if all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in counts):
+        return tuple(sorted(counts, key=int))
+    return tuple(sorted(counts))
+
+
+def _several_in_one(labels: Sequence[str]) -> str | None:
+    """A label that joins others by ``;``, ``|`` or ``,``, or None if some part of such labels occurs nowhere else."""
+    for separator in ";|,":
+        joined = [label for label in labels if separator in label]
+        parts = Counter(part.strip() for label in labels for part in label.split(separator))
+        if joined and all(parts[part.strip()] > 1 for label in joined for part in label.split(separator)):
+            return joined[0]
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return not math.isnan(_number(text))
+
+
+def _number(text: str) -> float:
+    """The finite number that ``text`` is, or NaN; Python's own spellings (1_000) are no numbers in a file."""
+    try:
+        value = math.nan if "_" in text else float(text)
+    except ValueError:
+        value = math.nan
+    return value if math.isfinite(value) else math.nan

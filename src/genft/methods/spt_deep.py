@@ -1,0 +1,79 @@
+"""Self-prompt tuning, deep: prompts that start as tokens of the block that they enter (arXiv 2402.02382).
+
+    E_l     patch tokens that block l + 1 reads, of training images without prompts
+    P_l     prompts of block l + 1, trained; at the start random rows of E_l           (p, d)
+
+The rest is VPT-Deep (``methods/vpt.py``). The start needs training images, so ``genft`` makes it in its own runs
+(:class:`SelfPrompts`); a configuration alone starts as VPT does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genft.api.config import setting
+from genft.api.recipe import Examples, Recipe
+from genft.api.registry import register
+from genft.methods.vpt import VPTConfig, VPTDeep
+
+
+@dataclass
+class SPTDeepConfig(VPTConfig):
+    """Configuration of SPT-Deep; trains p·d numbers a block of width d."""
+
+    method = "spt_deep"
+
+    prompts: int = setting(20, "p: number of prompts.", gt=0)
+    images: int = setting(64, "Training images whose tokens the prompts are drawn from at the start.", gt=0)
+
+
+class SelfPrompts(Recipe):
+    """Draws the prompts of every block from the tokens that it reads."""
+
+    def initialise(self, model: Any, config: SPTDeepConfig, examples: Examples) -> None:
+        prompts: dict[str, nn.Parameter] = model.base_model.own_parameters(model.active_adapter)
+        tokens: dict[str, list[Tensor]] = defaultdict(list)
+        base, handles = model.get_base_model(), []
+        for name in prompts:
+            block = base.get_submodule(name.removesuffix(".prompts"))
+            watch = partial(_keep, tokens[name], config.prompts)
+            handles.append(block.register_forward_pre_hook(watch, with_kwargs=True))
+        with torch.no_grad(), model.disable_adapter():
+            for inputs in examples(config.images):
+                base(**inputs)
+        for handle in handles:
+            handle.remove()
+        for name, parameter in prompts.items():
+            drawn = _some(torch.cat(tokens[name]), config.prompts)
+            again = -(-config.prompts // len(drawn))  # fewer tokens than prompts: all of them, again and again
+            parameter.data.copy_(drawn.repeat(again, 1)[: config.prompts])
+
+
+def _keep(tokens: list[Tensor], n: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Keep ``n`` of the patch tokens that a block reads for each image; more of one image cannot be drawn."""
+    x = args[0] if args else next(iter(kwargs.values()))
+    tokens.extend(_some(image[1:], n) for image in x.detach())
+
+
+def _some(tokens: Tensor, n: int) -> Tensor:
+    """``n`` different rows at random, or all if there are fewer."""
+    return tokens[torch.randperm(len(tokens))[:n].to(tokens.device)]
+
+
+@register(
+    "spt_deep",
+    config=SPTDeepConfig,
+    paper="SPT, arXiv 2402.02382",
+    trains="prompts at every block, started from its own tokens",
+    group="paper",
+    kinds=("image",),
+    recipe=SelfPrompts(),
+)
+class SPTDeep(VPTDeep):
+    """VPT-Deep with another start."""
