@@ -35,7 +35,7 @@ def _group() -> None:
 
 class CheckOptions(JsonOptions):
     root: Path = argument(
-        "Your own file or folder of images, as in `genft train`; or the folder with benchmark data, as for --data of other "
+        "Your own file or folder of images, as in `genft train`; or the benchmark data folder, as for --data of other "
         "commands.",
         metavar="PATH",
     )
