@@ -1,4 +1,4 @@
-"""The settings and learning rates that were tried to find a default, ranked by their score on the selecting split.
+"""The settings and learning rates that were tried to find a default, ranked by their score on the selection split.
 
     python benchmarks/defaults.py runs/text runs/images --tasks sst2,stsb,dtd10,eurosat --seed 0
 

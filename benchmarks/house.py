@@ -1,9 +1,9 @@
-"""The state of the house: sizes of files, classes and functions, circles, imports upward, time to start.
+"""The state of the code base: sizes of files, classes and functions, import cycles, upward imports, time to start.
 
     python benchmarks/house.py                     # this tree
     python benchmarks/house.py /elsewhere/src      # another one
 
-tests/test_house.py holds this tree to the limits that stand here.
+tests/test_house.py checks this tree against the limits defined here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What genft costs at the door: to import it, to ask it something, to attach, save and load an adapter.
+"""The start-up costs of genft: importing it, running short commands, and attaching, saving and loading an adapter.
 
     python benchmarks/startup.py --threads 1 --clock cpu
 
-Commands are timed in processor time of a new process, beside that of ``import peft``, without which no adapter can be
-attached. Adapters are timed on RoBERTa-base's shapes with random weights, beside peft's LoRA. VectorFit decomposes
-every weight the first time; afterwards it reads the decompositions from disk, which is what is timed here (the call
-that is not counted fills the store).
+Commands are timed in processor time of a new process, next to that of ``import peft``, without which no adapter can be
+attached. Adapters are timed on RoBERTa-base's shapes with random weights, next to peft's LoRA. VectorFit decomposes
+every weight the first time; afterwards it reads the decompositions from disk, which is what is timed here (a warm-up
+call fills the cache).
 """
 
 from __future__ import annotations

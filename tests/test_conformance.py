@@ -48,7 +48,7 @@ REFUSED = {
     **{("houlsby", family): "has no LayerNorm with weight and bias to train" for family in ("llama", "phi3")},
     ("houlsby", "t5"): "has no attention whose output could be adapted",
     **{
-        (method, family): "cannot take a prefix, because it is a decoder's or its attention knows positions"
+        (method, family): "cannot take a prefix, because it is a decoder's or its attention depends on positions"
         for method in ("mam", "propetl_prefix")
         for family in ("deberta", "llama", "phi3", "gpt2", "t5")
     },

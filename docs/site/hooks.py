@@ -1,7 +1,7 @@
-"""What mkdocs asks of us beside the pages in docs/: the home page, the changelog, the examples, a page per method.
+"""Hooks for mkdocs that add to the pages in docs/: the home page, the changelog, the examples, a page per method.
 
-The home page is the README, so that there is one such text. The pages of the methods come from `method_pages.py`, which
-needs genft: it runs under the interpreter of mkdocs, or under the one that GENFT_PYTHON names.
+The home page is the README, so that the text exists only once. The pages of the methods come from `method_pages.py`,
+which needs genft: it runs under the interpreter of mkdocs, or under the one that GENFT_PYTHON names.
 """
 
 from __future__ import annotations

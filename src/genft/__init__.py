@@ -1,14 +1,14 @@
 """Adapt pretrained transformers by learning the update from the pretrained weight itself.
 
-Importing ``genft`` registers its methods with ``peft``; from then on peft's own functions know them::
+Importing ``genft`` registers its methods with ``peft``; from then on, peft's own functions accept them::
 
     from genft import GenFTConfig
     from peft import get_peft_model
 
     model = get_peft_model(model, GenFTConfig(task_type="SEQ_CLS"))
 
-In the process of the ``genft`` command nothing is registered before a command needs it (see ``genft_cli``). The names
-below are looked up on first use.
+Under the ``genft`` command, nothing is registered until a command needs it (see ``genft_cli``). The names below are
+resolved on first use.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
     "load_adapter",
 ]
 
-#: Where the names that need peft are defined.
+#: Where the names that need peft are defined; importing these modules is deferred.
 _HOMES = {
     "METHODS": "genft.methods:METHODS",
     "AdaptFormerConfig": "genft.methods.adaptformer:AdaptFormerConfig",
@@ -88,4 +88,4 @@ def __dir__() -> list[str]:
 
 
 if "genft_cli" not in sys.modules:
-    importlib.import_module("genft.bridge")  # which registers every method with peft
+    importlib.import_module("genft.bridge")  # registers every method with peft

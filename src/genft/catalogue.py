@@ -1,6 +1,6 @@
-"""The methods as ``genft list methods`` shows them, kept in a file, so that the list needs neither peft nor torch.
+"""The methods as ``genft list methods`` shows them, cached in a file, so that the list needs neither peft nor torch.
 
-The file is made from the registry by ``genft.counts.write_catalogue``; a test compares the two.
+The file is generated from the registry by ``genft.counts.write_catalogue``; a test compares the two.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Listed(Record):
 
     Attributes:
         name, family, group, origin, mergeable, kinds, trains, paper: see :class:`genft.api.registry.MethodInfo`.
-        parameters: model → what the method trains there beside the head, with its default settings; models whose inputs
-            it does not work on are left out.
+        parameters: model → number of parameters that the method trains there with its default settings, without the
+            head; models whose inputs the method does not support are left out.
     """
 
     name: str
@@ -45,7 +45,7 @@ def read_catalogue() -> Catalogue:
 
 
 def is_current(catalogue: Catalogue) -> bool:
-    """Whether the catalogue was made from the files that are in ``methods/`` now."""
+    """Whether the catalogue was generated from the present files of ``methods/``."""
     return catalogue.files == method_files()
 
 

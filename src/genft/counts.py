@@ -1,7 +1,7 @@
-"""The papers' parameter counts, counted on the real architectures: settings are applied and tensors added up.
+"""The papers' parameter counts, recounted on the real architectures: apply the settings and add up the tensors.
 
-Nothing here knows a formula such as GenFT's 4·d·a + 2·L·d·b: models are built from their configuration on the meta
-device, without weights, and asked what they would train.
+Nothing here uses a formula such as GenFT's 4·d·a + 2·L·d·b: models are built from their configuration on the meta
+device, without weights, and their trainable parameters are counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from genft.training.attach import changes_base, make_config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: What the paper's ablations change (Table 4); a part that a preset leaves out gets 8 columns when it is alone.
+#: What the paper's ablations change (Table 4); a part that a preset leaves out gets 8 columns if it is the only one.
 ABLATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "genft": lambda s: {},
     "genft_no_shared": lambda s: {"shared_dim": 0, "specific_dim": s["specific_dim"] or 8},
@@ -55,7 +55,7 @@ def vit_base(classes: int) -> PreTrainedModel:
 
 
 def vit_base_unfused(classes: int) -> PreTrainedModel:
-    """transformers' ViT-B/16 (its configuration's defaults), with q and v in weights of their own."""
+    """transformers' ViT-B/16 (its configuration's defaults), with separate weights for q and v."""
     return AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", num_labels=classes))
 
 
@@ -68,7 +68,7 @@ def roberta_base(classes: int) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model by name, and how it is built for a number of classes."""
+    """The name of a model, and a function that builds it for a number of classes."""
 
     name: str
     build: Callable[[int], PreTrainedModel]
@@ -78,9 +78,9 @@ _VIT = Architecture("ViT-B/16 (timm vit_base_patch16_224)", vit_base)
 ARCHITECTURES = {"vtab1k": _VIT, "fgvc": _VIT, "glue": Architecture("RoBERTa-base", roberta_base)}
 
 
-#: Why texts have two counts.
+#: Why text tasks have two counts.
 BIASES = (
-    "The authors' text code means to have no biases in its generator, and has them: it takes the text 'none' for true. "
+    "The authors' text code means to have no biases in its generator but has them: it takes the text 'none' for true. "
     "The printed numbers come out without these 2 (a + b) + 2 d; what was trained has them."
 )
 
@@ -103,9 +103,9 @@ class TaskCount:
 
 @dataclass(frozen=True)
 class SuiteCount:
-    """A benchmark: its tasks, and per ablation the mean over them beside what the paper prints, in millions.
+    """A benchmark: its tasks, and for each ablation the mean over them next to what the paper prints, in millions.
 
-    ``note`` says what the printed numbers leave out; empty if nothing.
+    ``note`` states what the printed numbers leave out, or is empty.
     """
 
     benchmark: str
@@ -158,7 +158,7 @@ def count_suite(benchmark: str) -> SuiteCount:
 
 
 def count(build: Callable[[int], PreTrainedModel], classes: int, config: PeftConfig) -> Counts:
-    """The parameters of ``build(classes)`` with ``config`` on it and its head trained, without allocating any."""
+    """Count the parameters of ``build(classes)`` with ``config`` attached and its head trained, allocating none."""
     with torch.device("meta"):
         return _count(build(classes), config)
 
@@ -168,14 +168,14 @@ def _count(model: PreTrainedModel, config: PeftConfig) -> Counts:
     if not config.is_prompt_learning:
         config = replace(cast(Any, config), modules_to_save=list(head))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of presets that train badly: they count all the same
+        warnings.simplefilter("ignore", UserWarning)  # about presets that train badly, which can still be counted
         return count_parameters(get_peft_model(model, config), head)
 
 
 def count_method(
     info: MethodInfo, settings: Mapping[str, Any], build: Callable[[int], PreTrainedModel], classes: int = 2
 ) -> Counts:
-    """The parameters of a method on ``build(classes)``, with what the registry and the model say of its settings."""
+    """Count the parameters of a method on ``build(classes)``, with the settings that registry and model prescribe."""
     with torch.device("meta"):
         model = build(classes)
         if info.config is None:
@@ -185,17 +185,17 @@ def count_method(
         follows = info.recipe.settings(model, SOME_STEPS)
         task_type = "SEQ_CLS" if model.main_input_name == "input_ids" else None
         config = make_config(info, {**info.defaults, **follows, **settings}, model, task_type)
-        if changes_base(config):  # which needs values in W0; the tensors are LoRA's
+        if changes_base(config):  # needs the values of W0, which are absent here; the tensors are LoRA's
             config = peft.LoraConfig(r=config.r, target_modules=config.target_modules)
         return _count(model, config)
 
 
 @dataclass(frozen=True)
 class MethodCount:
-    """A method with the settings of a paper's comparison: what it trains, and what the paper prints, in millions.
+    """A method with the settings of a paper's comparison: what it trains, and the paper's number, in millions.
 
     Attributes:
-        with_head: whether the printed number has the head in it; columns of one table differ in this.
+        with_head: whether the printed number includes the head; columns of one table differ in this.
         note: why the two numbers differ, or what had to be inferred.
     """
 
@@ -209,7 +209,7 @@ class MethodCount:
 
     @property
     def counted(self) -> str:
-        """In millions, with as many decimals as printed."""
+        """The count in millions, with as many decimals as printed."""
         number = self.count.adapter + self.with_head * self.count.head
         return f"{number / 1e6:.{len(self.printed.partition('.')[2])}f}"
 
@@ -226,14 +226,14 @@ def count_methods() -> list[MethodCount]:
         settings = parse_settings(info, row["settings"].split())
         printed_as = row["printed_as"] or row["method"]
         (printed,) = {r["params_millions"] for r in published.read(benchmark) if r["method"] == printed_as}
-        found = count_method(info, settings, ARCHITECTURES[benchmark].build)
+        counts = count_method(info, settings, ARCHITECTURES[benchmark].build)
         counted.append(
-            MethodCount(benchmark, info.name, row["settings"], found, row["with_head"] == "yes", printed, row["note"])
+            MethodCount(benchmark, info.name, row["settings"], counts, row["with_head"] == "yes", printed, row["note"])
         )
     return counted
 
 
-#: The architectures of ``genft list methods``: the kind of their inputs, and how they are built.
+#: The architectures of ``genft list methods``: the kind of input, and the function that builds the model.
 LISTED = {"ViT-B/16": ("image", vit_base), "RoBERTa-base": ("text", roberta_base)}
 
 
@@ -254,7 +254,7 @@ def make_catalogue() -> Catalogue:
 
 
 def write_catalogue() -> None:
-    """Renew the file that ``genft list methods`` reads; a test compares it with :func:`make_catalogue`."""
+    """Rewrite the file that ``genft list methods`` reads; a test compares it with :func:`make_catalogue`."""
     catalogue.FILE.write_text(make_catalogue().model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
@@ -265,8 +265,8 @@ def paper_table(benchmark: str) -> Table:
 def printed_params(benchmark: str) -> dict[str, str]:
     """The Params columns of the paper for GenFT and its ablations on ``benchmark``, in millions."""
     rows = published.read(benchmark) + published.read("ablation")
-    found = {r["method"]: r["params_millions"] for r in rows if r["benchmark"] == benchmark}
-    return {name: found[name] for name in ABLATIONS if name in found}
+    printed = {r["method"]: r["params_millions"] for r in rows if r["benchmark"] == benchmark}
+    return {name: printed[name] for name in ABLATIONS if name in printed}
 
 
 @dataclass(frozen=True)

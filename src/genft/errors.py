@@ -1,6 +1,6 @@
-"""Error types, and the one form of every message to a user.
+"""Error types, and the common form of messages to the user.
 
-A message says where, what was received, what is allowed, and the nearest valid name:
+A message states the place, what was received, what is allowed, and the nearest valid name:
 
     target_modules: no linear weight matches 'qurey' in BertModel; nearest: 'query'
 """
@@ -13,16 +13,16 @@ from typing import Any
 
 
 def first_line(error: BaseException, otherwise: str = "no reason given") -> str:
-    """The first line of another library's error, to be quoted in one of our sentences."""
+    """The first line of another library's error, to quote in one of our messages."""
     return (str(error).splitlines() or [otherwise])[0]
 
 
 class GenFTError(Exception):
-    """Base of every error that genft raises on purpose; the command line prints it without a traceback."""
+    """Base class of every error that genft raises on purpose; the command line prints them without a traceback."""
 
 
 class ConfigError(GenFTError, ValueError):
-    """A setting, or several, cannot be used. ``problems`` holds one sentence per setting."""
+    """One or more settings cannot be used. ``problems`` holds one sentence per setting."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -41,7 +41,7 @@ class DataError(GenFTError, ValueError):
 
 
 class AdapterFileError(GenFTError, ValueError):
-    """A saved adapter is damaged or incomplete, or holds what is not its own."""
+    """A saved adapter is damaged or incomplete, or contains foreign content."""
 
 
 class BaseMismatchError(GenFTError, ValueError):

@@ -1,4 +1,4 @@
-"""Files that other processes see whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: the file cannot be written, or ``path`` is something other than a file (a device, a folder).
     """
-    target = path.resolve()  # a link stays a link, and what it points to is written
+    target = path.resolve()  # a link stays a link; the file that it points to is written
     if target.exists() and not target.is_file():
         raise ConfigError(f"{path}: is not a regular file, so nothing was written to it")
     temporary = target.with_name(f".{uuid.uuid4().hex}.partial")  # two machines may have the same process ids

@@ -1,8 +1,8 @@
-"""The Hugging Face Hub, asked once and quickly.
+"""The Hugging Face Hub, contacted once and with a short timeout.
 
-``transformers`` retries an unreachable Hub for about half a minute per file. Everything here first asks whether the
-Hub answers at all, and otherwise uses what is in the local cache. What is fetched is a folder on this machine, and
-nothing later needs the network.
+``transformers`` retries an unreachable Hub for about half a minute per file. The functions here first check whether the
+Hub answers at all, and otherwise use the local cache. They return a folder on this machine; nothing later needs the
+network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def reachable() -> bool:
         try:
             utils.get_session().head(constants.ENDPOINT, timeout=_WAIT_SECONDS)
             answered.set()
-        except Exception:  # whatever goes wrong here, the answer is the same: not reachable
+        except Exception:  # whatever goes wrong, the Hub is not reachable
             return
 
     # In a thread, because no timeout covers a name lookup that hangs.
@@ -81,7 +81,7 @@ def fetch_data(repo: str, patterns: Sequence[str] | None = None) -> Path:
 
     Args:
         repo: its id on the Hub.
-        patterns: of the files that are needed, such as ``data/*.parquet``; None for all.
+        patterns: glob patterns of the files to fetch, such as ``data/*.parquet``; None for all.
 
     Raises:
         ConfigError: it does not exist, may not be read, or is not in the cache while the Hub is unreachable.

@@ -19,7 +19,7 @@ else:
 
 
 class Record(BaseModel):
-    """A value that is read from a file or kept in one: immutable, and unknown keys are errors."""
+    """A value that is read from or written to a file: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Record)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file; a file that cannot be read or parsed is one sentence."""
+    """The content of a TOML file; if it cannot be read or parsed, the error is one sentence."""
     raw = read_regular(path)
     try:
         values = tomllib.loads(raw.decode("utf-8"))

@@ -90,13 +90,13 @@ def test_the_record_and_the_task_belong_together(adapter: Path, tmp_path: Path) 
     record = json.loads((folder / BASE_FILE).read_text())
     record["weights"][f"bert.{EMBEDDINGS}"] = ["0" * 16] * 3
     (folder / BASE_FILE).write_text(json.dumps(record))
-    with pytest.raises(AdapterFileError, match=f"{BASE_FILE}: is not the file that belongs to this adapter"):
+    with pytest.raises(AdapterFileError, match=f"{BASE_FILE}: does not belong to this adapter"):
         load_adapter(folder)
     (folder / BASE_FILE).write_text("{")
     with pytest.raises(AdapterFileError, match=f"{BASE_FILE}: is damaged"):
         load_adapter(folder)
     (folder / BASE_FILE).unlink()
-    with pytest.raises(AdapterFileError, match=f"{BASE_FILE}: is not the file that belongs to this adapter"):
+    with pytest.raises(AdapterFileError, match=f"{BASE_FILE}: does not belong to this adapter"):
         load_adapter(folder)
 
 
@@ -160,14 +160,16 @@ def test_predictions_use_the_tokenizer_of_training(reviews: Path, bert: Path, tm
     torch.testing.assert_close(load_adapter(adapter).predict(TEXTS), expected)
     for file in adapter.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(BaseMismatchError, match=r"the tokenizer of .* is not the one of training, and .* has none"):
+    with pytest.raises(
+        BaseMismatchError, match=r"the tokenizer of .* is not the one used in training, and .* has none"
+    ):
         load_adapter(adapter)
 
 
 def test_an_exchanged_tokenizer_in_the_folder_is_refused(reviews: Path, bert: Path, tmp_path: Path) -> None:
     adapter = trained("linear", reviews, bert, tmp_path)
     other_tokenizer(adapter)
-    with pytest.raises(AdapterFileError, match="its tokenizer is not the one of training"):
+    with pytest.raises(AdapterFileError, match="its tokenizer is not the one used in training"):
         load_adapter(adapter)
     (adapter / "tokenizer.json").write_text("{")
     with pytest.raises(AdapterFileError, match="its tokenizer cannot be read"):

@@ -323,7 +323,7 @@ def test_a_block_method_can_be_neither() -> None:
     from genft.methods.adaptformer import AdaptFormerConfig
 
     model = get_peft_model(CASES["bert"].build(), AdaptFormerConfig(task_type="SEQ_CLS"))
-    with pytest.raises(ConfigError, match=r"to-lora: it computes beside .* keep it attached"):
+    with pytest.raises(ConfigError, match=r"to-lora: it computes a nonlinear function alongside .* keep it attached"):
         to_lora(model)
     with pytest.raises(MergeError, match=r"merge: .* keep it attached"):
         merge(model)
@@ -415,7 +415,7 @@ def test_label_count_is_asked_for(handed_over: dict[str, HandedOver], tmp_path: 
     hf.RobertaForSequenceClassification.from_pretrained(
         handed_over["roberta"].base, num_labels=5, ignore_mismatched_sizes=True
     ).save_pretrained(base)
-    with pytest.raises(AdapterFileError, match="pass --num-labels, the outputs of its head"):
+    with pytest.raises(AdapterFileError, match="pass --num-labels, the number of outputs of its head"):
         open_adapter(handed_over["roberta"].adapter, base)
     opened = open_adapter(handed_over["roberta"].adapter, base, 3)
     torch.testing.assert_close(logits(opened.model, inputs_of(CASES["roberta"])), handed_over["roberta"].expected)

@@ -90,7 +90,7 @@ def test_a_rank_beyond_all_use(value: int, folder: Path, good: Path) -> None:
         pytest.skip("the next test's, or without a rank")
     (folder / "adapter_config.json").write_text(json.dumps(content | {"shared_dim": value}))
     loads_or_says(folder)
-    with pytest.raises(ConfigError, match=f"would be 16 × {value}, and more than 4096 is of no use there"):
+    with pytest.raises(ConfigError, match=f"would be 16 × {value}, and a size above 4096 is useless there"):
         artifact.load(folder)
 
 

@@ -1,4 +1,4 @@
-"""Every door of peft through which an adapter can come onto a model, and models that get more than one adapter.
+"""Every way in which peft can attach an adapter to a model, and models with more than one adapter.
 
 peft's LoRA in the same script is the reference: what works with it works here, or is refused in a sentence.
 """

@@ -25,8 +25,8 @@ def test_a_plan_is_shown_before_anything_runs(suite: Path, bert: Path, tmp_path:
     assert "tickets  accuracy     20       4      12  holdout" in shown
     assert "mails" in shown
     assert "limited data (limit train 20): not comparable with full runs" in shown
-    assert "rates     0.001, 0.01: chosen on the selecting split of seed 0" in shown
-    assert "runs      12, of which 0 are finished" in shown
+    assert "rates     0.001, 0.01: chosen on the selection split of seed 0" in shown
+    assert "runs      12, 0 finished" in shown
     assert not (tmp_path / "runs").exists()
 
 
@@ -38,7 +38,7 @@ def test_runs_are_compared_and_not_repeated(suite: Path, bert: Path, tmp_path: P
     results = json.loads(ok(*words, "--json"))
     assert [(r["task"], r["method"], r["seed"]) for r in results] == [("tickets", "linear", 0), ("mails", "linear", 0)]
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs" / "results").glob("*.json")}
-    assert "runs      2, of which 2 are finished" in ok(*words)
+    assert "runs      2, 2 finished" in ok(*words)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs" / "results").glob("*.json")} == written
     assert "tickets" in ok("report", tmp_path / "runs")
 
@@ -52,7 +52,7 @@ def test_runs_are_compared_and_not_repeated(suite: Path, bert: Path, tmp_path: P
         (("--seeds", ","), "--seeds: ',' is not a list of numbers such as 0,1,2"),
         (("--methods", ","), "--methods ',': names no method"),
         (("--learning-rates", "1e-3,inf"), "--learning-rates: '1e-3,inf' is not a list of numbers"),
-        (("--learning-rates", "0,1e-3"), "--learning-rates: '0,1e-3' has a number that is too small"),
+        (("--learning-rates", "0,1e-3"), "--learning-rates: '0,1e-3' contains a number that is too small"),
         (("--preset", "defualt"), "preset: 'defualt' is not known;"),
     ],
 )
@@ -65,7 +65,7 @@ def test_mistakes_are_one_sentence(
 
 
 def test_a_task_without_its_split_is_left_out(suite: Path, reviews: Path, bert: Path, tmp_path: Path) -> None:
-    """A suite in which one task lacks the split that the protocol needs: the others go on, and this is told."""
+    """A suite in which one task lacks the split that the protocol needs: it is reported, and the others run."""
     from genft import ConfigError
     from genft.cli import request
 
@@ -81,7 +81,7 @@ def test_a_task_without_its_split_is_left_out(suite: Path, reviews: Path, bert: 
         words = ("bench", suite, "-m", bert, "--methods", "linear", "--seeds", "0", "--dry-run")
         shown = ok(*words, "--out", tmp_path / "runs")
     assert "left out mails: protocol 'holdout': split 'test' is not in mails" in shown
-    assert "runs      1, of which 0 are finished" in shown
+    assert "runs      1, 0 finished" in shown
 
 
 def test_an_unknown_suite(bert: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_two_tasks_of_one_name(suite: Path, bert: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text(suite.read_text().replace("support", "other"))
     error = refused("bench", suite, other, "-m", bert, "--out", tmp_path / "runs")
-    assert "other.toml: has another task that is called 'tickets'" in error
+    assert "other.toml: has a different task of the same name, 'tickets'" in error
 
 
 @pytest.mark.parametrize("name", ["bench", "study", "search"])

@@ -75,13 +75,13 @@ def test_a_finished_run_is_shown_again_and_not_repeated(reviews: Path, bert: Pat
     ok(*words)
     (file,) = (tmp_path / "results").glob("*.json")
     written = file.stat().st_mtime_ns
-    assert "finished already" in ok(*words)
+    assert "already finished" in ok(*words)
     assert file.stat().st_mtime_ns == written
     shutil.rmtree(tmp_path / "adapters")
     shown = ok(*words)
     assert "does not exist any more; --again trains it again" in shown
     assert "Use it" not in shown
-    assert "finished already" not in ok(*words, "--again")
+    assert "already finished" not in ok(*words, "--again")
     assert list((tmp_path / "adapters").iterdir())
     assert file.stat().st_mtime_ns > written
 
@@ -118,7 +118,7 @@ def test_predict_writes_rows_labels_and_probabilities(
     new = save_reviews(tmp_path / "new.csv", rows=25, seed=7)
     shown = ok("predict", trained, "--input", new)
     assert "The first 20 of 25 rows." in shown
-    assert "All 25 rows with their predictions: new.predicted.csv" in shown
+    assert "All 25 rows with their predictions saved to new.predicted.csv" in shown
     ok("predict", trained, "--input", new, "--output", tmp_path / "out.csv")
     assert (tmp_path / "new.predicted.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -209,19 +209,19 @@ def test_lists() -> None:
         (("train", "bbc-news", "-m", "x", "--epochs", "0"), "training: epochs: should be greater than or equal to 1"),
         (("train", "bbc-news", "-m", "x", "--metric", "acuracy"), "metric: 'acuracy' cannot score this task"),
         (("train", "bbc-news", "-m", "x", "--protocol", "tset"), "protocol: 'tset' is not known"),
-        (("train", "bbc-news", "-m", "x", "--text-column", "a"), "--text-column: for files of your own"),
+        (("train", "bbc-news", "-m", "x", "--text-column", "a"), "--text-column: only for your own files"),
         (("train", "bbc-news", "-m", "./nowhere"), "model: the folder ./nowhere does not exist"),
         (("list", "methods", "genfft"), "method: 'genfft' is not known;"),
         (("predict", "nowhere", "--input", "x.csv"), "nowhere: does not exist"),
-        (("predict", "nowhere"), "--input: is missing; name a file with rows"),
+        (("predict", "nowhere"), "--input: is missing; give a file with rows"),
         (("show", "nowhere"), "nowhere: does not exist"),
         (("merge", "nowhere", "--out", "x"), "nowhere: does not exist"),
         (("train", "bbcnews", "-m", "x"), "task: 'bbcnews' is not known;"),
         (("train", "tickets.cvs", "-m", "x"), "tickets.cvs: does not exist"),
-        (("train", "x", "-m", "x", "--lr", "1e-3"), "--lr: is called --learning-rate here"),
-        (("train", "x", "-m", "x", "--learning_rate=1e-3"), "--learning_rate: is called --learning-rate here"),
+        (("train", "x", "-m", "x", "--lr", "1e-3"), "--lr: is called --learning-rate in genft"),
+        (("train", "x", "-m", "x", "--learning_rate=1e-3"), "--learning_rate: is called --learning-rate in genft"),
         (("train", "x", "-m", "x", "--device", "cuda"), "CUDA_VISIBLE_DEVICES"),
-        (("train", "x", "-m", "x", "--output-dir", "o"), "--output-dir: is called --out here"),
+        (("train", "x", "-m", "x", "--output-dir", "o"), "--output-dir: is called --out in genft"),
         (("train", "--dataset", "x", "-m", "x"), "--dataset: name the task or the file as the first argument"),
         (("train", "x", "-m", "x", "--lora-r", "4"), "use --set r=VALUE"),
         (("list", "method"), "list: 'method' is not known; allowed: methods, tasks, models; nearest: 'methods'"),
@@ -323,7 +323,7 @@ def test_the_demo_compares_and_reuses(
     assert "not-registered" not in shown
     assert len(list((tmp_path / "adapters").iterdir())) == 2
     again = ok("demo", "--out", tmp_path)
-    assert again.count("finished before, reused") == 2
+    assert again.count("already finished, reused") == 2
     assert "runs, about" not in again
     assert len(json.loads(ok("demo", "--out", tmp_path, "--json"))) == 2
     assert "100 training documents" in ok("demo", "--help")

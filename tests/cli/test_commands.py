@@ -15,7 +15,7 @@ from pydantic import Field
 import genft
 from cli.test_cli import call, ok
 from genft.cli.commands import COMMANDS, load
-from genft.cli.declare import Options, Said, option, takes_options
+from genft.cli.declare import Given, Options, option, takes_options
 from genft.cli.names import ELSEWHERE, INSTEAD, translate
 from genft.errors import ConfigError
 from genft.methods import METHODS
@@ -104,7 +104,7 @@ class Outer(Options):
     colour: str = option("The colour.", "red")
     sizes: tuple[int, ...] = option("Sizes; may be repeated.", ())
     loud: bool = option("Loudly.", False)
-    inner: Said[Inner]
+    inner: Given[Inner]
 
 
 class Again(Options):
@@ -125,13 +125,13 @@ def called(*words: str) -> Outer:
 
 
 def test_groups_are_filled_from_words() -> None:
-    assert called() == Outer(inner=Said(Inner, {}))
+    assert called() == Outer(inner=Given(Inner, {}))
     outer = called("--colour", "blue", "--sizes", "1", "--sizes", "2", "--loud", "--rate", "2", "--words", "x")
-    assert outer == Outer(colour="blue", sizes=(1, 2), loud=True, inner=Said(Inner, {"rate": 2.0, "words": "x"}))
+    assert outer == Outer(colour="blue", sizes=(1, 2), loud=True, inner=Given(Inner, {"rate": 2.0, "words": "x"}))
 
 
 def test_an_option_in_two_groups_is_a_mistake() -> None:
-    with pytest.raises(TypeError, match="colour is in two of its groups"):
+    with pytest.raises(TypeError, match="colour is declared in two of its groups"):
 
         @takes_options
         def command(outer: Outer, again: Again) -> None: ...
@@ -170,7 +170,7 @@ def test_translation_leaves_everything_else_alone() -> None:
     assert translate(["--ray", "host:1"], {"--ray"}) == ["--ray", "host:1"]
     with pytest.raises(ConfigError) as error:
         translate(["--lr", "1", "--bs=4"], {"--learning-rate", "--batch-size"})
-    assert error.value.problems == ["--lr: is called --learning-rate here", "--bs: is called --batch-size here"]
+    assert error.value.problems == ["--lr: is called --learning-rate in genft", "--bs: is called --batch-size in genft"]
 
 
 def test_commands_are_short() -> None:

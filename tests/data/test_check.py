@@ -89,7 +89,7 @@ def test_all_benchmarks_that_are_there(tmp_path: Path) -> None:
         "10 ✓",
         "glue/STS-B/dev.tsv: line 2: the score 7 is not between 0 and 5",
         "glue/STS-B/dev.tsv: line 3: 'high' is not a number",
-        "not there: ",
+        "missing: ",
     ):
         assert part in done.stdout, done.stdout
 

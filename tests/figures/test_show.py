@@ -246,13 +246,13 @@ def test_the_command_prints_numbers_and_where_figures_are(adapters: dict[str, Pa
     ("words", "message"),
     [
         (("genft", "--only", "spektra"), "only: 'spektra' is not known; allowed: weights,"),
-        (("genft", "--only", "sigma"), "only: sigma: genft has nothing to show there"),
+        (("genft", "--only", "sigma"), "only: sigma: genft has nothing to show"),
         (
             ("genft", "--targets", "kye"),
             "targets: 'kye' is not adapted; allowed: query, key, value, output; nearest: 'key'",
         ),
         (("genft", "--layers", "7"), "layers: 7 is not adapted; allowed: 0, 1"),
-        (("genft", "--layers", "last"), "layers: received 'last'; allowed: numbers of layers"),
+        (("genft", "--layers", "last"), "layers: received 'last'; allowed: layer numbers"),
         (("genft", "--format", "gif"), "format: 'gif' is not known; allowed: png, svg, pdf"),
     ],
 )
@@ -288,7 +288,7 @@ def test_another_base_is_refused(adapters: dict[str, Path], tmp_path: Path) -> N
         base.bert.encoder.layer[0].attention.self.query.weight.add_(1.0)
     base.save_pretrained(tmp_path / "base")
     get_peft_model(base, copy.deepcopy(LORA)).save_pretrained(tmp_path / "other")
-    with pytest.raises(ConfigError, match=r"other: .*query of its base model is another weight than that of"):
+    with pytest.raises(ConfigError, match=r"other: .*query of its base model differs from that of"):
         read(adapters["genft"], tmp_path / "other")
 
 

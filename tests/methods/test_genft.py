@@ -208,7 +208,9 @@ def test_the_ratio_makes_every_base_as_large(tmp_path: Path) -> None:
     with torch.no_grad():
         for p in (empty := two_layers()).parameters():
             p.zero_()
-    with pytest.raises(ConfigError, match=r"w0_ratio: cannot follow the adapted weights, whose sum of squares is 0"):
+    with pytest.raises(
+        ConfigError, match=r"w0_ratio: cannot be derived from the adapted weights, whose sum of squares is 0"
+    ):
         get_peft_model(empty, GenFTConfig(target_modules=["query"]))
     given = get_peft_model(two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, w0_ratio=0.3))
     assert given.base_model.adapters["default"].method.derived_settings() == {}

@@ -281,10 +281,12 @@ def test_what_cannot_be_done_is_one_sentence() -> None:
         attach(loaded("deberta"), METHODS["prefix_tuning"], {"num_virtual_tokens": 4}, no_examples)
     with pytest.raises(
         ConfigError,
-        match=r"max_length: received 32; beside the 8 virtual tokens .* 24; use",
+        match=r"max_length: received 32; in addition to the 8 virtual tokens .* 24; use",
     ):
         attach(loaded("bert", 32), METHODS["prompt_tuning"], {"num_virtual_tokens": 8}, no_examples)
-    with pytest.raises(TargetError, match=r"peft:ADAPTION_PROMPT: cannot be put on Bert.*: Unsupported model type"):
+    with pytest.raises(
+        TargetError, match=r"peft:ADAPTION_PROMPT: cannot be attached to Bert.*: Unsupported model type"
+    ):
         attach(loaded("bert"), get_method("peft:ADAPTION_PROMPT"), {}, no_examples)
     with pytest.raises(ConfigError, match="use_dora: cannot be combined with init_lora_weights='pissa'"):
         attach(loaded("bert"), METHODS["pissa"], {"init_lora_weights": "pissa", "use_dora": True}, no_examples)

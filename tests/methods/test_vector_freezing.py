@@ -179,7 +179,7 @@ def test_survives_switching_adapters() -> None:
 
 
 def test_state_travels_with_the_optimizer() -> None:
-    """A hand-written loop that saves model and optimizer, stops, and goes on, ends where an uninterrupted one does."""
+    """A hand-written loop that saves model and optimizer, stops and resumes, ends like an uninterrupted one."""
 
     def run(stop_at: int | None) -> tuple[dict[str, Tensor], Any]:
         model = adapted()
@@ -349,7 +349,7 @@ def test_under_trainer_without_a_word_and_resumed(tmp_path: Path) -> None:
 
 
 def test_under_genft_train_and_resumed(reviews: Path, bert: Path, tmp_path: Path) -> None:
-    """An interrupted run that goes on has the vectors and the history of one in one piece."""
+    """An interrupted and resumed run has the vectors and the history of an uninterrupted one."""
     settings = {**EARLY, "avf_interval": 4}
     training = {"epochs": 3, "batch_size": 8}
     task, preset = task_from_path(reviews), Preset(name="none", source="")

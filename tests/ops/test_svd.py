@@ -1,4 +1,4 @@
-"""Decompositions on disk: once per weight, whoever asks, within bounds."""
+"""Decompositions on disk: computed once per weight, for all processes, within a size limit."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_limit_that_is_no_number_is_refused(cache: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GENFT_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="GENFT_CACHE: decompositions cannot be kept"):
+    with pytest.warns(UserWarning, match="GENFT_CACHE: decompositions cannot be cached"):
         (svd,) = decompose(weight())
     torch.testing.assert_close((svd.u * svd.sigma) @ svd.v.T, weight(), rtol=0, atol=1e-5)
 

@@ -278,7 +278,7 @@ def test_a_run_with_constant_predictions_is_named(store: Store) -> None:
     run = one(store)
     change(store, run, predictions=pack(np.zeros_like(unpack(run.predictions))))
     written = every_format(store)
-    sentence = "lora on rte predicts the same for every example (seed 0): the training collapsed"
+    sentence = "lora on rte makes the same prediction for every example (seed 0): training collapsed"
     assert sentence in written["text"]
     assert "1 constant)" in written["md"]
     rows = {(r["task"], r["method"]): r for r in csv.DictReader(io.StringIO(written["csv"]))}
@@ -294,7 +294,7 @@ def test_a_single_run_with_constant_predictions_is_named_too(store: Store) -> No
     with console.capture() as shown:
         console.print(comparison([run, collapsed]))
     assert shown.get().count("lora (constant)") == 1
-    assert "constant: the same prediction for every example, so the training collapsed" in shown.get()
+    assert "constant: the same prediction for every example, so training collapsed" in shown.get()
 
 
 @pytest.fixture

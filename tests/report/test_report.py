@@ -45,11 +45,11 @@ def test_tables_for_the_terminal(tmp_path: Path) -> None:
     assert "n=1" in lines["dtd"]
     assert "val200 selects the epoch, a second training on train800val200 ends there, test reports" in shown
     assert "not comparable with runs on all data" in shown
-    assert "means and mean ranks are of the methods that have every task: genft, lora" in shown
+    assert "means and mean ranks are for the methods that have every task: genft, lora" in shown
     assert "linear is missing: eurosat, kitti, svhn, dtd (1 of 3 seeds)" in " ".join(shown.split())
     assert "GenFT paper (arXiv 2506.11042v1) Table 11, ViT-B/16 IN-21k" in shown
-    assert "difference to genft × 100" in shown
-    assert "difference to lora × 100" in report(tmp_path, "--against", "lora")
+    assert "difference from genft × 100" in shown
+    assert "difference from lora × 100" in report(tmp_path, "--against", "lora")
 
 
 def test_the_mean_of_groups_is_another_number(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_one_seed_is_said(tmp_path: Path) -> None:
     shown = report(tmp_path)
     assert "one seed (3)" in shown
     assert "±" not in shown
-    assert "nothing is said about other seeds" in shown
+    assert "other seeds are not covered" in shown
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_one_seed_is_said(tmp_path: Path) -> None:
     [
         (["nowhere"], "nowhere: holds no results"),
         (["{store}", "--against", "lorra"], "--against: 'lorra' is not known; allowed: lora; nearest: 'lora'"),
-        (["{store}", "--out", "x.pdf"], "the ending: 'pdf' is not known; allowed: md, csv, json, html"),
+        (["{store}", "--out", "x.pdf"], "the extension: 'pdf' is not known; allowed: md, csv, json, html"),
     ],
 )
 def test_mistakes_are_sentences(tmp_path: Path, words: list[str], sentence: str) -> None:

@@ -175,5 +175,5 @@ def test_one_run_ends_while_another_makes_its_checkpoints(tmp_path: Path) -> Non
 def test_a_failure_that_cannot_be_noted_is_a_sentence(tmp_path: Path) -> None:
     store = Store(tmp_path).open()
     (tmp_path / "failures").write_text("a file where the folder should be")
-    with pytest.raises(ConfigError, match="failures: the folder cannot be made"):
+    with pytest.raises(ConfigError, match="failures: the folder cannot be created"):
         store.fail(Failure(key="k", task="t", method="genft", seed=0, error="it went wrong", spec={}))

@@ -146,7 +146,7 @@ def test_what_is_lost_is_sent_again_and_what_fails_is_not(
     (result,) = Store(tmp_path)
     assert [e for e in events if isinstance(e, Result)] == [result]
     assert {plan.spec.method: str(error) for plan, error in planned.failures} == {
-        "bitfit": f"its Ray worker was lost {ATTEMPTS} times, the last time by WorkerCrashedError: it crashed",
+        "bitfit": f"its Ray worker was lost {ATTEMPTS} times, the last time with WorkerCrashedError: it crashed",
         "lora": "Ray worker: ModuleNotFoundError: No module named 'genft'",
     }
 

@@ -1,4 +1,4 @@
-"""`genft search`: what is tried, that only the winner reads the reporting split, and that a search goes on."""
+"""`genft search`: what is tried, that only the winner reads the reporting split, and that a search can be resumed."""
 
 from __future__ import annotations
 

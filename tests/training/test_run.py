@@ -253,7 +253,7 @@ def test_a_strangers_tools_load_the_folder(reviews: Path, bert: Path, tmp_path: 
     card = (folder / "README.md").read_text()
     assert "import genft\nfrom peft import" in card
     assert "Predicts, in this order: bad, good." in card
-    assert "give its place with `base=`" in card
+    assert "pass its location as `base=`" in card
 
 
 def test_damaged_adapters_are_sentences(reviews: Path, bert: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hand an adapter over to programs that do not know genft: merged into its base, or as a standard LoRA adapter."""
+"""Saved adapters, and their export to programs without genft: merged into the base, or as a standard LoRA adapter."""
 
 from genft.adapters.lora import LoraAdapter, to_lora
 from genft.adapters.merge import merge

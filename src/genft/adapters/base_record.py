@@ -1,9 +1,9 @@
-"""What a saved adapter knows about its whole base: a hash of every frozen weight, and one of its tokenizer.
+"""What a saved adapter records about its whole base: a hash of every frozen weight, and one of the tokenizer.
 
-Every method of genft checks the weights that it adapts through any door of peft (``bridge/base_check.py``). This
-record covers the rest, the embeddings for example, and adapters of peft's own methods; ``genft.load_adapter`` and the
-commands compare it. Each weight is hashed as it is and rounded to bfloat16 and to float16, so that the same model
-stored in another precision is recognised without a tolerance.
+Every method of genft checks the weights that it adapts, whichever way peft loads it (``bridge/base_check.py``). This
+record covers the rest, such as the embeddings, and adapters of peft's own methods; ``genft.load_adapter`` and the
+commands compare it. Each weight is hashed in float32 and rounded to bfloat16 and float16, so that the same model stored
+in another precision is recognised without a tolerance.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from genft.adapters.folder import BASE_FILE
 from genft.errors import AdapterFileError, BaseMismatchError
 from genft.records import Record
 
-#: Bytes of one hash; a weight has three of them.
+#: Bytes per hash; each weight has three hashes.
 _DIGEST = 8
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
-#: Texts whose tokens stand for what a tokenizer does.
+#: Texts whose tokens characterise a tokenizer.
 _PROBES = ("The quick brown fox isn't slow.", "naïve ÉTÉ 2,718 東京 \U0001f98a", " two  spaces\tand a tab\n")
 
 
@@ -40,7 +40,7 @@ class BaseRecord(Record):
 
     @property
     def fingerprint(self) -> str:
-        """One hash for all weights as they are."""
+        """One hash of all weights, unrounded."""
         exact = {name: digests[:1] for name, digests in self.weights.items()}
         return hashlib.blake2b(json.dumps(exact, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -49,7 +49,7 @@ class BaseRecord(Record):
 
 
 def read_base_record(folder: Path) -> BaseRecord | None:
-    """The record in a saved adapter; None where there is none (genft 0.1, and models trained whole).
+    """The record in a saved adapter, or None if there is none (genft 0.1, and models trained in full).
 
     Raises:
         AdapterFileError: the file is damaged.
@@ -64,10 +64,10 @@ def read_base_record(folder: Path) -> BaseRecord | None:
 
 
 def take_base_record(model: nn.Module) -> BaseRecord | None:
-    """The record of what ``model`` was trained on: its frozen weights, without those that an adapter brought.
+    """Record the base that ``model`` was trained on: its frozen weights, without those of an adapter.
 
-    None where no weight is frozen, and where weights are sharded over several processes. A method that starts by
-    changing its targets (PiSSA) has no original of these any more, so they are left out.
+    None if no weight is frozen, or if weights are sharded over several processes. A method that starts by changing its
+    targets (PiSSA) no longer has their original values, so they are left out.
     """
     changed = {name.partition(".lora_")[0] for name in getattr(model, "initial_adapter", None) or ()}
     changed = {path.removeprefix("base_model.model.") for path in changed}
@@ -80,7 +80,7 @@ def take_base_record(model: nn.Module) -> BaseRecord | None:
 
 
 def base_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of the base by the names that they have without an adapter."""
+    """The parameters of the base, under the names that they have without an adapter."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     wrappers = tuple(
         f"{path}." for path, m in base.named_modules() if isinstance(m, BaseTunerLayer | ModulesToSaveWrapper)
@@ -97,10 +97,10 @@ def check_base(record: BaseRecord | None, fingerprint: str | None, model: nn.Mod
     """Compare a base that has just been loaded, and has no adapter yet, with the one of training.
 
     Args:
-        record: the hashes by name, None where the adapter has none.
-        fingerprint: the one hash in genft_task.json, None where there is none.
+        record: the hashes by name, or None if the adapter has none.
+        fingerprint: the single hash in genft_task.json, or None if there is none.
         model: the base with its head.
-        base: how the adapter calls it.
+        base: the adapter's name for the base.
 
     Raises:
         AdapterFileError: the two files of the adapter do not belong together.
@@ -109,7 +109,7 @@ def check_base(record: BaseRecord | None, fingerprint: str | None, model: nn.Mod
     if record is None and fingerprint is None:
         return
     if record is None or record.fingerprint != fingerprint:
-        raise AdapterFileError(f"{BASE_FILE}: is not the file that belongs to this adapter; copy its folder whole")
+        raise AdapterFileError(f"{BASE_FILE}: does not belong to this adapter; copy the whole folder of the adapter")
     parameters = dict(base_parameters(model))
     present = {name: parameters[name] for name in record.weights if name in parameters}
     hashes = _hash_all(present)
@@ -127,7 +127,7 @@ def check_base(record: BaseRecord | None, fingerprint: str | None, model: nn.Mod
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """One hash for what a tokenizer does: its vocabulary, its special tokens, and the tokens of a few texts."""
+    """One hash of a tokenizer's behaviour: its vocabulary, its special tokens, and the tokens of a few texts."""
     tokens = [tokenizer(text)["input_ids"] for text in _PROBES]
     pair = tokenizer(*_PROBES[:2])["input_ids"]
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}

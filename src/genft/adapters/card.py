@@ -1,4 +1,4 @@
-"""The model cards that know the task: of an adapter that ``genft train`` saved, its merged model, its LoRA form."""
+"""The model cards that know the task: for an adapter saved by ``genft train``, its merged model, and its LoRA form."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from genft.api.card import Card, code, markdown, with_peft
 
 
 def subject(saved: SavedTask | None) -> str:
-    """What was saved, as a title: the method, its base, its task."""
+    """A title for the saved model: its method, base and task."""
     if saved is None:
         return "An adapter"
     return f"{markdown(saved.method)} on {markdown(saved.base)}, for {markdown(saved.task)}"
 
 
 def adapter_card(saved: SavedTask, *, is_peft: bool) -> Card:
-    """The card of a saved adapter, or of a baseline: what it predicts, and the lines that load it."""
+    """The card of a saved adapter or baseline: what it predicts, and the code that loads it."""
     meaning = "a number" if saved.regression else ", ".join(map(markdown, saved.classes))
     example = '("a text",)' if saved.kind == "text" else '("image.jpg",)'
     paragraphs = [
@@ -32,13 +32,13 @@ def adapter_card(saved: SavedTask, *, is_peft: bool) -> Card:
         ),
     ]
     if saved.base_is_local:
-        paragraphs.append("The base was a folder on the machine of training: give its place with `base=`.")
+        paragraphs.append("The base was a local folder on the machine of training: pass its location as `base=`.")
     if is_peft:
         auto, task = ("SequenceClassification", "text-classification")
         if saved.kind == "image":
             auto, task = ("ImageClassification", "image-classification")
         paragraphs += [
-            "Without genft's loader, `import genft` still comes first: it makes the method known to peft.",
+            "Even without genft's loader, `import genft` first: it registers the method with peft.",
             with_peft(f"AutoModelFor{auto}", saved.base, saved.classes or ("value",), "import genft"),
         ]
         if saved.kind == "text":
@@ -66,7 +66,7 @@ def lora_card(
 
     Args:
         labels: names of the head's outputs; none for a model without such a head.
-        worst_error: the largest relative error of one weight's update; None where the conversion is exact.
+        worst_error: the largest relative error of one weight's update, or None if the conversion is exact.
     """
     how = "exactly" if worst_error is None else f"with relative errors of up to {worst_error:.1e} per weight"
     paragraphs = [f"Converted {how}.", with_peft(class_name, base or "", labels)]

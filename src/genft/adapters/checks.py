@@ -1,4 +1,4 @@
-"""The checks of an adapter's files: they may come from a stranger, or be half of what was written."""
+"""Checks of an adapter's files, which may come from a stranger or be incomplete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from genft.bridge.tuner import LARGEST
 from genft.errors import AdapterFileError, GenFTError, first_line
 
-#: Settings of peft's own methods that are a size of what loading allocates.
+#: Settings of peft's own methods that determine the size of allocations on loading.
 SIZES = {
     *("r", "rank", "init_r", "target_r", "n_frequency", "num_vectors", "vector_length"),
     *("num_virtual_tokens", "token_dim", "num_layers", "num_transformer_submodules"),
@@ -31,11 +31,11 @@ def check_files(folder: Path) -> None:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file, none of them with NaN or infinite values.
+    """The tensors of a weight file, all of them finite.
 
     Args:
-        file: safetensors; where it is missing and peft has written a pickle beside it, that is read without running
-            code from it.
+        file: a safetensors file; if it is missing and peft has written a pickle next to it, the pickle is read without
+            executing code from it.
 
     Raises:
         AdapterFileError: the file is missing, damaged, or without a tensor.
@@ -52,7 +52,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except Exception as e:  # a damaged pickle raises many types
         raise AdapterFileError(f"{file}: cannot be read ({first_line(e)})") from None
     if not tensors:
-        raise AdapterFileError(f"{file}: holds no tensor; it is incomplete")
+        raise AdapterFileError(f"{file}: contains no tensor; it is incomplete")
     broken = next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if broken is not None:
         raise AdapterFileError(f"{file}: {broken} holds NaN or infinite values; it is damaged")
@@ -60,16 +60,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def check_names(file: Path, names: Collection[str], *, needed: Collection[str], allowed: Collection[str]) -> None:
-    """Compare the names of a file's tensors with those that an adapter has.
+    """Compare the names of a file's tensors with those of the adapter.
 
     Args:
-        file: for the message.
-        names: of the file's tensors.
-        needed: what must be there.
-        allowed: what else may be there; anything more would overwrite weights of the base.
+        file: the file, for the message.
+        names: the names of the file's tensors.
+        needed: names that must be present.
+        allowed: other names that may be present; any more would overwrite weights of the base.
 
     Raises:
-        AdapterFileError: naming the first tensor that is missing, or that is not the adapter's.
+        AdapterFileError: a tensor is missing or is not the adapter's; the message names the first one.
     """
     if missing := sorted(set(needed) - set(names)):
         raise AdapterFileError(f"{file}: has no values for {missing[0]}; it is incomplete")
@@ -81,7 +81,7 @@ def check_names(file: Path, names: Collection[str], *, needed: Collection[str], 
 
 
 def check_shapes(file: Path, tensors: Mapping[str, Tensor], known: Mapping[str, Tensor], base: str) -> None:
-    """Refuse tensors that the model does not have in this shape."""
+    """Refuse tensors whose names or shapes do not match the model."""
     for name, tensor in tensors.items():
         if name not in known or known[name].shape != tensor.shape:
             raise AdapterFileError(f"{file}: {name} does not fit the base model {base}")
@@ -90,7 +90,7 @@ def check_shapes(file: Path, tensors: Mapping[str, Tensor], known: Mapping[str, 
 def check_sizes(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse a rank in adapter_config.json that no saved weight has, before peft allocates it.
 
-    The tuners of genft check the sizes of what they make themselves.
+    genft's own tuners check the sizes of their tensors themselves.
     """
     file = folder / ADAPTER_CONFIG
     largest = max([LARGEST, *(size for tensor in tensors.values() for size in tensor.shape)])
@@ -102,7 +102,7 @@ def check_sizes(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def one_sentence(folder: Path, base: str, hint: str = "") -> Iterator[None]:
-    """Turn what peft, transformers and torch raise while an adapter is put on its base into one sentence."""
+    """Turn errors from peft, transformers and torch while an adapter is attached to its base into one sentence."""
     try:
         yield
     except GenFTError:
@@ -110,4 +110,4 @@ def one_sentence(folder: Path, base: str, hint: str = "") -> Iterator[None]:
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as e:
         if "size mismatch" in str(e):
             raise AdapterFileError(f"{folder}: does not fit {base}{hint}: {str(e).splitlines()[-1].strip()}") from None
-        raise AdapterFileError(f"{folder}: cannot be loaded on {base}: {first_line(e)}") from None
+        raise AdapterFileError(f"{folder}: cannot be loaded onto {base}: {first_line(e)}") from None

@@ -1,4 +1,4 @@
-"""The files of a saved adapter, and the one way to write a folder: whole or not at all."""
+"""The files of a saved adapter, and atomic writing of folders."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from genft.errors import ConfigError
 
 ADAPTER_CONFIG = CONFIG_NAME
 ADAPTER_WEIGHTS = SAFETENSORS_WEIGHTS_NAME
-#: What a baseline trained (a head, or everything) where there is no adapter.
+#: The weights that a baseline trained (a head, or everything); there is no adapter then.
 BASELINE_WEIGHTS = "model.safetensors"
-#: What genft records about the task (``task_file.py``), and about the base model (``base_record.py``).
+#: genft's records of the task (``task_file.py``) and of the base model (``base_record.py``).
 TASK_FILE = "genft_task.json"
 BASE_FILE = "genft_base.json"
 
 
 @contextmanager
 def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes ``out`` when the block ends well, and is gone otherwise.
+    """A temporary folder that becomes ``out`` if the block succeeds, and is deleted otherwise.
 
     Args:
         out: the folder to write; its parents are created.
-        replace: whether an ``out`` that is there already is replaced. Only for a folder that one process writes at a
-            time: what a killed process has left beside it is removed.
+        replace: whether to replace an existing ``out``. Only for a folder that one process writes at a time, because
+            leftovers of killed processes next to it are deleted.
 
     Raises:
-        ConfigError: ``out`` has something in it and is not to be replaced, or it cannot be written.
+        ConfigError: ``out`` is not empty and must not be replaced, or it cannot be written.
     """
     out = out.absolute()
     if not replace:
@@ -64,7 +64,7 @@ def _swap(new: Path, out: Path, old: Path) -> None:
 
 
 def check_new(out: Path) -> None:
-    """Refuse a folder that has something in it."""
+    """Refuse a path that exists, unless it is an empty folder."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"{out}: exists and is not an empty folder; nothing was changed")
 

@@ -1,7 +1,7 @@
 """An adapter as a standard LoRA adapter.
 
-Exact, to dtype precision, where every update has low rank by construction (GenFT with identity activations).
-Elsewhere the best approximation of a rank, by peft's own conversion, with the error per layer.
+The conversion is exact, to dtype precision, if every update is low-rank by construction (GenFT with identity
+activations). Otherwise, peft's own conversion gives the best approximation of a rank, with the error of each layer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from genft.bridge.weight.row_slices import place_rows
 from genft.errors import ConfigError
 from genft.models.weights import FrozenWeight, unwrap
 
-#: Share of the squared singular values that the automatic rank of an approximation keeps.
+#: Share of the squared singular values that an approximation of automatic rank keeps.
 ENERGY = 0.99
 
 Pair = tuple[Tensor, Tensor]
@@ -46,17 +46,17 @@ def to_lora(
     adapter_name: str = "default",
     program: str = "peft",
 ) -> LoraAdapter:
-    """The LoRA adapter nearest to an adapter of ``model``, which is left as it is.
+    """The LoRA adapter nearest to an adapter of ``model``, which is not changed.
 
     Args:
-        rank: highest rank of every weight; an update of lower rank by construction keeps its own.
-        energy: instead of a rank: per weight, the smallest one that keeps this share of the squared singular
-            values. With neither, the exact form where there is one, else an energy of 0.99.
-        program: what will load it, a member of ``lora_adapter.READERS``.
+        rank: the maximum rank of every weight; an update of lower rank by construction keeps its own rank.
+        energy: alternative to ``rank``: for each weight, the smallest rank that keeps this share of the squared
+            singular values. Without either, the exact form if there is one, else an energy of 0.99.
+        program: the program that will load it, a member of ``lora_adapter.READERS``.
 
     Raises:
-        ConfigError: the adapter is more than a change of linear weights and their biases, the rank cannot be had, or
-            the program could not load a part of it.
+        ConfigError: the adapter changes more than linear weights and their biases, the rank is not possible, or the
+            program could not load a part of it.
     """
     check_program(program)
     layers = _convertible(model, adapter_name)
@@ -85,7 +85,7 @@ def to_lora(
 
 
 def save_lora(folder: Path, lora: LoraAdapter, opened: Opened) -> None:
-    """Write a folder for peft, and for ``genft predict`` if the adapter came from ``genft train``."""
+    """Write a folder for peft, and also for ``genft predict`` if the adapter came from ``genft train``."""
     lora.save(folder)
     save_preprocessing(folder, opened)
     if opened.saved is not None:
@@ -100,7 +100,7 @@ def save_lora(folder: Path, lora: LoraAdapter, opened: Opened) -> None:
 
 
 def _labels(base: PreTrainedModel) -> list[str]:
-    """Names of the outputs of a classification head, in their order; none for a model without one."""
+    """Names of the outputs of a classification head, in order; empty for a model without one."""
     if not type(base).__name__.endswith("Classification"):
         return []
     names: dict[int, str] = cast(Any, base.config).id2label
@@ -108,8 +108,8 @@ def _labels(base: PreTrainedModel) -> list[str]:
 
 
 def _convertible(model: PeftModel, adapter_name: str) -> dict[str, BaseTunerLayer]:
-    """The adapted modules by path; a ConfigError says why one of them has no LoRA form."""
-    found: dict[str, BaseTunerLayer] = {}
+    """The adapted modules by path; raises a ConfigError with the reason if one of them has no LoRA form."""
+    layers: dict[str, BaseTunerLayer] = {}
     for path, layer in model.get_base_model().named_modules():
         if not isinstance(layer, BaseTunerLayer):
             continue
@@ -117,10 +117,10 @@ def _convertible(model: PeftModel, adapter_name: str) -> dict[str, BaseTunerLaye
             continue
         if (why := _no_lora_form(path, layer, adapter_name)) is not None:
             raise ConfigError(f"to-lora: {why}")
-        found[path] = layer
-    if not found:
+        layers[path] = layer
+    if not layers:
         raise ConfigError(f"to-lora: the adapter {adapter_name!r} changes no weight")
-    return found
+    return layers
 
 
 def _no_lora_form(path: str, layer: BaseTunerLayer, adapter_name: str) -> str | None:
@@ -131,7 +131,7 @@ def _no_lora_form(path: str, layer: BaseTunerLayer, adapter_name: str) -> str | 
             return f"{path} is an nn.MultiheadAttention, where peft's LoRA is bypassed in evaluation; merge it instead"
         return None
     if isinstance(layer, AdapterLayer):
-        return f"it computes beside {path}, nonlinearly, so no LoRA adapter equals it; keep it attached"
+        return f"it computes a nonlinear function alongside {path}, which no LoRA adapter equals; keep it attached"
     if not layer.supports_lora_conversion(adapter_name):
         return f"peft cannot convert {type(layer).__name__} ({path}) to LoRA"
     return None
@@ -151,7 +151,7 @@ def _check_rank(rank: int | None, energy: float | None, layers: dict[str, BaseTu
 
 
 def _exact_pairs(layers: dict[str, BaseTunerLayer], adapter_name: str) -> dict[str, Pair] | None:
-    """(A, B) of every weight by path, or None where some update has no low-rank form by construction."""
+    """(A, B) of every weight by path, or None if an update has no low-rank form by construction."""
     pairs = {}
     for path, layer in layers.items():
         if not isinstance(layer, WeightLayer):
@@ -170,7 +170,7 @@ def _exact_pairs(layers: dict[str, BaseTunerLayer], adapter_name: str) -> dict[s
 
 
 def balanced(left: Tensor, right: Tensor) -> Pair:
-    """(A, B) with B A = L Rᵀ, equally large, and without the directions that L Rᵀ does not have.
+    """(A, B) with B A = L Rᵀ, equal in norm, and without directions that L Rᵀ does not have.
 
     Slices of one weight share most of R, so the rank of their sum is less than the sum of their ranks.
 
@@ -202,7 +202,7 @@ def _nearest_pairs(
 
 
 def _only_slices(layer: BaseTunerLayer, adapter_name: str, b: Tensor) -> Tensor:
-    """B with exact zeros in the rows that the adapter leaves alone."""
+    """B with exact zeros in the rows that the adapter does not change."""
     if not isinstance(layer, WeightLayer):
         return b
     return place_rows([(s, b[s.start : s.stop]) for s in layer.attachments[adapter_name].sites], len(b))
@@ -256,13 +256,13 @@ def _lora_config(base: nn.Module, original: PeftConfig, ranks: dict[str, int]) -
         alpha_pattern=dict(others),
         target_modules=sorted(leaves if same_leaf == set(ranks) else ranks),
         fan_in_fan_out=all(isinstance(unwrap(base.get_submodule(path)), Conv1D) for path in ranks),
-        # peft adds its own names for heads each time that it meets such a configuration
+        # peft adds its own names for heads each time it processes such a configuration
         modules_to_save=list(dict.fromkeys(getattr(original, "modules_to_save", None) or ())) or None,
         base_model_name_or_path=original.base_model_name_or_path,
         revision=original.revision,
         inference_mode=True,
     )
-    if original.task_type is None:  # what peft's own save_pretrained records, for AutoPeftModel
+    if original.task_type is None:  # as peft's own save_pretrained does, for AutoPeftModel
         config.auto_mapping = {
             "base_model_class": type(base).__name__,
             "parent_library": type(base).__module__,

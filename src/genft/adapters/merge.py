@@ -1,4 +1,4 @@
-"""An adapter folded into its base: a plain model."""
+"""Merging an adapter into its base, which gives a plain model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genft.errors import MergeError, first_line
 
 
 def merge(model: nn.Module) -> PreTrainedModel:
-    """The plain transformers model with the adapter folded in; ``model`` itself is used up.
+    """The plain transformers model with the adapter folded in; ``model`` itself must not be used afterwards.
 
     Raises:
         MergeError: the adapter cannot be merged, or the result is not a model that transformers can load.
@@ -24,7 +24,7 @@ def merge(model: nn.Module) -> PreTrainedModel:
     if not isinstance(model, PeftModel):
         return cast(PreTrainedModel, model)  # a fully trained model, or a head on a frozen one
     if model.active_peft_config.is_prompt_learning:
-        raise MergeError("merge: it learns a prompt, which no change of the weights equals; keep it attached")
+        raise MergeError("merge: the adapter is a prompt, which no change of the weights can replace; keep it attached")
     try:
         merged = cast(Any, model).merge_and_unload(safe_merge=True)
     except MergeError:

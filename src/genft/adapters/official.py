@@ -1,14 +1,14 @@
-"""Adapters that GenFT's authors' own code has saved, made into adapters of this package, exactly.
+"""Import of adapters saved by the GenFT authors' own code, converted exactly into adapters of this package.
 
-Their repository (xuguangning1218/GenFT) contains a package called ``genft`` as well, and a fork of peft whose
-``peft_type`` is ours, GENFT. Two layouts:
+Their repository (xuguangning1218/GenFT) also contains a package called ``genft``, and a fork of peft that uses the same
+``peft_type`` as ours, GENFT. There are two layouts:
 
     texts    adapter_config.json with ``generator_share_dim``; adapter_model.safetensors (or .bin) with
              ``….genft_individual_weight_a`` (b, d), ``…_b`` (d, b) for every weight, and the generator once or more:
              ``….genft_share_{1,2}_{a,b}.linear.{weight,bias}``, (a, d) for a, (d, a) for b
     images   best_model.pt, ``{"model": {name: tensor}, …}``, with args.yaml; a pair for every block of a ViT
 
-What they compute is ``GenFTConfig(form="official")``.
+Their computation is ``GenFTConfig(form="official")``.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ _PAIR_KEY = re.compile(r"^(.*?)\.?genft_individual_weight_([ab])(?:\.default)?$"
 
 @dataclass
 class Published:
-    """A saved adapter of theirs, read.
+    """The content of one of their saved adapters.
 
     Attributes:
-        settings: for our configuration.
-        shared: our shared factors and biases by name.
-        pairs: where it belongs (module path, or number of the block) → (A, B), as they store them.
+        settings: settings for our configuration.
+        shared: the shared factors and biases, under our names.
+        pairs: location (module path, or number of the block) → (A, B), as they store them.
         rest: all other tensors by name: the head.
-        heads: modules that were trained in full, as their configuration names them.
-        task_type: of peft; None for images.
+        heads: modules that were trained in full, as named in their configuration.
+        task_type: peft's task type; None for images.
     """
 
     settings: dict[str, Any]
@@ -71,7 +71,7 @@ def import_official(folder: str | Path, base: str | Path | nn.Module, out: str |
     """Write the adapter in ``folder`` to ``out`` as an adapter of this package.
 
     Args:
-        folder: holds adapter_config.json (texts), or best_model.pt and args.yaml (images).
+        folder: contains adapter_config.json (texts), or best_model.pt and args.yaml (images).
         base: the pretrained model that it was trained on: a Hub id, a packaged name, a folder, or the model itself.
         out: a folder that does not exist yet, or is empty.
 
@@ -79,8 +79,8 @@ def import_official(folder: str | Path, base: str | Path | nn.Module, out: str |
         The base model with the adapter.
 
     Raises:
-        AdapterFileError: the folder is not theirs, damaged, incomplete, or does not fit the base.
-        ConfigError: a setting that has no exact counterpart here; or ``out`` is not empty.
+        AdapterFileError: the folder is not one of theirs, is damaged or incomplete, or does not fit the base.
+        ConfigError: a setting has no exact counterpart here, or ``out`` is not empty.
     """
     source, target = Path(folder), Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -146,7 +146,7 @@ def _read_images(folder: Path) -> Published:
 
 
 def _settings(config: Mapping[str, Any], shared: Mapping[str, Tensor], dropout: float) -> dict[str, Any]:
-    """Their settings under our names. An activation that they do not know is the identity, in their code too."""
+    """Their settings under our names. As in their code, an unknown activation is the identity."""
     inner, outer = (
         ACTIVATIONS.get(str(config.get(f"{which}_activation")).lower(), "identity") for which in ("inner", "outer")
     )
@@ -178,10 +178,10 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _load_pickle(file: Path) -> dict[str, Any]:
-    """A file of torch.save, tensors and plain values alone: nothing in it is executed."""
+    """Read a torch.save file of tensors and plain values; nothing in it is executed."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds; what it says about an unsafe file is what a user needs
+    except Exception as e:  # torch raises many types; its message about an unsafe file is what the user needs
         raise AdapterFileError(f"{file}: cannot be read ({first_line(e)})") from None
     if not isinstance(content, dict):
         raise AdapterFileError(f"{file}: does not hold a dictionary of tensors")
@@ -191,7 +191,7 @@ def _load_pickle(file: Path) -> dict[str, Any]:
 def _sorted_out(
     tensors: Mapping[str, Tensor], folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """(our shared factors and biases, pairs by path, all others)."""
+    """Split into (shared factors and biases under our names, pairs by path, all other tensors)."""
     shared: dict[str, Tensor] = {}
     halves: dict[str, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
@@ -200,7 +200,9 @@ def _sorted_out(
             part, kind = match.groups()
             ours = SHARED[part] + ("_bias" if kind == "bias" else "")
             value = tensor.T if kind == "weight" and part.endswith("a") else tensor
-            if ours in shared and not torch.equal(shared[ours], value):  # every layer may list the one generator
+            if ours in shared and not torch.equal(
+                shared[ours], value
+            ):  # every layer may contain a copy of the one generator
                 raise AdapterFileError(f"{folder}: {name} differs from another copy of the shared generator")
             shared[ours] = value
         elif match := _PAIR_KEY.match(name):
@@ -212,11 +214,11 @@ def _sorted_out(
     return shared, {path: (pair["a"], pair["b"]) for path, pair in halves.items()}, rest
 
 
-# -------------------------------------------------------------------- making ours
+# -------------------------------------------------------------------- building our adapter
 
 
 def _load(base: str, published: Published) -> nn.Module:
-    """The base model, with a head as wide as theirs."""
+    """The base model, with a head of the same width as theirs."""
     source = find_model(base)
     model = _of_their_class(source.folder, base, published)
     model.config._name_or_path = model.name_or_path = source.base_id
@@ -274,7 +276,7 @@ def _fill(published: Published, adapted: PeftModel, folder: Path) -> None:
 
 
 def _fill_heads(published: Published, adapted: PeftModel, folder: Path) -> None:
-    """Copy every other tensor of theirs into the modules that are saved with the adapter."""
+    """Copy all of their other tensors into the modules that are saved with the adapter."""
     left = dict(published.rest)
     for path, module in adapted.get_base_model().named_modules():
         if not isinstance(module, ModulesToSaveWrapper):

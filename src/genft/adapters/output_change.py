@@ -17,11 +17,11 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class OutputChange:
-    """Difference of a model's outputs before and after.
+    """The difference between a model's outputs before and after.
 
     Attributes:
-        inputs: what it was measured on, in words.
-        largest: of one output (a logit), absolute.
+        inputs: a description of the inputs.
+        largest: the largest absolute change of a single output (a logit).
         relative: ‖after − before‖ / ‖before‖ over all outputs.
     """
 
@@ -38,7 +38,7 @@ def output_change(inputs: str, before: Tensor, after: Tensor) -> OutputChange:
 
 
 def outputs(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
-    """All outputs of ``model`` in evaluation, float32, as one vector: logits, or hidden states without a head."""
+    """All outputs of ``model`` in evaluation mode, float32, as one vector: logits, or hidden states without a head."""
     model.eval()
     vectors = []
     with torch.inference_mode():
@@ -53,9 +53,9 @@ def random_batches(model: nn.Module, image_size: int | None = None, n: int = 4) 
     base = cast(Any, model)
     generator = torch.Generator().manual_seed(0)
     if base.main_input_name == "pixel_values":
-        # transformers' models keep their size in the configuration, timm's in the patch embedding
-        of_timm = next((m.img_size for m in base.modules() if getattr(m, "img_size", None)), 224)
-        size = image_size or getattr(base.config, "image_size", None) or of_timm
+        # transformers' models have their image size in the configuration, timm's in the patch embedding
+        timm_size = next((m.img_size for m in base.modules() if getattr(m, "img_size", None)), 224)
+        size = image_size or getattr(base.config, "image_size", None) or timm_size
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         return [
             {"pixel_values": torch.randn(1, 3, height, width, generator=generator, dtype=torch.float32)}
@@ -73,6 +73,6 @@ def random_batches(model: nn.Module, image_size: int | None = None, n: int = 4) 
 
 
 def given_batches(trained: Trained, inputs: Sequence[tuple[str, ...]]) -> list[Batch]:
-    """One batch per input, a tuple of texts or the path of an image, read as in training."""
+    """One batch per input, which is a tuple of texts or the path of an image, read as in training."""
     data = encode(inputs, None, trained.saved.preprocessing, trained.tokenizer)
     return [{k: torch.as_tensor(v)[None] for k, v in data[i].items()} for i in range(len(data))]

@@ -1,9 +1,9 @@
-"""The folder that a run leaves behind, and how to use it again: enough for a stranger with the same base model.
+"""Save and load the adapter folder of a run, which contains all that a user with the same base model needs.
 
-adapter_config.json, adapter_model.safetensors    peft's own (model.safetensors where no adapter was used)
-genft_task.json                                   task, labels, preprocessing, base, what was measured
+adapter_config.json, adapter_model.safetensors    peft's files (model.safetensors if no adapter was used)
+genft_task.json                                   task, labels, preprocessing, base, score
 genft_base.json                                   hashes of the base's frozen weights
-tokenizer files, README.md                        for text; the model card with the code to load it
+tokenizer files (text), README.md                 the tokenizer; the model card with the code to load it
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from genft.models.parameters import trained_state
 from genft.models.prefixes import accept_prefix
 from genft.models.source import ModelSource, find_model
 
-_ELSEWHERE = "; if you have this model elsewhere, say where with --base (base= in Python)"
+_ELSEWHERE = "; if you have this model elsewhere, pass its location with --base (base= in Python)"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An adapter on its base model, from a folder that genft or peft wrote.
+    """An adapter on its base model, loaded from a folder written by genft or peft.
 
     Attributes:
-        folder: where it was saved.
-        model: in evaluation mode.
-        tokenizer: None for images, or if there is none.
-        saved: what genft recorded about the task; None for a folder that peft alone wrote.
+        folder: the folder of the adapter.
+        model: the adapted model, in evaluation mode.
+        tokenizer: the tokenizer, or None for images or if there is none.
+        saved: genft's record of the task, or None for a folder written by peft alone.
     """
 
     folder: Path
@@ -67,7 +67,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Trained(Opened):
-    """An adapter that genft trained, on its base and ready to predict."""
+    """An adapter trained by genft, on its base and ready to predict."""
 
     saved: SavedTask
 
@@ -76,10 +76,10 @@ class Trained(Opened):
 
         Args:
             inputs: texts, tuples of two texts if the task has pairs, or paths of images.
-            batch_size: inputs that the model sees at once.
+            batch_size: the number of inputs per forward pass.
 
         Raises:
-            DataError: one text instead of a list, or an input with another number of texts than in training.
+            DataError: one text instead of a list, or an input with a different number of texts than in training.
         """
         data: Encoded = encode(self._as_tuples(inputs), None, self.saved.preprocessing, self.tokenizer)
         order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
@@ -99,7 +99,7 @@ class Trained(Opened):
     def _as_tuples(self, inputs: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
         if isinstance(inputs, str):
             raise DataError("inputs: received one text; give a list of texts")
-        tuples = [(given,) if isinstance(given, str) else tuple(given) for given in inputs]
+        tuples = [(item,) if isinstance(item, str) else tuple(item) for item in inputs]
         columns = self.saved.text_columns or ("image",)
         for number, texts in enumerate(tuples):
             if len(texts) != len(columns):
@@ -113,10 +113,10 @@ class Trained(Opened):
 def save(
     folder: Path, model: nn.Module, loaded: LoadedModel, task: Task, method: str, protocol: str, score: float
 ) -> int:
-    """Write the folder, whole or not at all; an older one of this name is replaced.
+    """Write the folder atomically; an older one of the same name is replaced.
 
     Returns:
-        The bytes of its weight file.
+        The size of its weight file in bytes.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -163,7 +163,8 @@ def _describe(
 
 
 def save_adapter(folder: Path, model: PeftModel) -> None:
-    """As peft saves it; one that starts by changing W0 (PiSSA) as LoRA of the unchanged W0, of twice the rank."""
+    """Save the adapter as peft does; one that starts by changing W0 (PiSSA) is saved as LoRA of twice the rank on the
+    unchanged W0."""
     model.save_pretrained(str(folder), save_embedding_layers=False)
     initial = getattr(model, "initial_adapter", None)
     if initial is None:
@@ -175,7 +176,7 @@ def save_adapter(folder: Path, model: PeftModel) -> None:
         elif ".lora_B." in name:
             weights[name] = torch.cat([weights[name], -start.cpu()], dim=1)
     config = json.loads(file.read_text(encoding="utf-8"))
-    scale = 2**0.5 if config["use_rslora"] else 2  # with which alpha / r, or alpha / √r, stays as it is
+    scale = 2**0.5 if config["use_rslora"] else 2  # keeps alpha / r, or alpha / √r, unchanged
     config |= {"init_lora_weights": True, "r": 2 * config["r"], "lora_alpha": scale * config["lora_alpha"]}
     config["rank_pattern"] = {name: 2 * rank for name, rank in (config["rank_pattern"] or {}).items()}
     config["alpha_pattern"] = {name: scale * alpha for name, alpha in (config["alpha_pattern"] or {}).items()}
@@ -184,12 +185,12 @@ def save_adapter(folder: Path, model: PeftModel) -> None:
 
 
 def save_preprocessing(folder: Path, opened: Opened) -> None:
-    """What turns an example into the model's input: the tokenizer, or the image processor."""
+    """Save the preprocessing of the model's inputs: the tokenizer, or the image processor."""
     if opened.tokenizer is not None:
         opened.tokenizer.save_pretrained(folder)
     if opened.saved is not None and opened.saved.kind == "image":
         p = opened.saved.preprocessing
-        side = cast(int, p.image_size)  # images have one
+        side = cast(int, p.image_size)  # always set for images
         transformers.ViTImageProcessor(
             size={"height": side, "width": side},
             resample=3 if p.interpolation == "bicubic" else 2,
@@ -202,11 +203,11 @@ def save_preprocessing(folder: Path, opened: Opened) -> None:
 
 
 def load(folder: str | Path, base: str | None = None) -> Trained:
-    """Load what :func:`save` wrote on its base model, for prediction.
+    """Load a folder written by :func:`save` onto its base model, for prediction.
 
     Args:
         folder: the saved adapter.
-        base: another place of the same base model; by default the one that the adapter names.
+        base: another location of the same base model; by default the one that the adapter names.
 
     Raises:
         AdapterFileError: a file is missing or damaged.
@@ -231,15 +232,16 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
 
 
 def open_adapter(folder: Path, base: str | None = None, num_labels: int | None = None) -> Opened:
-    """Load what ``genft train``, or peft's ``save_pretrained``, has written.
+    """Load a folder written by ``genft train`` or by peft's ``save_pretrained``.
 
     Args:
         folder: the saved adapter.
-        base: where the base model is, if not where the adapter says.
-        num_labels: outputs of the head, for a folder of peft's with a classification head (it does not say).
+        base: the location of the base model, if it differs from the one in the adapter.
+        num_labels: the number of outputs of the head, for a peft folder with a classification head, which does not
+            record it.
 
     Raises:
-        AdapterFileError: a file is missing or damaged, or does not say what its base model is.
+        AdapterFileError: a file is missing or damaged, or does not name its base model.
         BaseMismatchError: the base is not the model that the adapter was trained on.
         ConfigError: the base cannot be found.
     """
@@ -254,16 +256,16 @@ def open_adapter(folder: Path, base: str | None = None, num_labels: int | None =
         raise AdapterFileError(f"{folder}: does not name its base model; pass --base")
     source = find_model(name)
     model = _plain_base(folder, config, source, num_labels)
-    hint = "; pass --num-labels, the outputs of its head" if num_labels is None else ""
+    hint = "; pass --num-labels, the number of outputs of its head" if num_labels is None else ""
     adapted = _attach(folder, model, name, hint, embeddings=True)
-    places = [p for p in (folder, source.folder) if (p / "tokenizer_config.json").is_file()]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(places[0]) if places else None
+    folders = [p for p in (folder, source.folder) if (p / "tokenizer_config.json").is_file()]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[0]) if folders else None
     return Opened(folder, adapted.eval(), tokenizer, None)
 
 
 def _find_base(saved: SavedTask, base: str | None) -> ModelSource:
     if saved.base_is_local and not base and not Path(saved.base).expanduser().is_dir():
-        # never look a folder's name up on the Hub: another model may have it
+        # never look up a folder's name on the Hub: another model may have the same name
         raise ConfigError(f"model: the folder {saved.base} does not exist{_ELSEWHERE}")
     try:
         return find_model(base or saved.base)
@@ -282,9 +284,9 @@ def _task(saved: SavedTask) -> Task:
     )
 
 
-def _tokenizer(folder: Path, saved: SavedTask, of_base: Any) -> Any:
-    """The tokenizer of training: that in the adapter's folder; the base's may have been exchanged since."""
-    if of_base is None:
+def _tokenizer(folder: Path, saved: SavedTask, base_tokenizer: Any) -> Any:
+    """The tokenizer used in training, from the adapter's folder; the base's own may have been replaced since."""
+    if base_tokenizer is None:
         return None
     in_folder = (folder / "tokenizer_config.json").is_file()
     if in_folder:
@@ -293,26 +295,26 @@ def _tokenizer(folder: Path, saved: SavedTask, of_base: Any) -> Any:
         except Exception as e:  # the tokenizers library raises plain exceptions
             raise AdapterFileError(f"{folder}: its tokenizer cannot be read: {first_line(e)}") from None
     else:
-        tokenizer = of_base
+        tokenizer = base_tokenizer
     expected = saved.tokenizer_fingerprint
     if expected is None or other_base_allowed() or tokenizer_fingerprint(tokenizer) == expected:
         return tokenizer
     if in_folder:
-        raise AdapterFileError(f"{folder}: its tokenizer is not the one of training; copy the folder whole")
+        raise AdapterFileError(f"{folder}: its tokenizer is not the one used in training; copy the whole folder")
     raise BaseMismatchError(
-        f"adapter: the tokenizer of {saved.base} is not the one of training, and {folder} has none; load the base "
+        f"adapter: the tokenizer of {saved.base} is not the one used in training, and {folder} has none; load the base "
         "model of training, or pass another on purpose inside `with genft.allow_other_base():`"
     )
 
 
 def _attach(folder: Path, base: PreTrainedModel, name: str, hint: str = "", *, embeddings: bool = False) -> PeftModel:
-    """Put the adapter in ``folder`` on its base, after checking its files.
+    """Check the files of the adapter in ``folder`` and attach it to its base.
 
     Args:
         base: the base model.
-        name: how the adapter calls it.
-        hint: for the message about tensors of other sizes.
-        embeddings: whether the file may hold the base's embeddings, which peft saves where they were resized.
+        name: the adapter's name for the base.
+        hint: an addition to the message about tensors of other sizes.
+        embeddings: whether the file may contain the base's embeddings, which peft saves if they were resized.
     """
     file = folder / ADAPTER_WEIGHTS
     tensors = read_tensors(file)
@@ -330,7 +332,7 @@ def _attach(folder: Path, base: PreTrainedModel, name: str, hint: str = "", *, e
 
 
 def _fill_in(file: Path, loaded: LoadedModel, saved: SavedTask) -> nn.Module:
-    """The base with what a baseline trained: its head, or everything."""
+    """The base with the weights that a baseline trained: its head, or everything."""
     tensors = read_tensors(file)
     known = dict(loaded.model.named_parameters())
     head = tuple(f"{name}." for name in loaded.trained_in_full)
@@ -342,11 +344,11 @@ def _fill_in(file: Path, loaded: LoadedModel, saved: SavedTask) -> nn.Module:
 
 
 def _plain_base(folder: Path, config: PeftConfig, source: ModelSource, num_labels: int | None) -> PreTrainedModel:
-    """The base model of a folder that peft alone wrote, of the class that its task type asks for."""
+    """The base model of a folder written by peft alone, of the class required by its task type."""
     class_name = AUTO_CLASSES.get(str(config.task_type)) or (config.auto_mapping or {}).get("base_model_class", "")
     auto = getattr(transformers, class_name, None)
     if auto is None:
-        raise AdapterFileError(f"{folder}: does not say of which class its base model is (task_type)")
+        raise AdapterFileError(f"{folder}: does not state the class of its base model (task_type)")
     head = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
     model: PreTrainedModel = auto.from_pretrained(source.folder, dtype="auto", **head)
     model.config._name_or_path = model.name_or_path = source.base_id

@@ -1,4 +1,4 @@
-"""genft_task.json: what a saved adapter says about its task, its labels and how inputs are read."""
+"""genft_task.json: a saved adapter's record of its task, its labels and its preprocessing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class SavedTask(Record):
         classes: the labels, in the order of the model's outputs; empty in a regression.
         base: a Hub id, or the base's folder on the machine of training.
         score: ``metric`` on the reporting split of ``protocol``.
-        base_fingerprint: one hash for all frozen weights of the base (``base_record.py``); None where nothing of it
-            was frozen, and for adapters of genft 0.1.
-        tokenizer_fingerprint: one hash for what the tokenizer does; None for images, and for adapters of genft 0.1.
+        base_fingerprint: one hash of all frozen weights of the base (``base_record.py``); None if nothing was frozen,
+            and for adapters of genft 0.1.
+        tokenizer_fingerprint: one hash of the tokenizer's behaviour; None for images, and for adapters of genft 0.1.
     """
 
     genft_version: str
@@ -42,7 +42,7 @@ class SavedTask(Record):
 
     @property
     def outputs(self) -> int:
-        """Outputs of the head: one per class, or one number."""
+        """The number of outputs of the head: one per class, or one for a number."""
         return len(self.classes) or 1
 
     def write(self, folder: Path) -> None:
@@ -60,7 +60,7 @@ def read_task(folder: Path) -> SavedTask:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise AdapterFileError(
-            f"{path}: is missing, so the labels are unknown; load an adapter that genft did not save with "
+            f"{path}: is missing, so the labels are unknown; to load an adapter that genft did not save, use "
             "peft.PeftModel.from_pretrained"
         ) from None
     except ValueError as e:

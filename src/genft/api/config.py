@@ -1,7 +1,7 @@
-"""The part of every configuration that has nothing to do with a method's mathematics: where it is attached.
+"""The part of every configuration that is independent of a method's mathematics: where the method is attached.
 
-A method's configuration is a peft configuration with the method's own fields added, each described once in its
-``help``; the command line shows the same text.
+A method's configuration is a peft configuration plus the method's own fields. Each field is described once, in its
+``help``, which the command line shows too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ C = TypeVar("C", bound="AdapterConfig")
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers that a setting allows; None leaves a side open. Numbers are finite in any case."""
+    """The numbers that a setting allows; None means no bound. Numbers must always be finite."""
 
     ge: float | None = None
     gt: float | None = None
@@ -72,12 +72,12 @@ def setting(
     later: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """A dataclass field with its one description and what it allows; the command line shows both.
+    """A dataclass field with its description and allowed values, which the command line shows.
 
     Args:
-        choices: the values it allows, if they are few.
+        choices: the allowed values, if there are few.
         ge, gt, le, lt, ne: bounds of a number (at least, above, at most, below, other than).
-        later: whether the setting was added after results had been stored. It is then left out of a result's key
+        later: whether the setting was added after results had been stored. If so, it is left out of a result's key
             while it has its default, so that those results keep their keys.
     """
     bounds = Bounds(ge, gt, le, lt, ne)
@@ -100,7 +100,7 @@ NOT_SUPPORTED = {
 
 
 def setting_problems(config: Any) -> list[str]:
-    """One sentence for every field of ``config`` whose value its own :func:`setting` does not allow."""
+    """One sentence for every field of ``config`` whose value its :func:`setting` does not allow."""
     problems = []
     for f in fields(config):
         value, bounds, choices = getattr(config, f.name), f.metadata.get("bounds"), f.metadata.get("choices")
@@ -121,13 +121,13 @@ def takes_whole_numbers(f: Field[Any]) -> bool:
 
 @dataclass
 class AdapterConfig(PeftConfig):
-    """Fields that every method of genft shares. Raises :class:`ConfigError` with all problems at once.
+    """Fields that all methods of genft share. Raises :class:`ConfigError` with all problems at once.
 
-    genft never writes to a configuration: an adapter works with a copy of its own (:meth:`owned`), and what the base
-    model decided goes only into what that copy saves. So one configuration can serve any number of models. peft does
-    write, before genft sees the configuration: ``get_peft_model`` sets ``base_model_name_or_path`` (and ``revision``,
-    if it is given one), models for classes add their head to ``modules_to_save``, ``load_adapter`` sets
-    ``inference_mode``; all else that peft writes goes to the copy.
+    genft never modifies a configuration: every adapter has its own copy (:meth:`owned`), and values derived from the
+    base model appear only in what that copy saves. So one configuration can be used for any number of models. peft
+    does modify it before genft sees it: ``get_peft_model`` sets ``base_model_name_or_path`` (and ``revision``, if
+    given), classification models add their head to ``modules_to_save``, and ``load_adapter`` sets ``inference_mode``;
+    peft's other changes go to the copy.
     """
 
     #: The registered name of the method; also peft's ``peft_type`` in upper case.
@@ -138,10 +138,10 @@ class AdapterConfig(PeftConfig):
     target_modules: list[str] | str | None = setting(
         None,
         "Names (suffixes) of the modules to adapt, a regular expression, or 'all-linear'; "
-        "by default what the method's scope says, or query and value of every attention layer.",
+        "by default the weights of the method's scope, or query and value of every attention layer.",
     )
     exclude_modules: list[str] | str | None = setting(
-        None, "Names (suffixes) of modules to leave alone, or a regular expression."
+        None, "Names (suffixes) of modules to exclude, or a regular expression."
     )
     target_slices: dict[str, Any] | None = setting(
         None,
@@ -163,7 +163,7 @@ class AdapterConfig(PeftConfig):
     )
     base_fingerprint: dict[str, Any] | None = setting(
         None,
-        "Sketch and hash of every adapted base weight; saved with an adapter, and compared when it is loaded.",
+        "Sketch and hash of every adapted base weight; saved with an adapter and compared on loading.",
         repr=False,
     )
 
@@ -175,7 +175,7 @@ class AdapterConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType(self.method.upper())
-        #: What the adapter that owns this copy derived from its base model, by name.
+        #: Returns the values that the adapter owning this copy derived from its base model, by name.
         self.derived: Callable[[], Mapping[str, Any]] = dict
         if isinstance(self.target_modules, set | tuple):
             self.target_modules = sorted(self.target_modules)
@@ -186,17 +186,17 @@ class AdapterConfig(PeftConfig):
         """A copy for one adapter.
 
         Args:
-            derived: returns what the adapter derives from its base model. Values under the names of settings take
-                their place in what the copy saves; other names are for a method's own ``save_pretrained``.
+            derived: returns the values that the adapter derives from its base model. Values named like settings
+                replace these in what the copy saves; others are for a method's own ``save_pretrained``.
         """
         twin = copy.copy(self)
-        # what another adapter derives stays with that adapter
+        # the derived values of another adapter stay with that adapter
         settings = {name: value for name, value in vars(self).items() if name != "derived"}
         vars(twin).update(copy.deepcopy(settings), derived=derived)
         return twin
 
     def to_dict(self) -> dict[str, Any]:
-        """What is saved: the settings, with the values that the base model decided."""
+        """The settings to save, including values derived from the base model."""
         names = {f.name for f in fields(self)}
         return super().to_dict() | {name: value for name, value in self.derived().items() if name in names}
 
@@ -213,7 +213,7 @@ class AdapterConfig(PeftConfig):
 
     @property
     def default_scope(self) -> str:
-        """Which weights are adapted if the user names none: a member of ``models.architectures.SCOPES``."""
+        """The weights to adapt if the user names none: a member of ``models.architectures.SCOPES``."""
         return "qv"
 
     def problems(self) -> list[str]:
@@ -231,7 +231,8 @@ class AdapterConfig(PeftConfig):
 
 @dataclass
 class PaperStartConfig(AdapterConfig):
-    """For methods that do not start at the pretrained function: prompts, prefixes, near-identity adapters."""
+    """Configuration of methods that do not start at the pretrained function: prompts, prefixes, near-identity
+    adapters."""
 
     starts_pretrained = False
 

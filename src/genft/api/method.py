@@ -1,12 +1,12 @@
-"""What a method is: two small protocols of pure mathematics.
+"""The interface of a method: two small protocols of pure mathematics.
 
-A method file holds formulas and nothing else. It is told *where* it works (a :class:`Site`), answers *which
-tensors* it trains there (:class:`Factor`), and computes from them. Storage, devices, dtypes, saving, merging,
-several adapters and the choice of a fast form belong to ``genft.bridge``. So every formula is a function of tensors
-that a test can compare with its paper.
+A method file contains only formulas. Given *where* it works (a :class:`Site`), it declares *which tensors* it trains
+there (:class:`Factor`) and computes with them. ``genft.bridge`` takes care of storage, devices, dtypes, saving,
+merging, several adapters and the choice of a fast form. So every formula is a function of tensors that a test can
+compare with its paper.
 
 * :class:`WeightMethod` changes a weight: ΔW (o, i) and Δb (o,) from the frozen W0 and b0.
-* :class:`BlockMethod` adds computations inside a transformer block, beside the frozen ones.
+* :class:`BlockMethod` adds computations to the frozen ones inside a transformer block.
 
 Shapes follow torch: a linear weight W0 is (o, i) = (out_features, in_features), an activation is (..., i).
 """
@@ -30,7 +30,7 @@ Base = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Site:
-    """One place that a method adapts: a weight, a row slice of a fused weight, a bias, or a block.
+    """One part of a model that a method adapts: a weight, a row slice of a fused weight, a bias, or a block.
 
     Attributes:
         module: path of the module in the base model, ``"encoder.layer.0.attention.self.query"``.
@@ -52,12 +52,12 @@ class Site:
 
     @property
     def layer(self) -> str:
-        """Path of the module that this one belongs to: q, k and v of one attention share it."""
+        """Path of the parent module, which q, k and v of one attention share."""
         return self.module.rpartition(".")[0]
 
     @property
     def role(self) -> str:
-        """What the weight is within its layer: its leaf name, with the slice where it is fused."""
+        """The weight's role within its layer: its leaf name, plus the slice of a fused weight."""
         leaf = self.module.rpartition(".")[2]
         return f"{leaf}_{self.slice}" if self.slice else leaf
 
@@ -75,9 +75,9 @@ class Factor:
 
     Attributes:
         shape: its shape.
-        init: fills it in place at the start.
-        shared_as: None if the tensor belongs to this site alone; otherwise all sites that give the same name here
-            use one and the same tensor, stored and saved once.
+        init: initialises it in place.
+        shared_as: None if the tensor belongs to this site alone; otherwise, all sites that give the same name here
+            share one tensor, which is stored and saved once.
     """
 
     shape: tuple[int, ...]
@@ -91,8 +91,8 @@ class BlockSite(Site):
 
     Attributes:
         norms: paths, inside the block, of the layer normalisations of its residual stream.
-        first: whether the adapter has no earlier block.
-        last: whether the adapter has no later block.
+        first: whether this is the adapter's first block.
+        last: whether this is the adapter's last block.
     """
 
     norms: tuple[str, ...] = ()
@@ -108,13 +108,13 @@ class Method(ABC, Generic[ConfigT, SiteT]):
     """What both kinds of method have in common.
 
     Args:
-        config: the method's configuration. It is only read: what the base model or training decides belongs to the
-            method (:meth:`WeightMethod.derived_settings`).
+        config: the method's configuration, which is only read: values derived from the base model or from training
+            belong to the method (:meth:`WeightMethod.derived_settings`).
     """
 
     #: Whether some factors are shared between sites (``Factor.shared_as``).
     shares_factors: bool = False
-    #: What to change if a factor never gets a gradient; part of the warning.
+    #: Advice in the warning that a factor never gets a gradient.
     advice_for_silent_factors: str = "choose another initialisation"
 
     def __init__(self, config: ConfigT) -> None:
@@ -124,36 +124,36 @@ class Method(ABC, Generic[ConfigT, SiteT]):
     def factors(self, site: SiteT) -> dict[str, Factor]:
         """The trained tensors of one site, by the symbol that the formulas use.
 
-        A tensor that no formula reads under this configuration must not be listed: it would never get a
-        gradient (which breaks DDP) and would be saved for nothing.
+        Do not list a tensor that no formula uses under this configuration: it would never get a gradient (which breaks
+        DDP) and would be saved needlessly.
         """
 
     def overrides(self, name: str) -> bool:
-        """Whether this method has its own ``name``, one of the functions of its kind that do nothing by themselves."""
+        """Whether this method overrides the function ``name``, whose default in the protocol does nothing."""
         kind = WeightMethod if isinstance(self, WeightMethod) else BlockMethod
         return getattr(type(self), name) is not getattr(kind, name)
 
     def check(self, sites: Sequence[SiteT]) -> list[str]:
-        """One sentence for everything that this configuration cannot do at these sites."""
+        """One sentence for every problem of this configuration at these sites."""
         return []
 
     def attached(self, adapter_name: str, trained: Callable[[], dict[str, nn.Parameter]]) -> None:
-        """Called once the adapter is in place; for what a method does besides its formulas.
+        """Called once the adapter is attached; for anything that a method does besides its formulas.
 
         Args:
             adapter_name: peft's name of this adapter.
             trained: looks up the adapter's own tensors, ``"<site>.<symbol>"`` → parameter. Loading and casting
-                replace parameters, so nothing may keep what it returns.
+                replace parameters, so do not keep what it returns.
         """
 
     def before_forward(self) -> None:
-        """Called before each forward pass of the model in training mode (but not in a compiled one)."""
+        """Called before each forward pass of the model in training mode, except in compiled ones."""
 
 
 class WeightMethod(Method[ConfigT, Site]):
-    """ΔW and Δb of a linear weight, generated from the frozen W0 and a few trained factors."""
+    """ΔW and Δb of a linear weight, computed from the frozen W0 and a few trained factors."""
 
-    #: Whether the method changes only biases: it may then target any module that has one.
+    #: Whether the method changes only biases, so that it can target any module that has one.
     bias_only: bool = False
 
     #: Whether normalisations and convolutions may be targeted too. Their weight W0 is (o, n) with a row per output
@@ -163,26 +163,26 @@ class WeightMethod(Method[ConfigT, Site]):
     #: Whether derived tensors are saved with the adapter.
     saves_derived: bool = False
 
-    #: Whether derived tensors also follow a base weight that is trained beside the adapter, and so changes in every
-    #: step. Those that are costly to derive are renewed only if a frozen weight has changed.
+    #: Whether derived tensors also follow a base weight that is trained together with the adapter and so changes in
+    #: every step. Tensors that are costly to derive are renewed only if a frozen weight has changed.
     derives_every_step: bool = False
 
     #: Whether ΔW and Δb are linear in the trained tensors, so that weighted sums of adapters are exact.
     is_linear: bool = False
 
     def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
-        """Called with all the adapter's frozen weights before :meth:`derive` is asked site by site and before factors
-        are initialised, for work on several weights at once. Calling a function reads (and dequantises) its weight.
-        It is not called while weights are on the meta device."""
+        """Called with all frozen weights of the adapter before :meth:`derive` is called site by site and before factors
+        are initialised, for work on several weights at once. Each function reads (and dequantises) its weight. Not
+        called while weights are on the meta device."""
 
     def derived_settings(self) -> dict[str, Any]:
-        """What the adapted weights and training decided, by name. Under the name of a setting it takes the setting's
-        place in the saved configuration; the rest is for ``save_pretrained`` of the method's configuration."""
+        """Values derived from the adapted weights or from training, by name. Values named like settings replace these
+        in the saved configuration; the rest are for ``save_pretrained`` of the method's configuration."""
         return {}
 
     def derive(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
-        """Frozen tensors derived from W0 (o, i) once, such as an SVD. They are kept beside the weight, passed on with
-        the factors, and derived anew if W0 has changed."""
+        """Frozen tensors derived once from W0 (o, i), such as an SVD. They are stored next to the weight, passed on
+        together with the factors, and derived again if W0 has changed."""
         return {}
 
     def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
@@ -203,7 +203,7 @@ class WeightMethod(Method[ConfigT, Site]):
         return None
 
     def delta_bias(self, b0: Tensor | None, f: Factors) -> Tensor | None:
-        """Δb (o,), or None if the method leaves biases alone."""
+        """Δb (o,), or None if the method does not change biases."""
         return None
 
     def low_rank(self, w0: Tensor, f: Factors) -> tuple[Tensor, Tensor] | None:
@@ -212,35 +212,35 @@ class WeightMethod(Method[ConfigT, Site]):
 
     @property
     def plan(self) -> str:
-        """The form of the forward pass that the user asks for, a member of ``ops.plan.PLANS``."""
+        """The form of the forward pass that the user requests, a member of ``ops.plan.PLANS``."""
         return getattr(self.config, "plan", "auto")
 
     def linear(self, x: Tensor, base: Base, bias: Tensor | None, f: Factors, shape: Shape) -> Tensor | None:
-        """(W0 + ΔW) x + b0 + Δb in a form of the method's own, or None to leave it to the general ones.
+        """(W0 + ΔW) x + b0 + Δb in the method's own form, or None to use a general form.
 
         Args:
             x: (..., i).
             base: the frozen module: ``base(x)`` is W0 x + b0 + Δb, and ``base(x, delta)`` is (W0 + delta) x + b0 + Δb.
-            bias: b0 + Δb (o,), or None; it needs a gradient too.
+            bias: b0 + Δb (o,), or None; it must receive a gradient too.
             f: the site's factors and derived tensors by name.
-            shape: what the cost model needs to know of this call.
+            shape: the sizes of this call, for the cost model.
         """
         return None
 
     @property
     def entry_dropout(self) -> float:
-        """Probability with which an entry of a generated matrix is dropped in training."""
+        """The probability of dropping an entry of a generated matrix in training."""
         return 0.0
 
 
 class BlockMethod(Method[ConfigT, BlockSite]):
-    """Computations inside a transformer block. A method overrides the hooks that it needs, one at least.
+    """Computations inside a transformer block. A method overrides the hooks that it needs, at least one.
 
-    ``f`` holds the site's factors by name; ``training`` says whether dropout is on.
+    ``f`` contains the site's factors by name; ``training`` is whether dropout is on.
     """
 
     def hooks(self) -> frozenset[str]:
-        """Names of the hooks that this method uses with this configuration."""
+        """Names of the hooks that this method uses under this configuration."""
         return frozenset(name for name in BLOCK_HOOKS if self.overrides(name))
 
     def beside_mlp(self, x: Tensor, f: Factors, *, training: bool) -> Tensor:
@@ -264,8 +264,8 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         raise NotImplementedError
 
     def prompts(self, x: Tensor, f: Factors, *, training: bool) -> Tensor | None:
-        """Tokens put after the first token of the block's input x (batch, tokens, width), if any: (prompts, width), or
-        (batch, prompts, width) if they differ from example to example."""
+        """Tokens to insert after the first token of the block's input x (batch, tokens, width), or None: (prompts,
+        width), or (batch, prompts, width) if they differ between examples."""
         raise NotImplementedError
 
     def passing_prompts(self, site: BlockSite) -> int:
@@ -273,7 +273,7 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         return 0
 
     def spent_prompts(self, site: BlockSite) -> int:
-        """How many prompts are taken out again after this block."""
+        """The number of prompts to remove after this block."""
         return 0
 
 

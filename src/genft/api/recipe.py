@@ -1,4 +1,4 @@
-"""What a method needs from a training run besides gradients. Most need nothing."""
+"""What a method needs from a training run besides gradients; most need nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, TrainerCallback
 
-#: n → n training examples as inputs of the model, each in a batch of its own, without labels.
+#: n → n training examples as inputs of the model, each in its own batch, without labels.
 Examples = Callable[[int], Iterable[dict[str, "Tensor"]]]
 
 
 class Recipe:
-    """Asked by ``genft.training`` in this order: :meth:`settings`, :meth:`prepare`, the adapter is attached,
-    :meth:`initialise`, :meth:`learning_rate`, :meth:`callbacks`."""
+    """Called by ``genft.training`` in this order: :meth:`settings` and :meth:`prepare` before the adapter is attached,
+    :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after."""
 
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
-        """Settings that follow from the base model or from the number of optimizer steps; the user's own take
+        """Settings that follow from the base model or from the number of optimizer steps; the user's settings take
         precedence."""
         return {}
 
@@ -29,7 +29,7 @@ class Recipe:
         """Called with the model and its new adapter in evaluation mode, for trained tensors that start from data."""
 
     def learning_rate(self, config: Any, name: str) -> float:
-        """The factor on the adapter's learning rate for the parameter ``name``."""
+        """The multiplier of the adapter's learning rate for the parameter ``name``."""
         return 1.0
 
     def callbacks(self, model: Any) -> list[TrainerCallback]:

@@ -1,4 +1,4 @@
-"""The list of methods. A method is registered by the file that defines it; nothing else keeps a list.
+"""The registry of methods. A method is registered by the file that defines it; there is no other list.
 
 @register("genft", config=GenFTConfig, paper="arXiv 2506.11042", trains="shared and specific factors")
 class GenFT(WeightMethod): ...
@@ -29,18 +29,18 @@ class MethodInfo:
     """One row of ``genft list methods``.
 
     Attributes:
-        name: what ``--method`` takes.
-        family: "weight" and "block" are ours through the bridge; "peft" is peft's own tuner under our presets;
+        name: the name for ``--method``.
+        family: "weight" and "block" are ours, attached by the bridge; "peft" is peft's own tuner under our presets;
             "baseline" needs no adapter (full fine-tuning, linear probe).
-        group: where a reader knows it from.
-        config: the peft configuration class; None for a baseline.
-        method: the mathematics; None if it is peft's.
-        paper: where it comes from.
-        trains: what is trained, in words.
-        defaults: settings of the comparisons that differ from the configuration class's own defaults; each is visible
-            in ``genft explain``.
+        group: the field in which readers know it.
+        config: the peft configuration class, or None for a baseline.
+        method: the class with the mathematics, or None for peft's methods and baselines.
+        paper: the source of the method.
+        trains: a phrase for what is trained.
+        defaults: settings used in comparisons that differ from the configuration class's own defaults;
+            ``genft explain`` shows each of them.
         mergeable: whether the result can be folded into the base weights.
-        kinds: the kinds of input it works on.
+        kinds: the kinds of input that it supports.
         recipe: what it needs from a training run besides gradients.
     """
 
@@ -58,7 +58,7 @@ class MethodInfo:
 
     @property
     def origin(self) -> str:
-        """The library whose code it is."""
+        """The library that implements it."""
         return {"peft": "peft", "baseline": "transformers"}.get(self.family, "genft")
 
     def check_kind(self, kind: str) -> None:
@@ -68,7 +68,7 @@ class MethodInfo:
 
 
 METHODS: dict[str, MethodInfo] = {}
-#: The prefix of peft's own methods that are not in the list: "peft:RANDLORA".
+#: The prefix for peft's own methods that are not in the registry: "peft:RANDLORA".
 PEFT = "peft:"
 
 
@@ -83,7 +83,7 @@ def register(
     kinds: tuple[str, ...] = ("text", "image"),
     recipe: Recipe | None = None,
 ) -> Callable[[M], M]:
-    """Register one of our own methods under ``name``; its family follows from its protocol."""
+    """Register one of our own methods as ``name``; its family follows from its protocol."""
 
     def decorate(cls: M) -> M:
         family: Family = "weight" if issubclass(cls, WeightMethod) else "block"
@@ -110,7 +110,7 @@ def register(
 
 
 def add(info: MethodInfo) -> None:
-    """Add a method that needs no class of its own (peft's tuners, baselines)."""
+    """Add a method without a class of its own (peft's tuners, baselines)."""
     if info.name in METHODS:
         raise ValueError(f"method {info.name!r} is registered twice")
     METHODS[info.name] = info
@@ -120,18 +120,18 @@ def get_method(name: str) -> MethodInfo:
     """The method called ``name``, or peft's own ``peft:NAME``.
 
     Raises:
-        ConfigError: an unknown name, with the nearest one.
+        ConfigError: the name is unknown; the message suggests the nearest one.
     """
     if name.startswith(PEFT):
-        return _of_peft(name)
+        return _peft_method(name)
     try:
         return METHODS[name]
     except KeyError:
         raise ConfigError(not_one_of("method", name, METHODS)) from None
 
 
-def _of_peft(name: str) -> MethodInfo:
-    """A method of peft that is not in the list, with peft's own defaults."""
+def _peft_method(name: str) -> MethodInfo:
+    """A method of peft that is not in the registry, with peft's own defaults."""
     configs = {
         f"{PEFT}{kind.value}": config
         for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()

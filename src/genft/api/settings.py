@@ -1,6 +1,6 @@
-"""A method's settings as the command line, presets and results know them: names, types, defaults, parsing.
+"""A method's settings for the command line, presets and results: names, types, defaults, parsing.
 
-The settings of a method are the fields of its configuration class, without those that genft fills in or that describe
+The settings of a method are the fields of its configuration class, except those that genft fills in or that describe
 the saved file.
 """
 
@@ -22,7 +22,7 @@ from genft.api.config import takes_whole_numbers
 from genft.api.registry import MethodInfo
 from genft.errors import ConfigError, nearest, not_one_of
 
-#: Fields of a peft configuration that genft fills in, or that describe the file and not the method.
+#: Fields of a peft configuration that genft fills in, or that describe the file rather than the method.
 _FILLED_IN = {"task_type", "modules_to_save", "inference_mode"}
 _BOOKKEEPING = {
     "peft_type",
@@ -38,10 +38,10 @@ class SettingInfo(typing.NamedTuple):
     """One setting of a method, for help and documentation.
 
     Attributes:
-        type: its type in words, ``a whole number``.
-        default: the default under which the method runs in comparisons, as JSON holds it.
+        type: its type in words, such as ``a whole number``.
+        default: the default in comparisons, as a JSON value.
         help: its description.
-        allowed: what it allows in words, such as ``0 <= dropout < 1``; empty if its type says it all.
+        allowed: the allowed values in words, such as ``0 <= dropout < 1``; empty if the type is sufficient.
     """
 
     type: str
@@ -66,13 +66,13 @@ def describe_settings(info: MethodInfo) -> dict[str, SettingInfo]:
 
 
 def setting_types(info: MethodInfo) -> dict[str, Any]:
-    """The settings of a method and their types; a baseline has none."""
+    """The settings of a method with their types; a baseline has none."""
     hints = typing.get_type_hints(info.config) if info.config else {}
     return {f.name: hints[f.name] for f in _fields(info)}
 
 
 def default_settings(info: MethodInfo) -> dict[str, Any]:
-    """The settings of a method as its configuration class has them."""
+    """The settings of a method with the defaults of its configuration class."""
     values = {
         f.name: f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         for f in _fields(info)
@@ -81,15 +81,15 @@ def default_settings(info: MethodInfo) -> dict[str, Any]:
 
 
 def full_settings(info: MethodInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting with its default, in a form that JSON can hold."""
+    """``settings`` completed with the defaults of all others, as JSON values."""
     return {name: plain(value) for name, value in {**default_settings(info), **settings}.items()}
 
 
 def key_settings(info: MethodInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide a result, for the key under which it is stored.
 
-    ``plan`` is left out, since it says how fast and not what; so is a setting that was added later, while it has its
-    default, so that results stored before keep their keys.
+    ``plan`` is left out, because it affects speed and not the result; so is a setting that was added later, while it
+    has its default, so that earlier results keep their keys.
     """
     defaults, values = full_settings(info, {}), full_settings(info, settings)
     later = {f.name for f in _fields(info) if f.metadata.get("later") and values.get(f.name) == defaults.get(f.name)}
@@ -97,7 +97,7 @@ def key_settings(info: MethodInfo, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: sets sorted, nested configurations as dictionaries."""
+    """``value`` as a JSON value: sets are sorted, nested configurations become dictionaries."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -117,7 +117,7 @@ def check_settings(info: MethodInfo, settings: Iterable[str], training_options: 
     Args:
         info: the method.
         settings: names of settings.
-        training_options: names of options that belong to training; such a name is answered with its flag.
+        training_options: names of training options, for which the error message names the right flag.
 
     Raises:
         ConfigError: one sentence per name.
@@ -142,10 +142,10 @@ def check_settings(info: MethodInfo, settings: Iterable[str], training_options: 
 
 
 def parse_settings(info: MethodInfo, pairs: Iterable[str], training_options: Collection[str] = ()) -> dict[str, Any]:
-    """``["shared_dim=8", "target_modules=query,value"]`` → values of the types that the method's settings have.
+    """``["shared_dim=8", "target_modules=query,value"]`` → values of the settings' types.
 
     Raises:
-        ConfigError: one sentence for every pair that cannot be read, or whose setting the method does not have.
+        ConfigError: one sentence for every pair that cannot be parsed, or whose setting does not exist.
     """
     problems, texts = [], {}
     for pair in pairs:
@@ -192,7 +192,7 @@ def _fields(info: MethodInfo) -> list[dataclasses.Field[Any]]:
 
 
 def _parse(hint: Any, text: str) -> Any:
-    """``text`` as a value of type ``hint``: JSON if it is JSON, ``none``, a comma list, or the text itself."""
+    """``text`` as a value of type ``hint``: parsed as JSON, ``none``, a comma-separated list, or the text itself."""
     options = set(_options(hint))
     literals = [value for o in options if typing.get_origin(o) is Literal for value in typing.get_args(o)]
     candidates: list[Any] = []
@@ -201,7 +201,7 @@ def _parse(hint: Any, text: str) -> Any:
     with contextlib.suppress(json.JSONDecodeError):
         candidates.append(json.loads(text.lower() if bool in options else text))
     takes_list = any((typing.get_origin(o) or o) in (list, set, tuple) for o in options)
-    # one plain name is a list of one; a text with other signs may be a regular expression
+    # one plain name is a list of one; text with other characters may be a regular expression
     one_name = re.fullmatch(r"[\w.]+", text) is not None and text != "all-linear"
     if takes_list and ("," in text or str not in options or one_name):
         candidates.append([part.strip() for part in text.split(",") if part.strip()])

@@ -1,4 +1,4 @@
-"""One adapter on one model: its method, its sites, and what the base model decided for it."""
+"""One adapter on one model: its method, its sites, and the values derived from the base model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ M = TypeVar("M", bound=Method)
 
 
 class Adapter(Generic[M]):
-    """The record that all layers of an adapter refer to.
+    """The record of an adapter, which all its layers share.
 
     Attributes:
         name: peft's name of the adapter.
-        prefix: what the names of the method's tensors begin with.
+        prefix: the prefix of the names of the method's tensors.
         config: the adapter's own copy of its configuration; saving it adds :meth:`derived`.
         method: the mathematics.
         sites: the sites by module path, in the order of the model.
-        fingerprint: of the base weights that the adapter was made for; None until it is taken.
-        expected_fingerprint: of the base that a loaded adapter was trained on; None for a new one.
-        expected_sketches: sketches of the updates that came with an adapter file, by site, until they are compared.
-        container: where the shared factors of all adapters of the method are; None if there are none.
+        fingerprint: the fingerprint of the base weights that the adapter was created for; None until it is taken.
+        expected_fingerprint: the fingerprint of the base that a loaded adapter was trained on; None for a new one.
+        expected_sketches: sketches of the updates from an adapter file, by site, until they are compared.
+        container: the container of the shared factors of all adapters of the method, or None if there are none.
         shared: the shared factors of this adapter, in ``container``.
     """
 
@@ -47,18 +47,18 @@ class Adapter(Generic[M]):
         return [site for sites in self.sites.values() for site in sites]
 
     def derived(self) -> dict[str, Any]:
-        """What goes into the saved copy of the configuration: the base's fingerprint, and what the method derived."""
-        of_method = self.method.derived_settings() if isinstance(self.method, WeightMethod) else {}
+        """Values for the saved copy of the configuration: the base's fingerprint, and those that the method derived."""
+        settings = self.method.derived_settings() if isinstance(self.method, WeightMethod) else {}
         fingerprint = {} if self.fingerprint is None else {"base_fingerprint": self.fingerprint}
-        return fingerprint | of_method
+        return fingerprint | settings
 
     def share_on(self, model: nn.Module) -> None:
-        """Keep the shared factors on ``model``."""
+        """Store the shared factors on ``model``."""
         if self.container is None:
             self.container = SharedFactors.on(model, self.prefix)
             self.shared = self.container.entry(self.name)
 
     def release(self) -> None:
-        """Forget the shared factors: the adapter is being deleted."""
+        """Remove the shared factors, because the adapter is being deleted."""
         if self.container is not None and self.container.entry(self.name) is self.shared:
             self.container.discard(self.name)

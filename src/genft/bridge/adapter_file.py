@@ -1,7 +1,7 @@
-"""Which tensors of a model's state, and of an adapter's file, belong to one adapter.
+"""Find the tensors of one adapter in a model's state dict and in an adapter file.
 
-An adapter may have any name, "0" or "encoder" too, so a name is never looked for anywhere in a path: the layers that
-the adapter is on, and the container of its shared factors, say where its tensors are.
+An adapter may have any name, even "0" or "encoder", so we never search paths for its name: the layers with the adapter
+and the container of its shared factors show where its tensors are.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from genft.bridge.layer import AdapterLayer
 from genft.bridge.shared import SharedFactors, container_name
 from genft.errors import AdapterFileError
 
-#: What names in an adapter file begin with.
+#: The prefix of names in an adapter file.
 PEFT_PREFIX = "base_model.model."
 
 
 def current_key(key: str) -> str:
-    """The name of a tensor in an adapter file as it is now: genft 0.1 named shared factors by the tuner,
-    ``base_model.genft_shared.u_in_768``, and since then they are named by the root of the model."""
+    """The present name of a tensor in an adapter file: genft 0.1 stored shared factors under the tuner,
+    ``base_model.genft_shared.u_in_768``, while now they are stored under the root of the model."""
     return re.sub(r"^base_model\.(?!model\.)(\w+_shared\.)", rf"{PEFT_PREFIX}\1", key)
 
 
 def parts_of(adapter: Adapter[Any], model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that hold the tensors of an adapter and nothing else, by their paths in ``model``."""
+    """The modules that hold only tensors of this adapter, by their paths in ``model``."""
     parts: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
         start = f"{path}." if path else ""
@@ -51,10 +51,10 @@ def adapter_state(
     """The entries of a model's state dict that belong to an adapter, by their full names.
 
     Args:
-        adapter: whose entries are wanted.
-        model: with the adapter.
-        state_dict: from which peft has removed every path that has the name of another adapter anywhere in it.
-        others: the names of these adapters.
+        adapter: the adapter.
+        model: the model with the adapter.
+        state_dict: the state dict, from which peft has removed every path that contains the name of another adapter.
+        others: the names of these other adapters.
     """
     parts = parts_of(adapter, model)
     own = {key: value for key, value in state_dict.items() if key.rpartition(".")[0] in parts}
@@ -69,15 +69,15 @@ def adapter_state(
 
 
 def without_adapter_name(key: str, adapter_name: str, prefix: str) -> str:
-    """The name in an adapter's file of an entry of the model's state dict.
+    """The name in an adapter file for an entry of the model's state dict.
 
-    ``…query.genft_factors.default.a`` becomes ``…query.genft_factors.a``; a module that is called like the adapter
+    ``…query.genft_factors.default.a`` becomes ``…query.genft_factors.a``; a module with the same name as the adapter
     keeps its name.
 
     Args:
         key: a name in the state dict.
-        adapter_name: what is taken out.
-        prefix: of the tuner's containers, ``genft_``.
+        adapter_name: the name to remove.
+        prefix: the prefix of the tuner's containers, ``genft_``.
     """
     return re.sub(rf"((?:^|\.){re.escape(prefix)}\w+)\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key, count=1)
 
@@ -85,7 +85,7 @@ def without_adapter_name(key: str, adapter_name: str, prefix: str) -> str:
 def shared_keys(adapter: Adapter[Any], model: nn.Module, keys: Collection[str]) -> dict[str, str]:
     """Key in an adapter file → name in the state dict of ``model``, for the shared factors in the file.
 
-    Where in the model the file says they are does not matter: the root may be another one, or wrapped once more.
+    Their path in the file does not matter: the root may be another module, or wrapped once more.
     """
     shared = next((path for path, part in parts_of(adapter, model).items() if part is adapter.shared), None)
     if shared is None:
@@ -99,10 +99,10 @@ def shared_keys(adapter: Adapter[Any], model: nn.Module, keys: Collection[str]) 
 
 
 def own_tensors(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What an adapter takes from its file: its own tensors, and modules that are saved whole.
+    """The tensors that an adapter takes from its file: its own, and those of fully saved modules.
 
-    The model's embeddings are taken too, because peft saves them if the vocabulary was resized. A warning says when
-    they differ from those of the model, and how many other tensors were left out.
+    The model's embeddings are taken too, because peft saves them if the vocabulary was resized. It warns if they differ
+    from those of the model, and if other tensors were left out.
 
     Args:
         adapter: the adapter that is being loaded.
@@ -134,12 +134,12 @@ def own_tensors(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str
             stacklevel=2,
         )
     if replaced:
-        warnings.warn(f"adapter file: it replaces the base model's {', '.join(replaced)}", stacklevel=2)
+        warnings.warn(f"adapter file: replaces the base model's {', '.join(replaced)}", stacklevel=2)
     return taken
 
 
 def check_state_dict(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse an adapter file that lacks values, or has values that are not finite.
+    """Refuse an adapter file with missing or non-finite values.
 
     Args:
         adapter: the adapter that is being loaded.
@@ -153,7 +153,7 @@ def check_state_dict(adapter: Adapter[Any], model: nn.Module, state_dict: Mappin
     needed = {f"{path}.{name}" for path, part in parts for name, _ in part.named_parameters()}
     if missing := sorted(needed - state_dict.keys()):
         raise AdapterFileError(
-            f"adapter file: it has no values for {missing[0]} (and {len(missing) - 1} more); "
+            f"adapter file: has no values for {missing[0]} (and {len(missing) - 1} more); "
             "it is incomplete, or belongs to another configuration"
         )
     broken = next((k for k, v in state_dict.items() if v.is_floating_point() and not v.isfinite().all()), None)
@@ -162,7 +162,7 @@ def check_state_dict(adapter: Adapter[Any], model: nn.Module, state_dict: Mappin
 
 
 def _embeddings(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the model's input and output embeddings by name; none for a model that has no such methods."""
+    """The weights of the model's input and output embeddings by name; empty for a model without such methods."""
     weights: dict[str, Tensor] = {}
     inner: Any = model
     for getter in ("get_input_embeddings", "get_output_embeddings"):

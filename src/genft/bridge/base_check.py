@@ -1,4 +1,4 @@
-"""What is compared around saving and loading: the base's fingerprint, and sketches of updates."""
+"""Checks on saving and loading: the base's fingerprint, and sketches of updates."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def has_no_values_yet(adapter: Adapter[Any], model: nn.Module) -> bool:
 
 
 def record_or_compare(adapter: Adapter[Any], model: nn.Module) -> None:
-    """Record the base of a new adapter, or compare it with the one that a loaded adapter was trained on.
+    """Record the base of a new adapter, or compare it with the base that a loaded adapter was trained on.
 
     Raises:
         BaseMismatchError: naming the first weight that differs.
@@ -73,8 +73,8 @@ def record_or_compare(adapter: Adapter[Any], model: nn.Module) -> None:
 
 
 def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
-    """Take the fingerprints anew of base weights that have changed since the adapter was made: other weights were
-    loaded, or they are trained beside the adapter. An adapter fits the base that it was trained on."""
+    """Renew the fingerprints of base weights that have changed since the adapter was created, because other weights
+    were loaded or the base is trained too. An adapter fits the base that it was trained on."""
     if adapter.fingerprint is None:
         return
     for layer in layers_of(adapter, model):
@@ -106,7 +106,7 @@ def update_sketches(model: nn.Module, adapter_name: str, state_dict: Mapping[str
 def _layer_sketches(
     layer: WeightLayer, adapter_name: str, path: str, state_dict: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Site → what its method sketches of ΔW, with the values that ``state_dict`` has for the layer at ``path``."""
+    """Site → its method's sketch of ΔW, with the values in ``state_dict`` for the layer at ``path``."""
     sketches: dict[str, Tensor] = {}
     attachment = layer.attachments[adapter_name]
     for site in attachment.sites:
@@ -134,28 +134,28 @@ def _frozen_rows(layer: WeightLayer, rows: slice) -> Tensor:
 
 
 def file_entries(sketches: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Sketches by their names in an adapter file, beside the vectors that they belong to."""
+    """Sketches by their names in an adapter file, next to the vectors that they belong to."""
     return {f"{PEFT_PREFIX}{site}.{prefix}sketch": sketch.float() for site, sketch in sketches.items()}
 
 
 def take_sketches(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Site → sketch: what :func:`file_entries` has put into ``state_dict``, taken out of it."""
-    ending = f".{prefix}sketch"
-    names = [name for name in state_dict if name.endswith(ending)]
-    return {name.removeprefix(PEFT_PREFIX).removesuffix(ending): state_dict.pop(name) for name in names}
+    """Remove the entries of :func:`file_entries` from ``state_dict`` and return them as site → sketch."""
+    suffix = f".{prefix}sketch"
+    names = [name for name in state_dict if name.endswith(suffix)]
+    return {name.removeprefix(PEFT_PREFIX).removesuffix(suffix): state_dict.pop(name) for name in names}
 
 
 def compare_updates(adapter: Adapter[Any], model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Once after loading: compare the updates with the sketches that came with the values.
+    """Compare the updates with the sketches that were loaded with the values, once after loading.
 
     A warning names the weights whose values were edited since, so that nothing can be said of them.
 
     Raises:
-        BaseMismatchError: naming the first weight whose update means another matrix here, and why.
+        BaseMismatchError: naming the first weight whose update is a different matrix here, and why.
     """
     here = update_sketches(model, adapter.name, state_dict)
     if not here:
-        return  # weights on the meta device: the first forward pass compares
+        return  # weights on the meta device: compared in the first forward pass
     expected, adapter.expected_sketches = adapter.expected_sketches, {}
     if fingerprint.other_base_allowed():
         return

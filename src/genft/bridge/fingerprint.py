@@ -1,9 +1,9 @@
-"""An adapter knows its base: a small sketch and an exact hash of every adapted weight.
+"""Fingerprints by which an adapter recognises its base: a small sketch and an exact hash of every adapted weight.
 
 The sketch is Ωₒᵀ W0 Ωᵢ (8 × 8, float32) with fixed ±1 matrices Ω, so it is linear in W0 and survives a change of
-dtype or a quantisation with a small relative distance, while another layer's weight is about as far away as
+dtype or a quantisation with a small relative distance, while another layer's weight is almost as far away as
 possible. Measured distances: bf16 up to 2.3e-3, int8 1.5e-2, 4-bit 0.16; another layer's weight 0.98 or more.
-For equal dtypes the hash decides.
+For equal dtypes, the hash decides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from genft.errors import BaseMismatchError
 from genft.ops.sketch import signs
 
-#: Largest relative distance of two sketches of one weight, by how coarsely the coarser of the two is stored.
+#: The largest relative distance between two sketches of one weight, by the coarser precision of the two.
 TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 5e-3, "bfloat16": 8e-3, "int8": 5e-2, "4bit": 0.35}
 COARSEST = 0.35
 #: Names of storage that is coarser than any float dtype.
@@ -56,7 +56,7 @@ def take(weight: Tensor, *, quantisation: str | None = None) -> dict[str, Any]:
 
     Args:
         weight: W0 (o, i) in any float dtype (dequantised if the base is quantised).
-        quantisation: name of the quantisation that ``weight`` was read from.
+        quantisation: the quantisation from which ``weight`` was dequantised, if any.
     """
     w = weight.detach()
     raw = w.contiguous().cpu()
@@ -76,7 +76,7 @@ def _sketch(weight: Tensor) -> Tensor:
 
 
 def fits(reference: Mapping[str, Any] | None, weight: Tensor) -> bool:
-    """Whether a fingerprint is still that of ``weight`` (o, i), by the sketch alone and up to a change of its dtype."""
+    """Whether a fingerprint still matches ``weight`` (o, i), by the sketch alone and up to a change of dtype."""
     if reference is None or reference["shape"] != list(weight.shape):
         return False
     dtypes = (reference["dtype"], str(weight.dtype).removeprefix("torch."))
@@ -94,7 +94,7 @@ def _apart(x: Tensor, y: Tensor) -> float:
 
 
 def encode(sketch: Tensor) -> str:
-    """A sketch as text: float32, little-endian, base64; a third of the size that JSON numbers have."""
+    """A sketch as text: float32, little-endian, base64; a third of the size of JSON numbers."""
     values = sketch.detach().cpu().flatten().tolist()
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
@@ -104,24 +104,24 @@ def decode(text: str) -> Tensor:
     return torch.tensor(struct.unpack(f"<{len(raw) // 4}f", raw))
 
 
-def differs(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
-    """How ``found`` differs from ``expected``, as the end of a sentence; None if it is the same weight."""
-    if expected["shape"] != found["shape"]:
-        return f"has shape {tuple(found['shape'])}, the adapter was trained on {tuple(expected['shape'])}"
-    if expected["hash"] == found["hash"] and expected["dtype"] == found["dtype"]:
+def differs(expected: dict[str, Any], present: dict[str, Any]) -> str | None:
+    """How ``present`` differs from ``expected``, as the end of a sentence, or None if it is the same weight."""
+    if expected["shape"] != present["shape"]:
+        return f"has shape {tuple(present['shape'])}, the adapter was trained on {tuple(expected['shape'])}"
+    if expected["hash"] == present["hash"] and expected["dtype"] == present["dtype"]:
         return None
-    apart = distance(expected, found)
-    if expected["dtype"] == found["dtype"] and expected["dtype"] not in QUANTISED:
-        return f"is another {found['dtype']} tensor (relative distance {apart:.2g})"
-    limit = max(TOLERANCE.get(d, COARSEST) for d in (expected["dtype"], found["dtype"]))
+    apart = distance(expected, present)
+    if expected["dtype"] == present["dtype"] and expected["dtype"] not in QUANTISED:
+        return f"is another {present['dtype']} tensor (relative distance {apart:.2g})"
+    limit = max(TOLERANCE.get(d, COARSEST) for d in (expected["dtype"], present["dtype"]))
     if apart > limit:
         return f"is {apart:.2g} away from the one the adapter was trained on (allowed {limit:.2g})"
     return None
 
 
-def update_distance(expected: Tensor, found: Tensor) -> float:
+def update_distance(expected: Tensor, present: Tensor) -> float:
     """Relative Frobenius distance of two sketches of one update."""
-    return _apart(expected.cpu().float(), found.cpu().float())
+    return _apart(expected.cpu().float(), present.cpu().float())
 
 
 def identity(tensors: Iterable[Tensor]) -> Tensor:
@@ -134,7 +134,7 @@ def identity(tensors: Iterable[Tensor]) -> Tensor:
     return torch.tensor(list(digest.digest()), dtype=torch.float32)
 
 
-def check(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def check(expected: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Compare the fingerprints of a loaded adapter with those of the model at hand.
 
     Raises:
@@ -143,10 +143,10 @@ def check(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     if other_base_allowed():
         return
     for name, reference in expected.items():
-        if name not in found:
+        if name not in present:
             continue
-        if (how := differs(reference, found[name])) is not None:
+        if (difference := differs(reference, present[name])) is not None:
             raise BaseMismatchError(
-                f"adapter: it was trained on another base model: {name} {how}; load the base model it names, "
+                f"adapter: it was trained on another base model: {name} {difference}; load the base model it names, "
                 "or pass it on purpose inside `with genft.allow_other_base():`"
             )

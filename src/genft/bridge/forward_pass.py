@@ -1,4 +1,4 @@
-"""Which forward pass of a model the current thread is in."""
+"""The forward pass of a model that the current thread is in."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _NUMBERS = itertools.count(1)
 
 
 class ForwardPass(threading.local):
-    """The forward pass of one model, as the current thread sees it: threads may share a model in evaluation.
+    """The forward pass of one model in the current thread; several threads may share a model in evaluation.
 
     Attributes:
         running: whether this thread is inside a forward pass of the model.
-        number: the number of the pass, which no other pass of any thread has.
-        seeds: the first mask seed that was drawn in this pass for every site (``weight/mask_seeds.py``).
+        number: the number of the pass, unique over all threads.
+        seeds: the first mask seed drawn for every site in this pass (``weight/mask_seeds.py``).
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What takes the place of an adapted module: the module itself, and the tensors of any number of adapters."""
+"""The layer that replaces an adapted module: it wraps the module and holds the tensors of any number of adapters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genft.bridge.shared import move, new_parameter
 
 
 class Place(NamedTuple):
-    """Where a factor is: in the module's own tensors, or under ``shared_as`` among those that all layers share."""
+    """Where a factor is stored: with the module, or as ``shared_as`` among the factors that all layers share."""
 
     own: str
     shared_as: str | None
@@ -29,7 +29,7 @@ class Attachment(Generic[M]):
     Attributes:
         adapter: the adapter.
         sites: its sites in this module.
-        places: where the factors of these sites are, by row slice ("" without slices) and symbol.
+        places: where the factors of these sites are stored, by row slice ("" without slices) and symbol.
     """
 
     adapter: Adapter[M]
@@ -42,26 +42,26 @@ class Attachment(Generic[M]):
 
     @property
     def shared_names(self) -> list[str]:
-        """The names of the shared factors that are used here, each once."""
-        names = (place.shared_as for of_site in self.places.values() for place in of_site.values())
+        """The distinct names of the shared factors that are used here."""
+        names = (place.shared_as for factors in self.places.values() for place in factors.values())
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer, Generic[M]):
-    """What weight and block layers have in common: where the tensors of each adapter are, and peft's switches.
+    """The common base of weight and block layers: storage for each adapter's tensors, and peft's switches.
 
     A site's own tensors are in ``<prefix>factors[adapter]``, a ParameterDict under names such as ``a`` or, for a row
     slice, ``q_a``. Shared tensors belong to the root of the model (:class:`~genft.bridge.shared.SharedFactors`); this
-    layer reaches them through the adapter's record, so that torch neither registers nor saves them twice, and looks
-    them up by name at each use (loading may replace parameters). peft switches adapters layer by layer; whatever it
-    asks of a layer is done to the shared tensors of the adapter as well.
+    layer accesses them through the adapter's record, so that torch neither registers nor saves them twice, and looks
+    them up by name at each use (loading may replace parameters). peft switches adapters layer by layer; a switch of a
+    layer also applies to the adapter's shared tensors.
     """
 
     def __init__(self, base_layer: nn.Module, prefix: str) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.prefix = prefix
-        self.training = base_layer.training  # a layer added to a model in evaluation must not start to drop out
+        self.training = base_layer.training  # a layer added to a model in evaluation mode must not apply dropout
         self.factors_name = f"{prefix}factors"
         setattr(self, self.factors_name, nn.ModuleDict())
         self.adapter_layer_names = (self.factors_name,)
@@ -75,13 +75,13 @@ class AdapterLayer(nn.Module, BaseTunerLayer, Generic[M]):
         return getattr(self, self.factors_name)
 
     def attach(self, adapter: Adapter[M], sites: list[Site]) -> None:
-        """Add an adapter: create the tensors that belong to this module alone, in its device and dtype."""
+        """Add an adapter: create the tensors that belong to this module alone, on its device and in its dtype."""
         own = nn.ParameterDict()
         places: dict[str, dict[str, Place]] = {}
         for site in sites:
-            of_site = places[site.slice or ""] = {}
+            factor_places = places[site.slice or ""] = {}
             for name, factor in adapter.method.factors(site).items():
-                of_site[name] = Place(own_key(site, name), factor.shared_as)
+                factor_places[name] = Place(own_key(site, name), factor.shared_as)
                 if factor.shared_as is None:
                     own[own_key(site, name)] = new_parameter(factor)
         self.own_factors[adapter.name] = own
@@ -89,18 +89,18 @@ class AdapterLayer(nn.Module, BaseTunerLayer, Generic[M]):
         self._move_adapter_to_device_of_base_layer(adapter.name)
 
     def detach(self, adapter_name: str) -> None:
-        """Forget an adapter that another one of the same name replaces."""
+        """Remove an adapter that is being replaced by another one of the same name."""
         for attribute in (*self.adapter_layer_names, *self.other_param_names):
             if adapter_name in getattr(self, attribute):
                 del getattr(self, attribute)[adapter_name]
 
     def holds(self, adapter: Adapter[Any]) -> bool:
-        """Whether the adapter is on this module (and not another one of the same name)."""
+        """Whether this very adapter is on this module, not another one of the same name."""
         attachment = self.attachments.get(adapter.name)
         return attachment is not None and attachment.adapter is adapter
 
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
-        """The trained tensors of one site by symbol, wherever they are stored."""
+        """The trained tensors of one site by symbol, whether own or shared."""
         attachment = self.attachments[adapter_name]
         own, shared = entry(self.own_factors, adapter_name), attachment.adapter.shared
         return {
@@ -144,7 +144,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer, Generic[M]):
         if adapter_name in self.attachments and like is not None:
             move(self.attachments[adapter_name].adapter.shared, device or like.device)
 
-    # ---------------------------------------------------------------- the look of the module that it replaces
+    # ---------------------------------------------------------------- attributes of the replaced module
 
     def __getattr__(self, name: str) -> Any:
         # models read attributes of their modules: batch_first of an attention, the type of a block
@@ -160,7 +160,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer, Generic[M]):
 
 
 def adapters_in(model: nn.Module, prefix: str | None = None) -> dict[str, Adapter[Any]]:
-    """Adapter name → adapter, for the methods of genft that are on ``model``, or for the one with this prefix."""
+    """Adapter name → adapter, for all methods of genft on ``model``, or only for the one with this prefix."""
     adapters: dict[str, Adapter[Any]] = {}
     for module in model.modules():
         if isinstance(module, AdapterLayer) and prefix in (None, module.prefix):
@@ -177,7 +177,7 @@ def layers_of(adapter: Adapter[Any], model: nn.Module) -> Iterator[AdapterLayer[
 
 
 def derived_settings(model: nn.Module, adapter_name: str) -> dict[str, Any]:
-    """Settings of an adapter that its method derived from the base; none for methods of peft."""
+    """Settings of an adapter that its method derived from the base; empty for methods of peft."""
     adapter = adapters_in(model).get(adapter_name)
     if adapter is None:
         return {}

@@ -1,4 +1,4 @@
-"""Makes every registered method a peft method: a ``PeftType``, a tuner class, a prefix."""
+"""Turn every registered method into a peft method, with a ``PeftType``, a tuner class and a prefix."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from genft.bridge.tuner import BlockTuner, BridgeTuner, WeightTuner
 
 
 def register_all(methods: Iterable[MethodInfo]) -> None:
-    """Register our own methods with peft; peft finds them from then on by the ``peft_type`` of a configuration."""
+    """Register our own methods with peft, which then finds them by the ``peft_type`` of a configuration."""
     for info in methods:
         if info.method is not None:
             register(info, info.method)
 
 
 def _is_no_base_weight(collect: Any) -> Any:
-    """peft's list of what ``get_base_model_state_dict`` leaves out, with the shared factors on the model's root: peft
-    expects an adapter's tensors in its layers and on its tuner only."""
+    """Extend peft's list of what ``get_base_model_state_dict`` leaves out by the shared factors on the model's root,
+    because peft expects an adapter's tensors only in its layers and on its tuner."""
 
     def collect_all(model: Any) -> set[str]:
         paths = {path for path, m in model.base_model.model.named_modules() if isinstance(m, SharedFactors)}
@@ -73,7 +73,7 @@ tuners_utils._get_tuner_state_dict_key_prefixes = _belongs_to_a_tuner(tuners_uti
 
 
 def register(info: MethodInfo, method: type[Method]) -> None:
-    """Register one method, whose mathematics is ``method``, with peft."""
+    """Register one method with peft; ``method`` is the class with its mathematics."""
     add_peft_type(info.name)
     tuner = tuner_class(info.name, method)
     register_peft_method(name=info.name, config_cls=info.config, model_cls=tuner, prefix=tuner.prefix)
@@ -82,8 +82,8 @@ def register(info: MethodInfo, method: type[Method]) -> None:
 def add_peft_type(name: str) -> None:
     """Add a member to peft's ``PeftType``.
 
-    peft refuses to register names outside this enumeration, and much code reads ``peft_type.value`` or iterates
-    over it, so the member is made in the way that ``enum`` itself makes one.
+    peft refuses to register names outside this enumeration, and much code reads ``peft_type.value`` or iterates over
+    the enumeration, so the member is created in the same way as ``enum`` itself does.
     """
     value = name.upper()
     if value in PeftType.__members__:
@@ -97,7 +97,7 @@ def add_peft_type(name: str) -> None:
 
 
 def tuner_class(name: str, method: type[Method]) -> type[BridgeTuner]:
-    """A tuner for one method. It is kept in this module under its name, so that pickle finds it."""
+    """Create the tuner class for one method. It becomes an attribute of this module, so that pickle finds it."""
     class_name = f"{method.__name__}Model"
     tuner = type(
         class_name,

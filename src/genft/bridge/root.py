@@ -1,4 +1,4 @@
-"""What an adapted model has once, however many adapters it holds and through whichever door of peft they came."""
+"""State that an adapted model has once, however many adapters it has and however peft attached them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from genft.bridge.update_cache import UpdateCache
 
 
 class Root:
-    """Kept as an attribute of the adapted model itself, so that every tuner that works on the model finds it.
+    """Stored as an attribute of the adapted model itself, so that every tuner of the model finds it.
 
     Attributes:
-        forward_pass: follows the model's forward passes.
-        update_cache: the updates that evaluation keeps.
+        forward_pass: tracks the model's forward passes.
+        update_cache: the cached updates for evaluation.
     """
 
     ATTRIBUTE = "_genft_root"
@@ -36,14 +36,14 @@ class Root:
     @classmethod
     def of(cls, model: nn.Module) -> Root:
         """The root object of ``model``, or of the model that it wraps; created if there is none."""
-        root = getattr(model, cls.ATTRIBUTE, None)  # a PeftModel passes on what it does not have itself
+        root = getattr(model, cls.ATTRIBUTE, None)  # a PeftModel forwards attributes that it does not have itself
         if not isinstance(root, cls):
             root = model.__dict__[cls.ATTRIBUTE] = cls(model)
         return root
 
     @classmethod
     def remove(cls, model: nn.Module) -> None:
-        """Take everything off ``model``, and off models inside it, that is not part of a layer."""
+        """Remove everything that is not part of a layer from ``model`` and from models inside it."""
         for module in list(model.modules()):
             root = module.__dict__.pop(cls.ATTRIBUTE, None)
             if root is not None:
@@ -59,14 +59,14 @@ class Root:
             layer.activation_relu_or_gelu = flag
 
     def switch_fast_path_off(self, layer: nn.TransformerEncoderLayer) -> None:
-        """In evaluation torch fuses the whole layer and reads weights directly, past any adapter; with this flag
-        at 0 it computes module by module."""
+        """Stop torch from fusing the whole layer in evaluation mode, which reads weights directly and bypasses
+        adapters; with this flag at 0, it computes module by module."""
         if layer.activation_relu_or_gelu:
             self._fast_paths.append((layer, layer.activation_relu_or_gelu))
             layer.activation_relu_or_gelu = 0
 
     def listen(self, prefix: str, adapter_name: str, method: Method) -> None:
-        """Call the method's ``before_forward`` before every forward pass in training, if it has one of its own."""
+        """Call the method's ``before_forward``, if it overrides it, before every forward pass in training."""
         self._listeners.pop((prefix, adapter_name), None)
         if method.overrides("before_forward"):
             self._listeners[prefix, adapter_name] = method

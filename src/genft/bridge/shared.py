@@ -16,17 +16,17 @@ from genft.errors import GenFTError
 class SharedFactors(nn.ModuleDict):
     """Adapter name → the shared factors of that adapter, by name.
 
-    It is registered on the adapted model under ``<prefix>shared``, where ``get_peft_model``,
-    ``inject_adapter_in_model`` and transformers' ``add_adapter`` all find it, and where FSDP counts it to the root
-    group. Its keys, ``<prefix>shared.<adapter>.<factor>``, have the form that peft's key handling expects. Layers
-    refer to the entry of their adapter (:class:`~genft.bridge.adapter.Adapter`) and pass peft's switches on to it.
+    It is registered on the adapted model as ``<prefix>shared``, where ``get_peft_model``, ``inject_adapter_in_model``
+    and transformers' ``add_adapter`` all find it, and where FSDP assigns it to the root group. Its keys,
+    ``<prefix>shared.<adapter>.<factor>``, have the form that peft's key handling expects. Layers refer to the entry of
+    their adapter (:class:`~genft.bridge.adapter.Adapter`) and forward peft's switches to it.
     """
 
     @classmethod
     def on(cls, model: nn.Module, prefix: str) -> SharedFactors:
         """The container of ``model``, or of the model that it wraps; created if there is none."""
         name = container_name(prefix)
-        container = getattr(model, name, None)  # a PeftModel passes on what it does not have itself
+        container = getattr(model, name, None)  # a PeftModel forwards attributes that it does not have itself
         if not isinstance(container, cls):
             container = cls()
             model.add_module(name, container)
@@ -41,7 +41,7 @@ class SharedFactors(nn.ModuleDict):
                 yield path, module
 
     def forward(self, x: Any) -> Any:
-        """Returns its input: an ``nn.Sequential`` that is the root calls all of its children."""
+        """Return the input, because a root that is an ``nn.Sequential`` calls all of its children."""
         return x
 
     def entry(self, adapter_name: str) -> nn.ParameterDict:
@@ -51,7 +51,7 @@ class SharedFactors(nn.ModuleDict):
         return cast(nn.ParameterDict, self[adapter_name])
 
     def discard(self, adapter_name: str) -> None:
-        """Forget an adapter, if it is there."""
+        """Remove the entry of an adapter, if there is one."""
         if adapter_name in self:
             del self[adapter_name]
 
@@ -88,13 +88,13 @@ def container_name(prefix: str) -> str:
 
 
 def add_shared(entry: nn.ParameterDict, factors: Mapping[str, Factor], like: Tensor | None) -> None:
-    """Create those shared factors that are not there yet.
+    """Create the shared factors that do not exist yet.
 
     Args:
         entry: the shared factors of the adapter.
         factors: the factors of one site.
-        like: a tensor of the adapted module, whose device and dtype are taken over (the dtype if it is floating
-            point), unless weights are being created without values (on the meta device).
+        like: a tensor of the adapted module, whose device and dtype are used (the dtype only if it is floating point),
+            unless weights are being created on the meta device.
     """
     for factor in factors.values():
         if factor.shared_as is None or factor.shared_as in entry:
@@ -107,21 +107,21 @@ def add_shared(entry: nn.ParameterDict, factors: Mapping[str, Factor], like: Ten
 
 
 def cast_to_float32(entry: nn.ParameterDict) -> None:
-    """What peft does to the tensors of layers when it prepares an adapter for training."""
+    """Cast shared factors to float32, as peft does with the tensors of layers before training."""
     for name, parameter in list(entry.items()):
         if parameter.dtype in (torch.float16, torch.bfloat16):
             entry[name] = nn.Parameter(parameter.data.to(torch.float32), requires_grad=parameter.requires_grad)
 
 
 def move(entry: nn.ParameterDict, device: torch.device) -> None:
-    """Bring factors that were loaded on a device of another kind to that of the layers."""
+    """Move factors that were loaded onto a device of another type to the layers' device."""
     for name, parameter in list(entry.items()):
         if parameter.device.type not in ("meta", device.type):
             entry[name] = nn.Parameter(parameter.data.to(device), requires_grad=parameter.requires_grad)
 
 
 def new_parameter(factor: Factor) -> nn.Parameter:
-    """A factor at its start."""
+    """A newly initialised factor."""
     tensor = torch.empty(factor.shape)
     with torch.no_grad():
         factor.init(tensor)

@@ -1,4 +1,4 @@
-"""From patterns to sites: which weights, row slices, biases and blocks of a model a configuration means."""
+"""From patterns to sites: find the weights, row slices, biases and blocks that a configuration targets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from genft.models.weights import FrozenWeight, has_channel_weight, has_linear_we
 
 
 class NoTargetError(TargetError, NoMatchingPeftModuleError):
-    """Nothing in the model matches (also peft's own error for it, so that peft's callers can catch it)."""
+    """Nothing in the model matches. It is also peft's own error for this case, so that callers of peft can catch it."""
 
 
 def no_match(targets: Any, model: nn.Module) -> NoTargetError:
-    """The error for target names of which none is in the model, with the nearest leaf name that is."""
+    """The error for target names that match nothing in the model; it suggests the nearest leaf names."""
     names = [targets] if isinstance(targets, str) else sorted(targets)
     leaves = _leaf_names(model)
     close = [f"{c!r}" for name in names if (c := nearest(name.rpartition(".")[2], leaves))]
@@ -52,10 +52,10 @@ def weight_sites(
 
     Args:
         model: the base model (modules may be wrapped by other adapters already).
-        matched: module paths that the configuration's patterns match.
+        matched: paths of the modules that match the configuration's patterns.
         slices: ``target_slices`` of the configuration.
-        bias_only: the method changes biases only, so any module with a bias will do.
-        beyond_linear: the method also adapts normalisations and convolutions.
+        bias_only: whether the method changes only biases, so that any module with a bias is allowed.
+        beyond_linear: whether the method also adapts normalisations and convolutions.
 
     Raises:
         TargetError: a matched module has no weight that can be adapted, or a slice does not fit.
@@ -118,7 +118,7 @@ def _unused_slices(model: nn.Module, sites: Collection[str], slices: Mapping[str
 def _row_ranges(
     path: str, w0: FrozenWeight, model: nn.Module, slices: Mapping[str, Any] | None
 ) -> dict[str | None, tuple[int, int]]:
-    """Slice name → (start, stop); {None: whole} if no slice is asked for."""
+    """Slice name → (start, stop); {None: all rows} if no slice is requested."""
     o = w0.out_features
     wanted = next((value for key, value in (slices or {}).items() if ends_with(path, key)), None)
     if wanted is None:
@@ -153,10 +153,10 @@ def block_sites(model: nn.Module, matched: Iterable[str], hooks: Collection[str]
     Args:
         model: the base model.
         matched: paths of blocks in it.
-        hooks: the names of those hooks of :class:`~genft.api.method.BlockMethod` that the blocks must have.
+        hooks: names of the hooks of :class:`~genft.api.method.BlockMethod` that the blocks must support.
 
     Raises:
-        TargetError: a matched module is not a transformer block, or not one that has these hooks.
+        TargetError: a matched module is not a transformer block, or does not support these hooks.
     """
     paths = list(matched)
     sites: dict[str, list[Site]] = {}
@@ -187,12 +187,12 @@ def _block_refusal(model: nn.Module, path: str, block: nn.Module, hooks: Collect
         return f"{where}: prompts of this method are for images; for text, use prompt_tuning or prefix_tuning"
     if "prompts" in hooks and attention_of(block) is None:
         return (
-            f"{where} cannot take prompts, because its attention knows positions; possible with vision transformers "
-            "that add positions before the first block (ViT, DINOv2, timm's VisionTransformer)"
+            f"{where} cannot take prompts, because its attention depends on positions; use a vision transformer "
+            "that adds positions before the first block (ViT, DINOv2, timm's VisionTransformer)"
         )
     if "prefix" in hooks and attention_of(block) is None:
         return (
-            f"{where} cannot take a prefix, because it is a decoder's or its attention knows positions; possible with "
-            "BERT, RoBERTa, ViT, DINOv2 and timm's VisionTransformer"
+            f"{where} cannot take a prefix, because it is a decoder's or its attention depends on positions; use "
+            "BERT, RoBERTa, ViT, DINOv2 or timm's VisionTransformer"
         )
     return None

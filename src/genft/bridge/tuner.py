@@ -1,6 +1,6 @@
-"""The peft tuner of every method of genft: finds the sites, puts layers on them, guards the base model.
+"""The peft tuner of every method of genft: it finds the sites, wraps them in layers, and checks the base model.
 
-``bridge/register.py`` makes one subclass per method; nothing here knows which method it serves.
+``bridge/register.py`` creates one subclass per method; nothing here depends on the method.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from genft.models.architectures import (
 from genft.models.blocks import find_blocks
 from genft.models.weights import unwrap
 
-#: A rank or a number of tokens that is never too large, however small the weight.
+#: The largest rank or number of tokens that is always allowed, however small the weight.
 LARGEST = 4096
 
 Targets = tuple[list[str] | str, dict[str, Any] | None]
 
 
 class BridgeTuner(BaseTuner):
-    """What our tuners add to peft's: adapters that know their base, shared factors, and errors in one sentence."""
+    """What our tuners add to peft's: adapters that recognise their base, shared factors, and one-sentence errors."""
 
     method_class: ClassVar[type[Method]]
     tuner_layer_cls = AdapterLayer
@@ -62,11 +62,11 @@ class BridgeTuner(BaseTuner):
 
     @property
     def update_cache(self) -> UpdateCache:
-        """The updates that evaluation keeps."""
+        """The cached updates for evaluation."""
         return Root.of(self.model).update_cache
 
     def own_parameters(self, adapter_name: str) -> dict[str, nn.Parameter]:
-        """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order."""
+        """The parameters that the sites of an adapter own, ``"<site>.<symbol>"`` → parameter, in model order."""
         adapter = self.adapters.get(adapter_name)
         return {} if adapter is None else trained_by(adapter, self.model)
 
@@ -80,7 +80,7 @@ class BridgeTuner(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
-        # peft passes these to some of its hooks only
+        # peft passes these only to some of its hooks
         self._injecting, self._keys = adapter_name, None if state_dict is None else set(state_dict)
         self._adapter: Adapter[Any] | None = None
         config: Any = self.peft_config[adapter_name]
@@ -93,7 +93,7 @@ class BridgeTuner(BaseTuner):
             adapter.method.attached(adapter_name, partial(trained_by, adapter, model))
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
-        """The configuration as the adapter owns it: the model family decides the targets that are left open."""
+        """The adapter's own copy of the configuration; the model family decides targets that the user left open."""
         config: Any = peft_config
         if config.target_modules is None and config.target_slices:
             config = replace(config, target_modules=sorted(config.target_slices))
@@ -107,13 +107,13 @@ class BridgeTuner(BaseTuner):
         return adapter.config
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
-        """Find all sites and refuse what cannot be done, before anything in the model is changed."""
+        """Find all sites and refuse impossible requests before anything in the model is changed."""
         adapter = self._being_made
         config = adapter.config
         matched = self._matched(config, model)
         if not matched:
             if config.exclude_modules or config.layers_to_transform is not None:
-                return  # peft's own message says which of these settings removed everything
+                return  # peft's own message names the setting that excluded everything
             raise no_match(config.target_modules, model)
         if isinstance(config.target_modules, list) and (absent := unmatched(config.target_modules, model)):
             warnings.warn(f"{no_match(absent, model)} (the other targets are adapted)", stacklevel=2)
@@ -133,11 +133,11 @@ class BridgeTuner(BaseTuner):
     @property
     def _being_made(self) -> Adapter[Any]:
         if self._adapter is None:
-            raise GenFTError(f"{type(self).__name__}: a layer is asked for outside of inject_adapter")
+            raise GenFTError(f"{type(self).__name__}: a layer is requested outside of inject_adapter")
         return self._adapter
 
     def _matched(self, config: AdapterConfig, model: nn.Module) -> list[str]:
-        """Paths of the modules that the configuration names, or the keys of a state dict that peft was given."""
+        """Paths of the modules named by the configuration, or by the keys of a state dict that was passed to peft."""
         if self._keys is not None:
             named = {key.rsplit(f".{self.prefix}", 1)[0].removeprefix("_orig_mod.") for key in self._keys}
             return [path for path, _ in model.named_modules() if path in named]
@@ -151,7 +151,7 @@ class BridgeTuner(BaseTuner):
                 matched.append(path)
         return matched
 
-    # what weight and block tuners do differently
+    # overridden by weight and block tuners
 
     def _default_targets(self, config: AdapterConfig, family: str) -> Targets:
         """``target_modules`` and ``target_slices`` if the user left them open."""
@@ -162,14 +162,14 @@ class BridgeTuner(BaseTuner):
         raise NotImplementedError
 
     def _new_layer(self, target: nn.Module) -> AdapterLayer[Any]:
-        """The layer that takes the place of ``target``."""
+        """The layer that replaces ``target``."""
         raise NotImplementedError
 
     def _check_start(self, adapter: Adapter[Any]) -> None:
-        """Warn of factors that these settings would never train."""
+        """Warn about factors that would never train with these settings."""
 
     def _prepare_derived(self, adapter: Adapter[Any]) -> None:
-        """Let the method work on all frozen weights of an adapter at once, before its layers are made."""
+        """Let the method process all frozen weights of an adapter at once, before its layers are created."""
 
     def _create_and_replace(
         self,
@@ -198,8 +198,8 @@ class BridgeTuner(BaseTuner):
         layer.set_adapter(self.active_adapters, inference_mode=adapter.config.inference_mode)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # peft's version also copies weight and bias attributes, which fails on modules without them (composite
-        # heads, attention modules); our layers place their tensors themselves
+        # peft's version also copies weight and bias attributes, which fails for modules without them (composite
+        # heads, attention modules); our layers move their tensors to the right device themselves
         setattr(parent, child_name, new_module)
 
     # ---------------------------------------------------------------- saving and loading
@@ -234,7 +234,7 @@ class BridgeTuner(BaseTuner):
         base_check.compare_updates(adapter, model, remapped)
         return remapped
 
-    # ---------------------------------------------------------------- what peft does to the tensors of layers only
+    # ---------------------------------------------------------------- applied by peft to tensors of layers only
 
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
         shared = [p for adapter in adapters_in(model).values() for p in adapter.shared.parameters() if p.requires_grad]
@@ -247,7 +247,7 @@ class BridgeTuner(BaseTuner):
         if autocast_adapter_dtype and adapter_name in self.adapters:
             cast_to_float32(self.adapters[adapter_name].shared)
 
-    # ---------------------------------------------------------------- other doors
+    # ---------------------------------------------------------------- other features of peft
 
     def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
         if adapter_names is not None:
@@ -358,8 +358,8 @@ class BlockTuner(BridgeTuner):
 
 
 def _all_linear(config: AdapterConfig, model: nn.Module) -> list[str]:
-    """Paths of all linear layers except the model's output layer; adapted ones too, which peft knows by the names of
-    its own classes."""
+    """Paths of all linear layers except the model's output layer, including adapted ones, which peft recognises only
+    by the names of its own classes."""
     copy: Any = config.owned(dict)
     _maybe_include_all_linear_layers(copy, model)
     adapted = {
@@ -371,8 +371,8 @@ def _all_linear(config: AdapterConfig, model: nn.Module) -> list[str]:
 
 
 def trained_by(adapter: Adapter[Any], model: nn.Module) -> dict[str, nn.Parameter]:
-    """What the sites of an adapter train, each its own, as ``"<site>.<symbol>"`` → parameter, in model order; nothing
-    once the adapter is deleted, replaced or unloaded."""
+    """The parameters that the sites of an adapter own, ``"<site>.<symbol>"`` → parameter, in model order; empty once
+    the adapter is deleted, replaced or unloaded."""
     parameters: dict[str, nn.Parameter] = {}
     for layer in layers_of(adapter, model):
         own = entry(layer.own_factors, adapter.name)
@@ -386,7 +386,7 @@ def trained_by(adapter: Adapter[Any], model: nn.Module) -> dict[str, nn.Paramete
 def _finish_at_the_first_pass(
     adapter: Adapter[Any], model: nn.Module, prepare_derived: Callable[[Adapter[Any]], None]
 ) -> None:
-    """Weights on the meta device have no values yet: check them, and derive from them, at the first forward pass."""
+    """Check weights that are still on the meta device, and derive tensors from them, at the first forward pass."""
 
     def finish(module: nn.Module, args: Any) -> None:
         if base_check.has_no_values_yet(adapter, model):
@@ -403,7 +403,7 @@ def _finish_at_the_first_pass(
 
 
 def _replace_namesake(adapter: Adapter[Any], model: nn.Module) -> None:
-    """Take an earlier adapter of the same method and name off the model: the new one replaces it."""
+    """Remove an earlier adapter of the same method and name from the model; the new one replaces it."""
     for module in model.modules():
         if isinstance(module, AdapterLayer) and module.prefix == adapter.prefix:
             module.detach(adapter.name)
@@ -412,8 +412,8 @@ def _replace_namesake(adapter: Adapter[Any], model: nn.Module) -> None:
 
 
 def _check_tensors(adapter: Adapter[Any]) -> None:
-    """Refuse tensors of a size beyond all use before memory is taken for them (a configuration may be a stranger's),
-    and two tensors of one name in one module.
+    """Refuse uselessly large tensors before memory is allocated for them (a configuration may come from a stranger),
+    and two tensors of the same name in one module.
 
     Raises:
         ConfigError: naming the weight and the tensor.
@@ -427,7 +427,7 @@ def _check_tensors(adapter: Adapter[Any]) -> None:
                 if max(factor.shape, default=0) > most:
                     shape = " × ".join(map(str, factor.shape))
                     raise ConfigError(
-                        f"{site}: its tensor {name!r} would be {shape}, and more than {most} is of no use there"
+                        f"{site}: its tensor {name!r} would be {shape}, and a size above {most} is useless there"
                     )
             names.update(own_key(site, name) for name, factor in factors.items() if factor.shared_as is None)
         if twice := next((name for name, count in names.items() if count > 1), None):

@@ -1,17 +1,17 @@
-"""Updates made in evaluation, kept until something that they were made from changes.
+"""A cache of updates in evaluation mode, valid until one of the tensors that they were computed from changes.
 
-The update of a weight costs much more than one token's product with it, so generating text with a key-value cache
-would spend its time on making the same ΔW again and again. W0 + ΔW is kept if the sum is exact and fits ``limit``;
-otherwise ΔW, or thin factors of it.
+Computing the update of a weight costs much more than multiplying one token by it, so generating text with a key-value
+cache would spend its time recomputing the same ΔW. W0 + ΔW is cached if the sum is exact and fits into ``limit``;
+otherwise ΔW or its thin factors.
 
 A stale update would be a silent error, and a version counter does not see writes through ``.data`` (moving averages,
-older optimizers). So values are compared: trained tensors as a whole with a copy, once per forward pass of the model;
-of a frozen weight, the products of its rows with a fixed vector, all of them in a pass over 32 tokens or more, else
-those of the next 32nd part of the rows. A write through ``.data`` to a few rows of a frozen weight is thus noticed
-within 32 passes at worst, any other change at once.
+older optimizers). So values are compared: trained tensors in full with a copy, once per forward pass of the model;
+frozen weights by the products of their rows with a fixed vector, all rows in a pass over 32 tokens or more, else the
+next 32nd part of the rows. So a write through ``.data`` to a few rows of a frozen weight is noticed within 32 passes at
+worst, any other change at once.
 
-Threads may share a model in evaluation: what is kept changes under a lock, and a thread compares tensors anew unless it
-has done so in its own pass.
+Threads may share a model in evaluation mode: the cache is modified under a lock, and a thread compares tensors again
+unless it has already done so in its current pass.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from torch import Tensor, nn
 from genft.bridge.forward_pass import ForwardPass
 from genft.ops.entries import no_autocast
 
-#: Bytes that the updates of one model may take.
+#: The most bytes for the cached updates of one model.
 LIMIT = 2**30
 
-#: Parts of a frozen weight's rows, of which a pass over few tokens compares one.
+#: The number of parts of a frozen weight's rows; a pass over few tokens compares one part.
 PARTS = 32
 
-#: Numbers in a frozen weight that is always compared as a whole.
+#: A frozen weight with at most this many entries is always compared as a whole.
 SMALL = 2**16
 
 
 class Sources(NamedTuple):
-    """The tensors that an update is made from: trained ones, W0 and b0 as stored, and derived ones.
+    """The tensors that an update is computed from: trained ones, W0 and b0 as stored, and derived ones.
 
-    Derived tensors are the library's own, which nobody writes to.
+    Derived tensors are internal to the library, so nobody writes to them.
     """
 
     trained: list[Tensor]
@@ -50,7 +50,7 @@ class Sources(NamedTuple):
 
     @property
     def may_be_watched(self) -> bool:
-        """Whether an update made from them can be kept: values can be compared, and no gradient is asked for."""
+        """Whether an update computed from them can be cached: values can be compared, and no gradient is needed."""
         tensors = (*self.trained, *self.frozen)
         if any(type(t) not in (Tensor, nn.Parameter) for t in self.trained):
             return False
@@ -60,12 +60,12 @@ class Sources(NamedTuple):
 
     @property
     def identity(self) -> tuple[int, ...]:
-        """Tells these tensors from others, as long as all of them are held."""
+        """Identifies these tensors as long as all of them are referenced."""
         return tuple(map(id, (*self.trained, *self.frozen, *self.derived)))
 
 
 class Kept(Protocol):
-    """What can be kept: it says how many bytes it takes."""
+    """Something that can be cached and reports its size in bytes."""
 
     @property
     def nbytes(self) -> int: ...
@@ -75,11 +75,11 @@ class _Entry(NamedTuple):
     key: Hashable
     watched: list[Any]
     update: Any
-    sources: Sources  # held, so that no other tensor gets their ids
+    sources: Sources  # referenced, so that no other tensor gets their ids
 
 
 class UpdateCache:
-    """The kept updates of one model, by layer."""
+    """The cached updates of one model, by layer."""
 
     def __init__(self, forward_pass: ForwardPass, limit: int = LIMIT) -> None:
         self.forward_pass = forward_pass
@@ -90,7 +90,7 @@ class UpdateCache:
 
     @property
     def limit(self) -> int:
-        """Bytes that may be kept in all; 0 switches the cache off. Setting it drops what is kept."""
+        """The total size allowed, in bytes; 0 switches the cache off. Setting it clears the cache."""
         return self._limit
 
     @limit.setter
@@ -100,25 +100,25 @@ class UpdateCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the updates that are kept now."""
+        """The present size of the cached updates in bytes."""
         with self._lock:
             return sum(entry.update.nbytes for entry in self._entries.values())
 
     def clear(self) -> None:
-        """Give the memory back; updates are made again when they are needed."""
+        """Free the memory; updates are computed again when needed."""
         with self._lock:
             self._entries: weakref.WeakKeyDictionary[nn.Module, _Entry] = weakref.WeakKeyDictionary()
             self._trained: dict[int, _Trained] = {}
 
     def drop(self, layer: nn.Module) -> None:
-        """Forget the update of one layer."""
+        """Drop the cached update of one layer."""
         with self._lock:
             self._entries.pop(layer, None)
             if not self._entries:
                 self._trained.clear()
 
     def fits(self, layer: nn.Module, nbytes: int, *, warn: bool = False) -> bool:
-        """Whether an update of ``layer`` of this size may be kept."""
+        """Whether there is room for an update of ``layer`` of this size."""
         with self._lock:
             old = self._entries.get(layer)
             if self.nbytes - (old.update.nbytes if old else 0) + nbytes <= self._limit:
@@ -126,15 +126,15 @@ class UpdateCache:
         if warn and not self._warned:
             self._warned = True
             warnings.warn(
-                f"evaluation: the generated weights of this model take more than the {self._limit / 2**20:.0f} MiB "
-                "that may be kept, so some are generated in every forward pass; merge the adapter, or raise "
+                f"evaluation: the generated weights of this model exceed the cache limit of {self._limit / 2**20:.0f} "
+                "MiB, so some are generated again in every forward pass; merge the adapter, or raise "
                 "model.base_model.update_cache.limit (bytes)",
                 stacklevel=2,
             )
         return False
 
     def get(self, layer: nn.Module, key: Hashable, tokens: int) -> Any:
-        """The update kept for ``layer`` under ``key``, or None if there is none that still holds."""
+        """The cached update for ``layer`` and ``key``, or None if there is none or it is outdated."""
         entry = self._entries.get(layer)
         if entry is None:
             return None
@@ -144,13 +144,13 @@ class UpdateCache:
         return None
 
     def keep(self, layer: nn.Module, key: Hashable, update: Kept, sources: Sources) -> None:
-        """Keep ``update``, which was made from these tensors; ``key`` has to tell them from others."""
+        """Cache ``update``, which was computed from these tensors; ``key`` must identify them."""
         with self._lock:
             watched: list[Any] = [self._watch(t) for t in sources.trained]
             self._entries[layer] = _Entry(key, [*watched, *map(WatchedWeight, sources.frozen)], update, sources)
 
     def _watch(self, tensor: Tensor) -> _Trained:
-        """Layers that share a tensor share what is known of it, as long as it holds."""
+        """The watcher of a trained tensor, shared by all layers that share the tensor, while it is unchanged."""
         known = self._trained.get(id(tensor))
         if known is None or not known.unchanged(self, 1):
             known = self._trained[id(tensor)] = _Trained(tensor)
@@ -185,7 +185,7 @@ class _Trained:
 
 
 class WatchedWeight:
-    """A frozen tensor: where it is, its version, and of floats the products of its rows with a vector."""
+    """A frozen tensor's address, version and, for floats, the products of its rows with a vector."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -202,8 +202,8 @@ class WatchedWeight:
         return self.same(tokens)
 
     def same(self, tokens: int) -> bool:
-        """Whether the tensor is as it was: in all rows if a pass over so many tokens pays for that, else in the next
-        part of them."""
+        """Whether the tensor is unchanged: all rows are compared if the pass has enough tokens to be worth it, else
+        only the next part of them."""
         t = self.tensor
         if (t.data_ptr(), t._version, t.shape, t.dtype) != self.identity:
             return False
@@ -216,7 +216,7 @@ class WatchedWeight:
         return torch.equal(self._product(self.parts[n]), self.products[n])
 
     def equals(self, other: WatchedWeight) -> bool:
-        """Whether two weights have the same values, as far as their products tell."""
+        """Whether two weights have the same values, judging by their products."""
         if not self.parts or not other.parts or self.products[0].shape != other.products[0].shape:
             return False
         return torch.equal(self.products[0], other.products[0].to(self.products[0].device))

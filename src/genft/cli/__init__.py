@@ -1,7 +1,7 @@
-"""The command line: one command per file, which is imported when the command is called.
+"""The command line: one command per file, imported only when the command is called.
 
-Exit codes: 0 all is well, 1 a run failed or data are wrong, 2 something that the user can mend (one sentence on
-stderr), 130 interrupted.
+Exit codes: 0 success; 1 a run failed or the data have faults; 2 an error that the user can fix (one sentence on
+stderr); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from genft.cli.commands import CommandGroup
 app = typer.Typer(
     name="genft",
     cls=CommandGroup,
-    help="Adapt pretrained transformers with few trained parameters, and see honestly which method is best.",
+    help="Adapt pretrained transformers with few trained parameters, and compare the methods honestly.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

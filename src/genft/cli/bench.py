@@ -1,11 +1,11 @@
-"""``genft bench``: methods × tasks × seeds, planned, resumable, side by side."""
+"""``genft bench``: compare methods × tasks × seeds, with a plan up front and resumable runs."""
 
 from __future__ import annotations
 
 import typer
 from rich.console import Console
 
-from genft.cli.declare import Options, Said, option, takes_options
+from genft.cli.declare import Given, Options, option, takes_options
 from genft.cli.options import (
     ModelOptions,
     OutputOptions,
@@ -14,7 +14,7 @@ from genft.cli.options import (
     TasksOptions,
     TrackerOptions,
 )
-from genft.cli.progress import SweepBars, tell_failures
+from genft.cli.progress import SweepBars, print_failures
 from genft.cli.request import numbers, read_tasks, run_alone
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
@@ -36,11 +36,11 @@ from genft.training.trackers import check_trackers
 class ComparedOptions(Options):
     panel = "Model and method"
     methods: str = option(
-        "Methods, separated by commas; settings stand in brackets: vectorfit[avf=false].",
+        "Methods, separated by commas; settings go in brackets: vectorfit[avf=false].",
         "genft,vectorfit,lora,bitfit,linear",
     )
     learning_rates: str | None = option(
-        "A grid of learning rates. Each method's rate on each task is chosen on the selecting split of the first seed; "
+        "A grid of learning rates. Each method's rate on each task is chosen on the selection split of the first seed; "
         "if the best rate is at an edge, the grid is extended.",
         None,
     )
@@ -58,10 +58,10 @@ class RayOptions(Options):
     ray_gpus: float | None = option("GPUs per run on the cluster.", None, shown_default="0", ge=0)
 
     def cluster(self, jobs: int) -> Cluster | None:
-        """The cluster that the options describe; None for this machine without Ray."""
+        """The cluster that the options describe, or None to run on this machine without Ray."""
         if self.ray is None:
             if self.ray_cpus or self.ray_gpus:
-                raise ConfigError("--ray-cpus, --ray-gpus: say what a run asks for on a Ray cluster; add --ray")
+                raise ConfigError("--ray-cpus, --ray-gpus: request resources on a Ray cluster; add --ray")
             return None
         if jobs > 1:
             raise ConfigError("--jobs: cannot be used with --ray; Ray starts as many runs as the cluster has room for")
@@ -74,7 +74,7 @@ def bench(
     model: ModelOptions,
     compared: ComparedOptions,
     roles: RoleOptions,
-    training: Said[Training],
+    training: Given[Training],
     sweep: SweepOptions,
     ray: RayOptions,
     output: OutputOptions,
@@ -82,8 +82,8 @@ def bench(
 ) -> None:
     """Compare methods on tasks, over seeds.
 
-    Shows a plan, runs what is not finished, each run in a process of its own, and shows the tables. If it is
-    interrupted, run the same command again to resume: nothing is repeated. Several may share one output folder.
+    Shows a plan, executes every unfinished run in its own process, and shows the tables. If it is interrupted, run the
+    same command again to resume: nothing is repeated. Several benches may share one output folder.
 
         genft bench glue --methods genft,lora --seeds 0,1,2 --model minilm-l6 --data ~/data
     """
@@ -106,9 +106,9 @@ def bench(
         preset=preset,
         grid=tuple(rates),
         training=training.values,
-        run=roles.said,
+        run=roles.given,
     )
-    schedule = Schedule(matrix, store, {task.name: of_task for task, of_task in data})
+    schedule = Schedule(matrix, store, {task.name: task_data for task, task_data in data})
     _announce(console, schedule)
     if sweep.dry_run:
         return
@@ -142,18 +142,18 @@ def _announce(console: Console, schedule: Schedule) -> None:
     console.print(f"seeds     {', '.join(map(str, matrix.seeds))}")
     if matrix.grid:
         rates = ", ".join(f"{rate:g}" for rate in matrix.grid)
-        console.print(f"rates     {rates}: chosen on the selecting split of seed {matrix.seeds[0]}")
-    left = schedule.seconds_left()
-    time = "time unknown before the first is done" if left is None else f"about {duration(left)} left"
-    console.print(f"runs      {schedule.planned}, of which {len(schedule.outcomes)} are finished; {time}\n")
+        console.print(f"rates     {rates}: chosen on the selection split of seed {matrix.seeds[0]}")
+    seconds = schedule.seconds_left()
+    time = "time unknown until the first run is done" if seconds is None else f"about {duration(seconds)} left"
+    console.print(f"runs      {schedule.planned}, {len(schedule.outcomes)} finished; {time}\n")
 
 
 def _conclude(console: Console, schedule: Schedule) -> list[Result]:
-    """Show what failed, and the tables of this bench; returns the results that were compared."""
-    tell_failures(console, schedule)
+    """Show the failures and the tables of this bench; return the results that were compared."""
+    print_failures(console, schedule)
     results = [r for _, run in schedule.compared if isinstance(r := schedule.outcomes[run.key], Result)]
     if results:
         console.print()
         console.print(as_rich(read_report(schedule.store, only=schedule.matrix.name)))
-    console.print(f"The tables again: genft report {schedule.store.out}", soft_wrap=True, markup=False)
+    console.print(f"To show the tables again: genft report {schedule.store.out}", soft_wrap=True, markup=False)
     return results

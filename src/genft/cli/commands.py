@@ -1,4 +1,4 @@
-"""The commands, and the group that imports one only when it is called.
+"""The commands, and the group that imports a command only when it is called.
 
 ``genft --help`` shows this table and imports no command; a test compares it with the commands' docstrings.
 """
@@ -23,10 +23,10 @@ from genft.errors import GenFTError, first_line
 
 
 class Entry(NamedTuple):
-    """A command: its name, where its function (or its own group of commands) is, its first line of help, its panel."""
+    """A command: its name, the import path of its function or group, its first line of help, its panel."""
 
     name: str
-    place: str
+    path: str
     text: str
     panel: str
 
@@ -52,11 +52,16 @@ COMMANDS = {
         Entry(
             "report",
             "genft.cli.report:report",
-            "Show what a folder of results says, as tables or as one page.",
+            "Show a folder of results as tables or as one page.",
             _COMPARE,
         ),
         Entry("list", "genft.cli.listing:list_", "List the methods, the tasks or the packaged models.", _LOOK),
-        Entry("params", "genft.cli.params:params", "Count what the paper's presets train, beside its numbers.", _LOOK),
+        Entry(
+            "params",
+            "genft.cli.params:params",
+            "Count what the paper's presets train, next to its numbers.",
+            _LOOK,
+        ),
         Entry("show", "genft.cli.show:show", "Draw what training did to the weights.", _LOOK),
         Entry("data", "genft.cli.data:data", "Check data before training.", _LOOK),
         Entry("merge", "genft.cli.merge:merge", "Fold an adapter into its base model.", _HAND_OVER),
@@ -72,7 +77,7 @@ COMMANDS = {
 
 
 class Command(TyperCommand):
-    """A command whose help and errors also know the names that its options have elsewhere."""
+    """A command that recognises the names that its options have in other tools."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
@@ -80,7 +85,7 @@ class Command(TyperCommand):
 
 
 class CommandGroup(TyperGroup):
-    """The commands of :data:`COMMANDS`; our own errors are shown as sentences, without a traceback."""
+    """The commands of :data:`COMMANDS`; errors that genft raises are shown as sentences, without a traceback."""
 
     def __init__(self, **settings: Any) -> None:
         """Fill the group with the entries of ``--help``; :meth:`resolve_command` loads the command that is called."""
@@ -93,7 +98,7 @@ class CommandGroup(TyperGroup):
         return name, load(COMMANDS[name]) if name in COMMANDS else command, rest
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of the table."""
+        """List the commands in the order of the table."""
         return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
@@ -101,18 +106,18 @@ class CommandGroup(TyperGroup):
             return super().invoke(ctx)
         except GenFTError as e:
             if os.environ.get("RANK", "0") != "0":
-                time.sleep(2)  # the first process has the same to say, or torchrun ends this one with the run
+                time.sleep(2)  # rank 0 reports the same error, or torchrun ends this process with the run
             for sentence in str(e).splitlines():
                 errors.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only interrupt the exit
             errors.print("interrupted: finished runs are kept; run the same command again to resume", soft_wrap=True)
             raise typer.Exit(130) from None
         except typer.Abort:
             raise
         except Exception as e:
-            if hasattr(e, "exit_code") or os.environ.get("GENFT_TRACEBACK"):  # typer's own, which it shows itself
+            if hasattr(e, "exit_code") or os.environ.get("GENFT_TRACEBACK"):  # typer shows its own errors
                 raise
             errors.print(
                 f"[bold red]error:[/] {type(e).__name__}: {escape(first_line(e, ''))} "
@@ -124,12 +129,12 @@ class CommandGroup(TyperGroup):
 
 
 def load(entry: Entry) -> Any:
-    """The command itself, imported."""
-    found = resolve_name(entry.place)
-    if isinstance(found, typer.Typer):
-        return get_command(found)
+    """Import the command of an entry."""
+    target = resolve_name(entry.path)
+    if isinstance(target, typer.Typer):
+        return get_command(target)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command(entry.name, cls=Command, help=_flowing(inspect.getdoc(found) or ""))(found)
+    app.command(entry.name, cls=Command, help=_flowing(inspect.getdoc(target) or ""))(target)
     return get_command(app)
 
 

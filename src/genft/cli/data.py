@@ -1,4 +1,4 @@
-"""``genft data``: data on disk, a benchmark's or your own."""
+"""``genft data``: check data on disk, a benchmark's or your own."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from genft.data.task import SPLITS
 from genft.errors import ConfigError
 from genft.report.style import table
 
-_MOST_WRONG, _MOST_OTHER, _MOST_OF_OWN = 10, 3, 12  # sentences that are shown per task
+_MOST_WRONG, _MOST_OTHER, _MOST_OF_OWN = 10, 3, 12  # sentences shown per task
 
 data = typer.Typer(name="data", help="Check data before training.", no_args_is_help=True, rich_markup_mode="rich")
 
 
 @data.callback()
 def _group() -> None:
-    """With a callback `genft data` stays a group, though it has one command."""
+    """Keep `genft data` a group although it has only one command."""
 
 
 class CheckOptions(JsonOptions):
     root: Path = argument(
-        "A file or a folder of images of your own, as in `genft train`; or the folder with the data of benchmarks, as "
-        "--data of the other commands.",
+        "Your own file or folder of images, as in `genft train`; or the benchmark data folder, as for --data of other "
+        "commands.",
         metavar="PATH",
     )
     tasks: tuple[str, ...] = argument(
@@ -52,7 +52,7 @@ class CheckOptions(JsonOptions):
 def check(options: CheckOptions, own: OwnDataOptions) -> None:
     """Check data on disk: counts, classes, labels, missing and unreadable images, copies across splits.
 
-    Exit code 1 if something would make results wrong, or not comparable with others' on the same benchmark.
+    Exits with code 1 if anything would make results wrong, or not comparable with other results on the same benchmark.
 
         genft data check reviews.csv --text-column review --label-column stars
 
@@ -66,20 +66,26 @@ def check(options: CheckOptions, own: OwnDataOptions) -> None:
         raise ConfigError(f"{root}: is not a folder")
     else:
         records = []
-    there = [record for record in records if record.there]
-    if not options.tasks and not any(record.data for record in there) and (not root.is_dir() or is_image_folder(root)):
-        records = there = _check_all(console, [own_task(root, own)])
-    if not there:
+    present = [record for record in records if record.there]
+    if (
+        not options.tasks
+        and not any(record.data for record in present)
+        and (not root.is_dir() or is_image_folder(root))
+    ):
+        records = present = _check_all(console, [own_task(root, own)])
+    if not present:
         nothing = "it has no folder of a GLUE, VTAB-1k or FGVC task, and no folders of images"
         raise ConfigError(f"{root}: nothing to check: {records[0].faults[0] if options.tasks else nothing}")
-    counted = records if options.tasks else there
+    counted = records if options.tasks else present
     if options.as_json:
         print_json([_plain(record) for record in counted])
     else:
-        console.print(_table(there))
-        console.print("[dim]✗ N of M: M in the benchmark. wrong: rows and images. copies: examples in two splits.[/]")
-        _tell_problems(console, root, there)
-        _tell_missing(console, [r for r in records if not r.there], asked=bool(options.tasks))
+        console.print(_table(present))
+        console.print(
+            "[dim]✗ N of M: N found, M expected. wrong: faulty rows and images. copies: examples in two splits.[/]"
+        )
+        _print_problems(console, root, present)
+        _print_missing(console, [r for r in records if not r.there], asked=bool(options.tasks))
     if not all(record.good for record in counted):
         raise typer.Exit(1)
 
@@ -98,10 +104,10 @@ def _step(progress: Progress, row: TaskID, done: int, total: int) -> None:
     progress.update(row, completed=done, total=total)
 
 
-def _table(there: Sequence[Checked]) -> Table:
+def _table(present: Sequence[Checked]) -> Table:
     numbers = ("classes", "train", "validation", "test", "wrong", "copies")
     shown = table("", "task", *numbers, right=numbers)
-    for c in there:
+    for c in present:
         sizes = {name: len(split) for name, split in c.data.splits.items()} if c.data else {}
         expected = len(c.data.task.classes) if c.data else 0
         shown.add_row(
@@ -115,8 +121,8 @@ def _table(there: Sequence[Checked]) -> Table:
     return shown
 
 
-def _tell_problems(console: Console, root: Path, there: Sequence[Checked]) -> None:
-    for c in there:
+def _print_problems(console: Console, root: Path, present: Sequence[Checked]) -> None:
+    for c in present:
         other = [*(note for note in c.notes if note not in c.differences), *c.copies]
         for sign, sentences, most in (
             ("[red]✗[/]", [*c.faults, *c.differences], _MOST_WRONG),
@@ -126,16 +132,16 @@ def _tell_problems(console: Console, root: Path, there: Sequence[Checked]) -> No
                 text = escape(sentence.replace(f"{root}/", ""))
                 console.print(f"{sign} [bold]{c.task.name}[/]  {text}", soft_wrap=True)
             if len(sentences) > most:
-                console.print(f"{sign} [bold]{c.task.name}[/]  and {len(sentences) - most:,} more (--json has all)")
+                console.print(f"{sign} [bold]{c.task.name}[/]  and {len(sentences) - most:,} more (--json lists all)")
 
 
-def _tell_missing(console: Console, missing: Sequence[Checked], *, asked: bool) -> None:
-    """What has no data: a fault if the user asked for it, else a remark."""
+def _print_missing(console: Console, missing: Sequence[Checked], *, asked: bool) -> None:
+    """List the tasks without data: as faults if the user asked for them, else in one remark."""
     if asked:
         for c in missing:
             console.print(f"[red]✗[/] {escape(c.faults[0])}", soft_wrap=True)
     elif missing:
-        console.print(f"[dim]not there: {', '.join(c.task.name for c in missing)}[/]")
+        console.print(f"[dim]missing: {', '.join(c.task.name for c in missing)}[/]")
 
 
 def _against(count: int, expected: int | None) -> str:

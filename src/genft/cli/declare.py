@@ -1,13 +1,13 @@
-"""Options of the command line declared as records, and the decorator that turns them into a command's options.
+"""Command-line options declared as records, and the decorator that turns these into a command's parameters.
 
 A group of options is a record (:class:`Options`) whose fields are made by :func:`option` and :func:`argument`. A
-command names the groups that it takes as typed arguments and gets them filled in::
+command lists the groups that it takes as typed arguments and receives them filled in::
 
     @takes_options
     def report(output: OutputOptions, tables: TableOptions) -> None: ...
 
-A group may hold groups. ``Said[Training]`` stands for the values of another record that the user has said, one option
-per field: what is not said is left to presets.
+A group may contain groups. ``Given[Training]`` holds those fields of another record that the user has set, with one
+option per field; presets fill in the rest.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class Options(Record):
 
 
 @dataclass(frozen=True)
-class Said(Generic[R]):
-    """What the user said of the fields of ``record``, as it was said; nothing has been checked."""
+class Given(Generic[R]):
+    """The fields of ``record`` that the user has set, as typed on the command line and not yet validated."""
 
     record: type[R]
     values: Mapping[str, Any]
 
 
-class _Look(Record):
-    """What the command line needs to know of a field besides its type, its default and its description."""
+class _Display(Record):
+    """What the command line needs to know about a field besides its type, its default and its description."""
 
     names: tuple[str, ...] = ()
     metavar: str | None = None
@@ -68,30 +68,30 @@ def option(
     """A field that is an option.
 
     Args:
-        description: one sentence or more, for ``--help``.
-        default: if the user says nothing; without one the option is required.
-        names: the option's names, if not ``--field-name``.
-        metavar: what stands for the value in ``--help``.
-        shown_default: the default in words, if ``default`` does not show it.
-        ge: the smallest value that is allowed.
+        description: one or more sentences for ``--help``.
+        default: the value if the option is not given; without a default, the option is required.
+        names: the option's names, if they differ from ``--field-name``.
+        metavar: the placeholder for the value in ``--help``.
+        shown_default: the default in words, if ``default`` itself does not explain it.
+        ge: the smallest allowed value.
     """
-    look = _Look(names=names, metavar=metavar, shown_default=shown_default)
-    return Field(default, description=description, ge=ge, json_schema_extra=look.model_dump(mode="json"))
+    display = _Display(names=names, metavar=metavar, shown_default=shown_default)
+    return Field(default, description=description, ge=ge, json_schema_extra=display.model_dump(mode="json"))
 
 
 def argument(description: str, default: Any = ..., *, metavar: str, shown_default: str | None = None) -> Any:
-    """A field that is an argument: a word without a name, in its place."""
-    look = _Look(metavar=metavar, shown_default=shown_default, is_argument=True)
-    return Field(default, description=description, json_schema_extra=look.model_dump(mode="json"))
+    """A field that is a positional argument."""
+    display = _Display(metavar=metavar, shown_default=shown_default, is_argument=True)
+    return Field(default, description=description, json_schema_extra=display.model_dump(mode="json"))
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let typer fill the arguments of ``command``, each a group of options, from the command line."""
+    """Let typer fill the arguments of ``command``, each of them a group of options, from the command line."""
     groups = {name: p.annotation for name, p in inspect.signature(command, eval_str=True).parameters.items()}
     parameters = [p for group in groups.values() for p in _parameters(group)]
     names = [p.name for p in parameters]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise TypeError(f"{command.__name__}: {twice[0]} is in two of its groups")
+        raise TypeError(f"{command.__name__}: {twice[0]} is declared in two of its groups")
 
     @functools.wraps(command)
     def fill(**values: Any) -> None:
@@ -108,40 +108,40 @@ class OptionField(NamedTuple):
     Attributes:
         name: the field's name, and the name of the command's parameter.
         panel: the heading under which ``--help`` shows it.
-        said: whether it belongs to a :class:`Said` record, so that "not said" is one of its values.
+        given: whether it belongs to a :class:`Given` record, which leaves out options that the user does not set.
     """
 
     name: str
     field: FieldInfo
     panel: str | None
-    said: bool
+    given: bool
 
 
 def fields(group: Any) -> Iterator[OptionField]:
-    """Every option of a group, those of the groups in it included."""
-    said = typing.get_origin(group) is Said
-    record = typing.get_args(group)[0] if said else group
+    """Every option of a group, including those of the groups in it."""
+    given = typing.get_origin(group) is Given
+    record = typing.get_args(group)[0] if given else group
     for name, field in record.model_fields.items():
-        if said or not _is_group(field.annotation):
-            yield OptionField(name, field, record.__name__ if said else record.panel, said)
+        if given or not _is_group(field.annotation):
+            yield OptionField(name, field, record.__name__ if given else record.panel, given)
         else:
             yield from fields(field.annotation)
 
 
 def flag(name: str, field: FieldInfo) -> str:
     """The name of a field on the command line: ``--learning-rate``."""
-    return (*_look(field).names, f"--{name.replace('_', '-')}")[0]
+    return (*_display(field).names, f"--{name.replace('_', '-')}")[0]
 
 
 def _is_group(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is Said or (isinstance(annotation, type) and issubclass(annotation, Options))
+    return typing.get_origin(annotation) is Given or (isinstance(annotation, type) and issubclass(annotation, Options))
 
 
 def _filled(group: Any, values: Mapping[str, Any]) -> Any:
     """The group with the values of its options; an option that was not given keeps its default."""
-    if typing.get_origin(group) is Said:
+    if typing.get_origin(group) is Given:
         (record,) = typing.get_args(group)
-        return Said(record, {name: values[name] for name in record.model_fields if values[name] is not None})
+        return Given(record, {name: values[name] for name in record.model_fields if values[name] is not None})
     content = {
         name: _filled(field.annotation, values) if _is_group(field.annotation) else values[name]
         for name, field in group.model_fields.items()
@@ -159,38 +159,38 @@ def _parameters(group: Any) -> Iterator[inspect.Parameter]:
 
 def _typer_parameter(option_field: OptionField) -> tuple[Any, Any, Any]:
     """(type, default, typer's Option or Argument) of the parameter that typer reads."""
-    name, field, panel, said = option_field
-    look, kind = _look(field), _kind(field)
-    is_switch = kind is bool and not said
-    default = inspect.Parameter.empty if field.is_required() else None if said else field.default or None
-    words = None if is_switch or field.is_required() or field.default in (None, ()) else str(field.default)
-    settings: dict[str, Any] = {"help": _help(field, look.shown_default or words), "show_default": False}
+    name, field, panel, given = option_field
+    display, kind = _display(field), _kind(field)
+    is_switch = kind is bool and not given
+    default = inspect.Parameter.empty if field.is_required() else None if given else field.default or None
+    default_text = None if is_switch or field.is_required() or field.default in (None, ()) else str(field.default)
+    settings: dict[str, Any] = {"help": _help(field, display.shown_default or default_text), "show_default": False}
     if is_switch:
         default = False
     else:
-        settings["metavar"] = look.metavar or _METAVARS.get(kind, "TEXT")
+        settings["metavar"] = display.metavar or _METAVARS.get(kind, "TEXT")
     annotation = kind | None if default is None else kind
-    if look.is_argument:
+    if display.is_argument:
         return annotation, default, typer.Argument(**settings)
-    if not said:
+    if not given:
         settings["min"] = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
-    return annotation, default, typer.Option(*(look.names or [flag(name, field)]), rich_help_panel=panel, **settings)
+    return annotation, default, typer.Option(*(display.names or [flag(name, field)]), rich_help_panel=panel, **settings)
 
 
-def _look(field: FieldInfo) -> _Look:
+def _display(field: FieldInfo) -> _Display:
     extra = field.json_schema_extra
-    return _Look.model_validate(extra) if isinstance(extra, dict) else _Look()
+    return _Display.model_validate(extra) if isinstance(extra, dict) else _Display()
 
 
 def _help(field: FieldInfo, default: str | None) -> str:
     text = field.description or ""
-    if not text.endswith("."):  # a description in a record that is no group of options
+    if not text.endswith("."):  # the description of a field in a record that is not a group of options
         text = f"{text[:1].upper()}{text[1:]}."
     return escape(text) + (f" \\[default: {escape(default)}]" if default else "")
 
 
 def _kind(field: FieldInfo) -> Any:
-    """The type that typer reads: what is not simple is read as text, and checked later by its record."""
+    """The type that typer parses; anything that is not simple is parsed as text, and its record validates it later."""
     options = [field.annotation]
     if typing.get_origin(field.annotation) in (typing.Union, types.UnionType):
         options = [o for o in typing.get_args(field.annotation) if o is not types.NoneType]

@@ -1,4 +1,4 @@
-"""``genft demo``: the main job, small enough for two cores and five minutes."""
+"""``genft demo``: a method comparison small enough for two cores and five minutes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from genft.training.prepared import PreparedRun, prepare
 
 TASK, MODEL = "bbc-news", "minilm-l6"
 METHODS = ("genft", "vectorfit", "lora", "bitfit", "linear")
-#: Measured on two cores of an x86 server, library start included.
+#: Measured on two cores of an x86 server, including the import of the libraries.
 SECONDS_PER_RUN = 52
 
 
@@ -34,16 +34,16 @@ class DemoOutputOptions(OutputOptions):
 
 class DemoOptions(Options):
     panel = "Runs"
-    seed: int = option("Seed of the head, the adapters and the order; the data stay the same.", 0, ge=0)
+    seed: int = option("Seed for the head, the adapters and the order of examples; the data stay the same.", 0, ge=0)
 
 
 @takes_options
 def demo(options: DemoOptions, output: DemoOutputOptions, repeat: AgainOptions) -> None:
     """Compare several methods on BBC News in under five minutes.
 
-    Fine-tunes MiniLM-L6, without a network. Every method gets the same 100 training documents, the same number of
-    steps, and a process of its own, so that its peak memory is its own. The epoch is chosen on 100 other documents; the
-    accuracy is of 1,000 more.
+    Fine-tunes MiniLM-L6 without network access. Every method gets the same 100 training documents and the same number
+    of steps, and runs in its own process, so that peak memory is measured per method. The epoch is chosen on 100 other
+    documents; the accuracy is measured on 1,000 more.
 
     Needs `pip install 'genft[demo]'`. Finished runs are reused: a second call only shows the table.
     """
@@ -81,7 +81,7 @@ def _announce(console: Console, runs: Sequence[PreparedRun], left: Sequence[Prep
     )
     for run in runs:
         if run not in left:
-            console.print(f"  {run.spec.method:<10} finished before, reused")
+            console.print(f"  {run.spec.method:<10} already finished, reused")
     if left:
         console.print(f"{len(left)} runs, about {duration(SECONDS_PER_RUN * len(left))} on two CPU cores.\n")
 
@@ -95,7 +95,7 @@ def _conclude(console: Console, results: Sequence[Result], out: Path) -> None:
     )
     best = max((r for r in results if r.method == "genft"), key=lambda r: r.scores.value)
     adapter = out / best.adapter
-    console.print(f"The genft adapter is saved to {adapter}", soft_wrap=True, markup=False)
+    console.print(f"GenFT adapter saved to {adapter}", soft_wrap=True, markup=False)
     console.print(
-        f"Use it: genft predict {adapter} --input FILE; in Python: see its README.md", soft_wrap=True, markup=False
+        f"Use it: genft predict {adapter} --input FILE; for Python, see its README.md", soft_wrap=True, markup=False
     )

@@ -1,6 +1,6 @@
-"""The page of all commands and options, made from the commands themselves.
+"""The documentation page of all commands and options, generated from the commands themselves.
 
-python -m genft.cli.documentation > docs/command_line.md; a test compares the page with what this prints.
+``python -m genft.cli.documentation > docs/command_line.md`` writes it; a test checks that the page is up to date.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from genft.cli.commands import COMMANDS, load
 
 _HEAD = """# The command line
 
-Every command says the same with `--help`. Required options are marked \\*.
+`genft COMMAND --help` shows the same information. Required options are marked \\*.
 """
 
 
@@ -26,10 +26,10 @@ def page() -> str:
 
 def _leaves(name: str, command: Any) -> Iterator[tuple[str, Any]]:
     """A command, or the commands of a group."""
-    below = getattr(command, "commands", None)
-    if below is None:
+    subcommands = getattr(command, "commands", None)
+    if subcommands is None:
         yield name, command
-    for word, leaf in (below or {}).items():
+    for word, leaf in (subcommands or {}).items():
         yield from _leaves(f"{name} {word}", leaf)
 
 
@@ -48,7 +48,7 @@ def _options(commands: dict[str, Any]) -> Iterator[str]:
     for name, command in commands.items():
         for p in command.params:
             is_option = p.param_type_name == "option" and p.name != "help"
-            panel = getattr(p, "rich_help_panel", None) or "Of single commands"
+            panel = getattr(p, "rich_help_panel", None) or "Options of single commands"
             words = f"`{', '.join(p.opts)}`" if is_option else f"`{_metavar(p)}`"
             if p.name != "help":
                 text = (p.help or "").replace("\\[", "[")

@@ -1,4 +1,4 @@
-"""``genft explain``: what a run would be, value by value."""
+"""``genft explain``: every value of a run and where it comes from, without running it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _USER = "command line"
 def explain(run: RunOptions, output: JsonOptions) -> None:
     """Show every value of a run and its origin, without training.
 
-    The options are those of `genft train`; the model is loaded and the method is put on it.
+    Takes the options of `genft train`, loads the model and attaches the method to it.
 
         genft explain reviews.csv --text-column review --label-column stars -m minilm-l6
     """
@@ -57,33 +57,33 @@ def explain(run: RunOptions, output: JsonOptions) -> None:
         console.print()
 
 
-def _run(said: TaskOptions, request: Request, prepared: PreparedRun) -> _Values:
+def _run(options: TaskOptions, request: Request, prepared: PreparedRun) -> _Values:
     task = prepared.data.task
     return {
         "task": (task.name, _USER),
-        **_of_task(said, request, prepared),
+        **_task(options, request, prepared),
         **{f"{name} examples": (len(split), "counted") for name, split in prepared.data.splits.items()},
         **_jsonable({name: value for name, value in request.run.items() if value.value is not None}),
         "model files": (prepared.source.origin, "found"),
-        "key of the result": (prepared.key, "hash of all of this"),
+        "key of the result": (prepared.key, "hash of the run's values"),
     }
 
 
-def _of_task(said: TaskOptions, request: Request, prepared: PreparedRun) -> _Values:
-    """What the task says, and where it does not what the user said or the data show."""
+def _task(options: TaskOptions, request: Request, prepared: PreparedRun) -> _Values:
+    """The task's values: its own, those that the user set, and those inferred from the data."""
     task = prepared.data.task
-    usual = "default" if is_file(said.task) else f"task {task.name}"
+    usual = "default" if is_file(options.task) else f"task {task.name}"
     kind = "numbers" if task.regression else "classes"
     texts = {
-        "text columns": (list(task.text_columns), _USER if said.text_column else usual),
-        "label column": (task.label_column, _USER if said.label_column else usual),
-        "longest text": (task.max_length, _USER if said.max_length else usual),
+        "text columns": (list(task.text_columns), _USER if options.text_column else usual),
+        "label column": (task.label_column, _USER if options.label_column else usual),
+        "longest text": (task.max_length, _USER if options.max_length else usual),
     }
     metric = f"default for {kind}" if usual == "default" else usual
     return {
         "classes": (list(task.classes), usual if request.spec.task.classes else "inferred from the training data"),
         **(texts if task.kind == "text" else {}),
-        "metric": (task.metric, _USER if said.metric else metric),
+        "metric": (task.metric, _USER if options.metric else metric),
     }
 
 

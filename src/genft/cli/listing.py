@@ -1,4 +1,4 @@
-"""``genft list``: the methods and their settings, the tasks, the packaged models. Each list is a file in ``lists``."""
+"""``genft list``: the methods and their settings, the tasks, the packaged models. Each list has a file in ``lists``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LISTS = ("methods", "tasks", "models")
 
 class ListOptions(JsonOptions):
     kind: str = argument(f"{', '.join(LISTS[:-1])} or {LISTS[-1]}.", metavar="WHAT")
-    name: str | None = argument("After methods: show the settings of this method, for --set.", None, metavar="[NAME]")
+    name: str | None = argument("With `methods`: show the settings of this method, for --set.", None, metavar="[NAME]")
 
 
 @takes_options
@@ -25,7 +25,7 @@ def list_(options: ListOptions) -> None:
     if options.kind not in LISTS:
         raise ConfigError(not_one_of("list", options.kind, LISTS))
     if options.name is None:
-        # imported when it is asked for: the list of methods is there at once, while that of models needs torch
+        # imported on demand: the list of methods appears at once, while the list of models needs torch
         resolve_name(f"genft.cli.lists.{options.kind}:show")(options.as_json)
     elif options.kind == "methods":
         resolve_name("genft.cli.lists.settings:show")(options.name, options.as_json)

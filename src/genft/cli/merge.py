@@ -1,4 +1,4 @@
-"""``genft merge``: hand an adapter over to programs that know neither genft nor peft."""
+"""``genft merge``: make an adapter usable in programs that know neither genft nor peft."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from genft.sweeps.processes import be_quiet
 
 
 class MergeOptions(Options):
-    out: Path = option("A new folder.")
+    out: Path = option("The folder to write; it must be new.")
 
 
 @takes_options
 def merge(adapter: OpenOptions, inputs: InputOptions, options: MergeOptions, output: JsonOptions) -> None:
     """Fold an adapter into its base model.
 
-    The result is a plain model folder that transformers loads alone. The outputs before and after are compared on
-    --input, or on random inputs.
+    The result is a plain model folder that transformers loads on its own. The outputs before and after merging are
+    compared on --input, or on random inputs.
 
         genft merge runs/adapters/NAME --out merged
     """

@@ -1,4 +1,4 @@
-"""What options are called elsewhere, answered by what they are called here."""
+"""Option names of other tools, answered with the option that genft has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from genft.errors import ConfigError
 
-#: Names of transformers' scripts, LLaMA-Factory, AutoTrain and lm-eval, and what to use here.
+#: Option names of transformers' scripts, LLaMA-Factory, AutoTrain and lm-eval, and the genft option to use.
 ELSEWHERE = {
     "--lr": "--learning-rate",
     "--num-epochs": "--epochs",
@@ -50,7 +50,7 @@ ELSEWHERE = {
 _FIRST_ARGUMENT = "name the task or the file as the first argument, without an option"
 _DEVICE = "genft uses the GPU if there is one; choose another with the environment variable CUDA_VISIBLE_DEVICES"
 _SETTING = "is a setting of the method: use --set {}=VALUE (`genft list methods NAME` lists them)"
-#: Names for which there is no option here, and what to do instead.
+#: Option names that genft has no option for, and what to do instead.
 INSTEAD = {
     **dict.fromkeys(
         ("--dataset", "--dataset-name", "--train-file", "--task", "--task-name", "--tasks"), _FIRST_ARGUMENT
@@ -62,16 +62,16 @@ INSTEAD = {
     "--lora-dropout": _SETTING.format("lora_dropout"),
     "--target-modules": _SETTING.format("target_modules"),
     "--lora-target": _SETTING.format("target_modules"),
-    "--resume": "run the same command again; an interrupted run resumes where it was",
-    "--resume-from-checkpoint": "run the same command again; an interrupted run resumes where it was",
+    "--resume": "run the same command again; an interrupted run resumes where it stopped",
+    "--resume-from-checkpoint": "run the same command again; an interrupted run resumes where it stopped",
 }
 
 
 def translate(words: Sequence[str], known: Collection[str]) -> list[str]:
-    """The words of a command line, if each option in them is one of ``known`` or is nothing that we have heard of.
+    """Return the words of a command line, with the values of :data:`OPTIONAL_VALUES` filled in.
 
     Raises:
-        ConfigError: an option that has another name here, or none.
+        ConfigError: an option that has another name in genft, or no equivalent.
     """
     problems = []
     for word in words:
@@ -83,7 +83,7 @@ def translate(words: Sequence[str], known: Collection[str]) -> list[str]:
         dashed = name.replace("_", "-").lower()
         here = dashed if dashed in known else ELSEWHERE.get(dashed)
         if here in known:
-            problems.append(f"{name}: is called {here} here")
+            problems.append(f"{name}: is called {here} in genft")
         elif dashed in INSTEAD:
             problems.append(f"{name}: {INSTEAD[dashed]}")
     if problems:
@@ -95,7 +95,7 @@ def _is_address(word: str) -> bool:
     return word in ("local", "auto") or ":" in word
 
 
-#: Options that may stand without a value, which typer does not have: the value then, and how a given one is recognised.
+#: Options whose value may be omitted, which typer does not support: the value to use, and a test for a given value.
 OPTIONAL_VALUES: dict[str, tuple[str, Callable[[str], bool]]] = {"--ray": ("local", _is_address)}
 
 

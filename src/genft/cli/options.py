@@ -1,4 +1,4 @@
-"""The options that several commands have, in groups. Each is declared here and nowhere else."""
+"""The options that several commands share, in groups. Each is declared here and nowhere else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AgainOptions(Options):
 
 
 class TrackerOptions(Options):
-    """Trackers are no part of a run's key."""
+    """Trackers are not part of a run's key."""
 
     panel = "Output"
     report_to: tuple[str, ...] = option(
@@ -36,7 +36,7 @@ class TrackerOptions(Options):
 
 class FigureOptions(Options):
     panel = "Figures"
-    format: str = option("The format of figures: png, svg or pdf.", "png")
+    format: str = option("Format of the figures: png, svg or pdf.", "png")
 
 
 class DataRootOptions(Options):
@@ -50,29 +50,33 @@ class DataRootOptions(Options):
 
 
 class ReadingOptions(Options):
-    """How a file of one's own is read."""
+    """How the user's own file is read."""
 
     panel = "Data"
     text_column: tuple[str, ...] = option(
-        "The column with the text; given twice, pairs of texts.", (), shown_default="text, or as in training"
+        "The column with the text; give it twice for pairs of texts.", (), shown_default="text, or as in training"
     )
     encoding: str = option("The encoding of text files.", "utf-8")
 
 
 class OwnDataOptions(ReadingOptions):
-    """What a file or a folder of one's own holds."""
+    """The content of the user's own file or folder."""
 
-    label_column: str | None = option("The column with the answer.", None, shown_default="label")
-    validation: Path | None = option("Rows that select the epoch.", None, shown_default="a tenth of the training rows")
-    test: Path | None = option("Rows that are reported.", None, shown_default="a fifth of the training rows")
-    regression: bool = option("The answer is a number, not a class.", False)
+    label_column: str | None = option("The column with the label.", None, shown_default="label")
+    validation: Path | None = option(
+        "The file with the rows that select the epoch.", None, shown_default="a tenth of the training rows"
+    )
+    test: Path | None = option(
+        "The file with the rows to report on.", None, shown_default="a fifth of the training rows"
+    )
+    regression: bool = option("The label is a number, not a class.", False)
 
 
 class TaskOptions(OwnDataOptions, DataRootOptions):
-    """One task, by its name or as a file of one's own."""
+    """One task, by name or as the user's own file."""
 
     task: str = argument(
-        "A task of `genft list tasks`; a .csv, .tsv, .jsonl or .json file with a row per example; or a folder of "
+        "A task of `genft list tasks`; a .csv, .tsv, .jsonl or .json file with one row per example; or a folder of "
         "images (class folders, or train, val and test with class folders in them).",
         metavar="TASK|FILE",
     )
@@ -83,10 +87,10 @@ class TaskOptions(OwnDataOptions, DataRootOptions):
         shown_default="the task's; accuracy or pearson for a file",
     )
     max_length: int | None = option(
-        "Tokens per text; longer texts are cut.", None, shown_default="the task's; 128 for a file", ge=2
+        "Tokens per text; longer texts are truncated.", None, shown_default="the task's; 128 for a file", ge=2
     )
 
-    #: Options that describe a file; a task of the list says these things itself.
+    #: Options that describe a file; a listed task defines these itself.
     OF_A_FILE: ClassVar = ("text_column", "label_column", "validation", "test")
 
 
@@ -99,19 +103,21 @@ class TasksOptions(DataRootOptions):
 
 
 class RoleOptions(Options):
-    """Which examples do what. A limited run says so wherever its number appears."""
+    """Which examples train, select and report. A limited run is marked wherever its score appears."""
 
     panel = "Data"
     protocol: str | None = option(
-        f"Which split selects and which one is reported: {', '.join(PROTOCOLS)}.", None, shown_default="the task's"
+        f"Which split selects and which one reports: {', '.join(PROTOCOLS)}.", None, shown_default="the task's"
     )
     limit_train: int | None = option("Use only this many training examples.", None, ge=2)
     limit_eval: int | None = option("Evaluate on only this many examples.", None, ge=2)
-    limit_select: int | None = option("Select on only this many examples.", None, shown_default="as --limit-eval", ge=2)
+    limit_select: int | None = option(
+        "Select on only this many examples.", None, shown_default="same as --limit-eval", ge=2
+    )
 
     @property
-    def said(self) -> dict[str, Any]:
-        """What was said, as fields of a :class:`~genft.runs.spec.RunSpec`."""
+    def given(self) -> dict[str, Any]:
+        """The options that the user gave, as fields of a :class:`~genft.runs.spec.RunSpec`."""
         return self.model_dump(exclude_none=True)
 
 
@@ -137,7 +143,7 @@ class SettingOptions(Options):
 class MethodOptions(SettingOptions):
     method: str | None = option("A method of `genft list methods`.", None, shown_default="genft")
     seed: int | None = option(
-        "Seed of the head, the adapter and the order of the examples.", None, shown_default="0", ge=0
+        "Seed for the head, the adapter and the order of the examples.", None, shown_default="0", ge=0
     )
 
 
@@ -147,23 +153,23 @@ class SeedsOptions(Options):
 
 
 class SweepOptions(SeedsOptions):
-    """Of the commands that do many runs."""
+    """Options of the commands that execute many runs."""
 
-    jobs: int = option("How many runs go on at the same time.", 1, ge=1)
+    jobs: int = option("Number of runs to execute at the same time.", 1, ge=1)
     dry_run: bool = option("Only show what would run.", False)
 
 
 class SavedOptions(Options):
     """A saved adapter."""
 
-    adapter: Path = argument("A folder that `genft train` or peft has saved.", metavar="ADAPTER")
-    base: str | None = option("The base model, if it is not where the adapter says.", None)
+    adapter: Path = argument("A folder saved by `genft train` or peft.", metavar="ADAPTER")
+    base: str | None = option("The base model, if it is not the one that the adapter names.", None)
 
 
 class OpenOptions(SavedOptions):
-    """A saved adapter that may be peft's alone."""
+    """A saved adapter, which may have been saved by peft alone."""
 
-    num_labels: int | None = option("Outputs of the head; only for a folder that peft alone has saved.", None, ge=1)
+    num_labels: int | None = option("Number of outputs of the head; only for a folder saved by peft alone.", None, ge=1)
 
 
 class InputOptions(Options):

@@ -1,4 +1,4 @@
-"""``genft params``: the paper's parameter counts, counted."""
+"""``genft params``: recount the paper's parameter counts."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _TITLES = {
 class ParamsOptions(JsonOptions):
     suite: str = argument("vtab1k, fgvc or glue: GenFT's presets; methods: every method.", metavar="SUITE")
     figure: Path | None = option(
-        "Draw parameters against rank, GenFT and LoRA, into this .png, .svg or .pdf file.", None, metavar="FILE"
+        "Plot parameters against rank for GenFT and LoRA into this .png, .svg or .pdf file.", None, metavar="FILE"
     )
 
 
 @takes_options
 def params(options: ParamsOptions) -> None:
-    """Count what the paper's presets train, beside its numbers.
+    """Count what the paper's presets train, next to its numbers.
 
-    Builds ViT-B/16 or RoBERTa-base without weights, applies every preset of Tables 8-10 and adds up the model's
-    trained parameters. Needs no download.
+    Builds ViT-B/16 or RoBERTa-base without weights, applies every preset of Tables 8-10 and adds up the trained
+    parameters. Nothing is downloaded.
 
         genft params vtab1k --figure parameters.png
 
@@ -42,7 +42,7 @@ def params(options: ParamsOptions) -> None:
     be_quiet()
     if options.suite == "methods":
         if options.figure:
-            raise ConfigError("--figure: belongs to vtab1k, fgvc and glue")
+            raise ConfigError("--figure: only for vtab1k, fgvc and glue")
         _methods(count_methods(), options.as_json)
     else:
         _suite(options)
@@ -96,7 +96,7 @@ def _methods(counted: list[MethodCount], as_json: bool) -> None:
         console.print()
     for number, note in enumerate(notes, 1):
         console.print(f"[dim]\\[{number}] {note}[/]")
-    console.print("[dim]M: millions, as printed; with head: if the printed number includes it.[/]")
+    console.print("[dim]M: millions, as printed; with head: shown if the printed number includes the head.[/]")
 
 
 def _show(counted: SuiteCount) -> None:
@@ -119,7 +119,7 @@ def _show(counted: SuiteCount) -> None:
     console.print(shown)
     console.print(
         "[dim]a, b: shared and layer-specific dimension; w/o shared: a = 0, and b = 0 becomes 8; w/o specific: b = 0.\n"
-        "The printed numbers are the adapter's alone; the head is trained beside it.[/]"
+        "The printed numbers count the adapter alone; the head is trained as well.[/]"
     )
     if counted.note:
         console.print(f"[dim]with biases: {counted.note}[/]")

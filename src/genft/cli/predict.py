@@ -1,4 +1,4 @@
-"""``genft predict``: a saved adapter on new rows."""
+"""``genft predict``: apply a saved adapter to new rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 class PredictionOptions(Options):
     output: Path | None = option(
-        "The .csv file for all rows with their predictions.",
+        "The .csv file to write all rows and their predictions to.",
         None,
         names=("--output", "-o"),
         metavar="FILE",
@@ -57,7 +57,7 @@ def predict(
     """
     be_quiet()
     if inputs.input is None:
-        raise ConfigError("--input: is missing; name a file with rows, an image or a folder of images")
+        raise ConfigError("--input: is missing; give a file with rows, an image or a folder of images")
     saved = read_task(existing_folder(adapter.adapter))
     console = screen(output.as_json)
     rows, texts = read_inputs(inputs.input, saved, reading)
@@ -72,22 +72,22 @@ def predict(
     file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
     if file:
         all_answers = [answer | _probabilities(saved, values) for answer, values in zip(answers, outputs, strict=True)]
-        _write(file, _beside(rows, all_answers))
+        _write(file, _with_answers(rows, all_answers))
     if output.as_json:
         details = [{} if saved.regression else {"probabilities": _by_class(saved, values)} for values in outputs]
-        print_json(_beside(rows, [answer | more for answer, more in zip(answers, details, strict=True)]))
+        print_json(_with_answers(rows, [answer | more for answer, more in zip(answers, details, strict=True)]))
     if not output.as_json:
         _show(console, answers, texts)
     if file:
         which = f"{len(rows):,} of {len(rows) + len(unreadable):,}" if unreadable else f"All {len(rows):,}"
-        console.print(f"{which} rows with their predictions: {file}", soft_wrap=True, markup=False)
+        console.print(f"{which} rows with their predictions saved to {file}", soft_wrap=True, markup=False)
     if unreadable:
         console.print(f"{len(unreadable):,} of {len(rows) + len(unreadable):,} images could not be read")
         raise typer.Exit(1)
 
 
 def read_inputs(path: Path, saved: SavedTask, reading: ReadingOptions) -> tuple[list[Row], list[tuple[str, ...]]]:
-    """(the rows as they are, the model's inputs)."""
+    """Return (the rows as read, the model's inputs)."""
     if saved.kind == "image":
         images = [path]
         if path.is_dir():
@@ -161,8 +161,8 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
     write_atomically(path, text.getvalue().encode("utf-8"))
 
 
-def _beside(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Every row with its answer; an answer never replaces a column that the user has."""
+def _with_answers(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return every row with its answer; an answer never replaces a column of the user's."""
     taken = {key for row in rows for key in row}
     return [
         {**row, **{f"{k} (predicted)" if k in taken else k: v for k, v in answer.items()}}

@@ -1,4 +1,4 @@
-"""Bars: of one run, and of many at the same time."""
+"""Progress bars: for one run, and for many at the same time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RunBar:
 
 
 class SweepBars:
-    """One bar for all runs, one for every run in progress, and a line for every run that is finished."""
+    """One bar for all runs, one for every run in progress, and a line for every finished run."""
 
     def __init__(self, console: Console, schedule: Schedule) -> None:
         self.console, self.schedule = console, schedule
@@ -100,8 +100,8 @@ class SweepBars:
         self.progress.update(self.all, completed=len(self.schedule.outcomes), total=self.schedule.planned, note=note)
 
 
-def tell_failures(console: Console, schedule: Schedule) -> None:
-    """A line for every run that has failed."""
+def print_failures(console: Console, schedule: Schedule) -> None:
+    """Print a line for every failed run."""
     for run, error in schedule.failures:
         name = escape(schedule.label(run))
         console.print(

@@ -1,4 +1,4 @@
-"""``genft report``: what a folder of results says, as tables or as one page."""
+"""``genft report``: show a folder of results as tables or as one page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ FORMATS = ("md", "csv", "json", "html")
 
 
 class ReportOptions(Options):
-    folder: Path = argument("The --out of genft train, bench or demo.", metavar="DIR")
-    html: bool = option("Write one page that needs no network: DIR/report.html, or --out FILE.", False)
+    folder: Path = argument("The folder given to genft train, bench or demo as --out.", metavar="DIR")
+    html: bool = option("Write one self-contained HTML page: DIR/report.html, or --out FILE.", False)
     format: str | None = option(
-        f"Output format: {', '.join(FORMATS)}.", None, shown_default="the ending of --out, else tables for the terminal"
+        f"Output format: {', '.join(FORMATS)}.",
+        None,
+        shown_default="the extension of --out, else tables for the terminal",
     )
     against: str | None = option("The method to compare with.", None, shown_default="the best of each table")
     methods: str | None = option("Only these methods, separated by commas.", None, shown_default="all")
@@ -28,8 +30,8 @@ class ReportOptions(Options):
         "Also show results that no bench compares: a grid's candidates, single runs.", False, names=("--all",)
     )
     together: bool = option(
-        "One table for benches whose training differs (preset, epochs, rates to choose from); if two have the same "
-        "method and task, the later one's runs count.",
+        "Show benches with different training (preset, epochs, candidate rates) in one table; if two have the same "
+        "method and task, the runs of the later one count.",
         False,
     )
     out: Path | None = option("Write to this file.", None, shown_default="stdout")
@@ -37,11 +39,11 @@ class ReportOptions(Options):
 
 @takes_options
 def report(options: ReportOptions) -> None:
-    """Show what a folder of results says, as tables or as one page.
+    """Show a folder of results as tables or as one page.
 
-    Scores, ranks, costs, published numbers, and which differences are real. Two results share a table only if they
-    have the same model, suite, protocol, limits and bench settings of training. Means are over the tasks that every
-    method has.
+    Shows scores, ranks, costs, published numbers, and which differences are real. Two results share a table only if
+    they have the same model, suite, protocol, limits and training settings of the bench. Means are over the tasks that
+    every method has.
 
         genft report runs
 
@@ -54,7 +56,7 @@ def report(options: ReportOptions) -> None:
         out = out or options.folder / "report.html"
     store = Store(options.folder)
     with screen(True).status("Comparing example by example"):
-        made = read_report(
+        contents = read_report(
             store,
             methods=split_outside_brackets(options.methods or ""),
             everything=options.everything,
@@ -62,12 +64,12 @@ def report(options: ReportOptions) -> None:
             against=options.against,
         )
     if kind is None:
-        screen().print(formats.as_rich(made))
+        screen().print(formats.as_rich(contents))
         return
     if kind == "html":
-        text = page.render(store, made)
+        text = page.render(store, contents)
     else:
-        text = {"md": formats.as_markdown, "csv": formats.as_csv, "json": formats.as_json}[kind](made)
+        text = {"md": formats.as_markdown, "csv": formats.as_csv, "json": formats.as_json}[kind](contents)
     if out is None:
         print(text, end="")
     else:
@@ -76,14 +78,14 @@ def report(options: ReportOptions) -> None:
 
 
 def _format(options: ReportOptions) -> str | None:
-    """What --format says, or the ending of --out; None for the terminal."""
+    """The value of --format, else the extension of --out, or None for the terminal."""
     if options.format is not None:
         if options.format not in FORMATS:
             raise ConfigError(not_one_of("--format", options.format, FORMATS))
         return options.format
     if options.out is None:
         return None
-    ending = options.out.suffix.removeprefix(".")
-    if ending not in FORMATS:
-        raise ConfigError(not_one_of(f"--out {options.out}: the ending", ending, FORMATS))
-    return ending
+    extension = options.out.suffix.removeprefix(".")
+    if extension not in FORMATS:
+        raise ConfigError(not_one_of(f"--out {options.out}: the extension", extension, FORMATS))
+    return extension

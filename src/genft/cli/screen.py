@@ -23,6 +23,6 @@ def print_json(value: Any) -> None:
 
 
 def bars(console: Console, *columns: ProgressColumn) -> Progress:
-    """Bars with a description and a count; they disappear at the end and are not written into a file."""
+    """Progress bars with a description and a count; they disappear at the end, and appear only on a terminal."""
     first = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     return Progress(*first, *columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""``genft search``: find hyper-parameters for a task, on validation."""
+"""``genft search``: search hyper-parameters for a task on its validation data."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 class SearchOptions(Options):
     panel = "Search"
-    trials: int = option("Trials in all, those of earlier calls included.", 30, ge=1)
+    trials: int = option("Total number of trials, including those of earlier calls.", 30, ge=1)
     time: str | None = option(
-        "Begin no trial after this time, such as 90s, 30m or 2h.", None, metavar="TIME", shown_default="no limit"
+        "Start no new trial after this time, such as 90s, 30m or 2h.", None, metavar="TIME", shown_default="no limit"
     )
     storage: str | None = option(
-        "A URL for Optuna, such as postgresql://…, if several machines share one search.",
+        "Optuna storage URL, such as postgresql://…, for several machines to share one search.",
         None,
         shown_default="a file in --out",
     )
@@ -42,9 +42,9 @@ class SearchOptions(Options):
 def search(run: RunOptions, options: SearchOptions, output: OutputOptions) -> None:
     """Search hyper-parameters for a task, on its validation data.
 
-    Optuna's TPE searches the preset's spaces and prunes, on the split that selects. What you set yourself stays fixed.
-    The reporting split is read once, by the winner, which is written as a preset. Run the same command again to
-    continue; run it several times at once to share the work.
+    Optuna's TPE sampler searches the preset's spaces and prunes trials, using the selection split alone. Values that
+    you set yourself stay fixed. The reporting split is read once, by the winner, which is saved as a preset. Run the
+    same command again to continue; run it several times at once to share the work.
 
         genft search bbc-news -m minilm-l6 --method genft --trials 40 --time 2h
     """
@@ -56,7 +56,7 @@ def search(run: RunOptions, options: SearchOptions, output: OutputOptions) -> No
     opened = open_search(request, output.out, options.storage)
     metric = opened.prepared.data.task.metric
     console.print(
-        f"[bold]{opened.study.study_name}[/]: {', '.join(opened.spaces)} for {metric} on the selecting split of "
+        f"[bold]{opened.study.study_name}[/]: {', '.join(opened.spaces)} for {metric} on the selection split of "
         f"{opened.prepared.data.task.name} (protocol {opened.prepared.spec.protocol}); {len(opened.finished)} of "
         f"{options.trials} trials are finished\n",
         soft_wrap=True,
@@ -113,25 +113,25 @@ def _conclude(console: Console, opened: Search, result: Result, path: Path) -> N
     _show_ranked(console, opened, scores.metric)
     if importances := opened.importances():
         shares = ", ".join(f"{name} {share:.0%}" for name, share in importances.items() if share >= 0.005)
-        console.print(f"Share of the differences between complete trials: {shares}", soft_wrap=True)
+        console.print(f"Importance, as a share of the differences between complete trials: {shares}", soft_wrap=True)
     else:
-        console.print("Nothing can be said about what matters: too few complete trials, or all equally good.")
+        console.print("Importance unknown: too few complete trials, or all of them equally good.")
     if len(opened.ranked) > 1:
         best, second = opened.ranked[:2]
-        ours, other = (t.user_attrs for t in (best, second))
+        first, other = (t.user_attrs for t in (best, second))
         console.print(
             f"The runner-up: {scores.metric} lower by {(best.value or 0) - (second.value or 0):.4f} on the selecting "
-            f"split, with {other['adapter_parameters'] / ours['adapter_parameters']:.2f} times the parameters and "
-            f"{other['seconds'] / ours['seconds']:.2f} times the time of a run.",
+            f"split, with {other['adapter_parameters'] / first['adapter_parameters']:.2f} times the parameters "
+            f"and {other['seconds'] / first['seconds']:.2f} times the time of a run.",
             soft_wrap=True,
         )
     low, high = scores.interval
     console.print(
         f"\n{scores.metric} [bold]{scores.value:.4f}[/] (95 % interval {low:.4f} to {high:.4f}) on the reporting "
-        "split, read once, by the winner; its score on the selecting split is optimistic, as the best of many.",
+        "split, read once, by the winner; its score on the selection split is optimistic, being the best of many.",
         soft_wrap=True,
     )
-    console.print(f"The winner as a preset: --preset {path}", soft_wrap=True, markup=False)
+    console.print(f"Winner saved as a preset: --preset {path}", soft_wrap=True, markup=False)
 
 
 def _show_ranked(console: Console, opened: Search, metric: str) -> None:

@@ -1,4 +1,4 @@
-"""``genft show``: what an adapter did to the weights, as figures."""
+"""``genft show``: draw what an adapter did to the weights."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from genft.sweeps.processes import be_quiet
 
 class ShowOptions(FigureOptions):
     against: Path | None = option(
-        "Another adapter of the same base model, shown beside it on the same scales.", None, metavar="ADAPTER"
+        "Another adapter of the same base model, drawn next to the first on the same scales.", None, metavar="ADAPTER"
     )
-    only: str | None = option(f"Some of: {', '.join(FIGURES)}.", None, metavar="NAMES", shown_default="all")
+    only: str | None = option(
+        f"Draw only these figures: {', '.join(FIGURES)}.", None, metavar="NAMES", shown_default="all"
+    )
     targets: str | None = option(
-        "Which weights of a layer, by the names in the table.",
+        "Weights of a layer to draw, by their names in the table.",
         None,
         metavar="NAMES",
-        shown_default="all; whole matrices: query, value",
+        shown_default="all; for whole matrices query, value",
     )
     layers: str | None = option(
-        "Numbers of layers: 0,5,11.",
+        "Layer numbers, such as 0,5,11.",
         None,
         metavar="NUMBERS",
-        shown_default="all; of whole matrices the first, the middle and the last",
+        shown_default="all; for whole matrices the first, the middle and the last",
     )
     out: Path = option("The folder for the figures.", Path("figures"))
 
@@ -62,7 +64,7 @@ def show(adapter: OpenOptions, options: ShowOptions, output: JsonOptions) -> Non
         files = {name: [str(path) for path in paths] for name, paths in figures.items()}
         print_json({"adapters": [_data(s) for s in subjects], "figures": files})
     else:
-        _tell(subjects, figures, options.out)
+        _print(subjects, figures, options.out)
 
 
 def _words(text: str | None) -> list[str]:
@@ -71,7 +73,7 @@ def _words(text: str | None) -> list[str]:
 
 def _numbers(text: str | None) -> list[int]:
     if wrong := [word for word in _words(text) if not word.isdecimal()]:
-        raise ConfigError(f"--layers: received {wrong[0]!r}; allowed: numbers of layers, such as 0,5,11")
+        raise ConfigError(f"--layers: received {wrong[0]!r}; allowed: layer numbers, such as 0,5,11")
     return [int(word) for word in _words(text)]
 
 
@@ -89,7 +91,7 @@ def _data(subject: Subject) -> dict[str, Any]:
     return {"label": subject.label, "weights": weights}
 
 
-def _tell(subjects: list[Subject], figures: dict[str, list[Path]], out: Path) -> None:
+def _print(subjects: list[Subject], figures: dict[str, list[Path]], out: Path) -> None:
     console = screen()
     right = ("weights", "‖ΔW‖/‖W0‖", "effective rank")
     shown = table("adapter", "target", "shape", *right, right=right)
@@ -107,9 +109,7 @@ def _tell(subjects: list[Subject], figures: dict[str, list[Path]], out: Path) ->
                 f"{min(ranks):.3g}–{max(ranks):.3g}",
             )
     console.print(shown)
-    console.print(
-        "[dim]From the smallest to the largest over layers. Effective rank: exp of the spectrum's entropy.[/]\n"
-    )
+    console.print("[dim]Ranges: smallest to largest over layers. Effective rank: exp of the spectrum's entropy.[/]\n")
     for name, paths in figures.items():
         console.print(f"{name:<10}{FIGURES[name].text}: {', '.join(path.name for path in paths)}", soft_wrap=True)
     console.print(f"Figures: {out}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""``genft study``: the paper's studies on any task and model."""
+"""``genft study``: repeat the paper's studies on any task and model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from genft.api.settings import parse_settings
-from genft.cli.declare import Options, Said, argument, option, takes_options
+from genft.cli.declare import Given, Options, argument, option, takes_options
 from genft.cli.options import (
     FigureOptions,
     ModelOptions,
@@ -21,7 +21,7 @@ from genft.cli.options import (
     SweepOptions,
     TasksOptions,
 )
-from genft.cli.progress import SweepBars, tell_failures
+from genft.cli.progress import SweepBars, print_failures
 from genft.cli.request import numbers, read_tasks, run_alone
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
@@ -41,7 +41,7 @@ class StudyOptions(Options):
     panel = "Study"
     study: str = argument("ablation, ratio-scaling, shared-dim or rank.", metavar="STUDY")
     grid: tuple[str, ...] = option(
-        "Other values of an axis: w0_ratio=0.03,0.1 or scaling, shared_dim, rank; may be repeated.",
+        "Other values for an axis (w0_ratio, scaling, shared_dim or rank), such as w0_ratio=0.03,0.1; may be repeated.",
         (),
         metavar="AXIS=VALUES",
     )
@@ -58,15 +58,15 @@ def study(
     model: ModelOptions,
     setting: SettingOptions,
     roles: RoleOptions,
-    training: Said[Training],
+    training: Given[Training],
     sweep: SweepOptions,
     output: OutputOptions,
     drawing: StudyFigureOptions,
 ) -> None:
     """Repeat a study of GenFT's paper on any task and model.
 
-    The studies are Table 4 and Figures 2, 3 and 4. Underneath is a bench: if it is interrupted, run the same command
-    again to resume. Runs that another study or bench has finished in the same --out are not repeated.
+    The studies are Table 4 and Figures 2, 3 and 4. A study runs like a bench: if it is interrupted, run the same
+    command again to resume. Runs that another study or bench has finished in the same --out are not repeated.
 
         genft study ablation glue --model roberta-base --seeds 0,1,2
 
@@ -90,9 +90,9 @@ def study(
         model=model.model,
         preset=load_preset(model.preset),
         training=training.values,
-        run=roles.said,
+        run=roles.given,
     )
-    by_name = {task.name: of_task for task, of_task in data}
+    by_name = {task.name: task_data for task, task_data in data}
     schedules = [Schedule(matrix, store, by_name) for matrix, _ in matrices]
     _announce(console, repeated, schedules, model.model)
     if sweep.dry_run:
@@ -102,7 +102,7 @@ def study(
         _run(console, schedule, sweep.jobs)
         measured += measure(schedule, variants)
     for schedule in schedules:
-        tell_failures(console, schedule)
+        print_failures(console, schedule)
     paths = draw_study(repeated.name, measured, drawing.figures or output.out / "figures", drawing.format)
     if output.as_json:
         print_json({"study": repeated.name, "measured": [*map(_data, measured)], "figures": [*map(str, paths)]})
@@ -133,7 +133,7 @@ def _announce(console: Console, repeated: Study, schedules: Sequence[Schedule], 
             f"{run.data.task.name}: {len(schedule.matrix.entries)} variants, seeds "
             f"{', '.join(map(str, schedule.matrix.seeds))}, protocol {run.spec.protocol}, {run.data.task.metric}"
         )
-    console.print(f"{planned} runs on {model}, of which {done} are finished\n", soft_wrap=True, markup=False)
+    console.print(f"{planned} runs on {model}, {done} finished\n", soft_wrap=True, markup=False)
 
 
 def _run(console: Console, schedule: Schedule, jobs: int) -> None:
@@ -177,6 +177,6 @@ def _show(console: Console, repeated: Study, measured: Sequence[Measured]) -> No
     metrics = ", ".join(dict.fromkeys(m.metric for m in measured))
     console.print(
         f"[dim]score: mean {metrics} over seeds on the protocol's reporting split; ± seed: standard deviation of one "
-        "seed; adapter: trained parameters. The best of a grid is chosen on what is reported: "
-        "to find settings for use, take `genft search`.[/]"
+        "seed; adapter: trained parameters. The best of a grid is chosen on the reported data: "
+        "to find settings for use, run `genft search`.[/]"
     )

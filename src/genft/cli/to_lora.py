@@ -1,4 +1,4 @@
-"""``genft to-lora``: hand an adapter over to programs that know LoRA but not genft."""
+"""``genft to-lora``: make an adapter usable in programs that know LoRA but not genft."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class LoraOptions(MergeOptions):
         names=("--for",),
     )
     rank: str = option(
-        "The highest rank of a weight. auto: exact if the update has low rank by construction, else as --energy 0.99.",
+        "Maximum rank per weight. auto: exact if the update is low-rank by construction, else like --energy 0.99.",
         "auto",
     )
     energy: float | None = option(
-        "The smallest rank per weight that keeps this share of the squared singular values.", None
+        "Use the smallest rank per weight that keeps this share of the squared singular values.", None
     )
 
 
@@ -44,9 +44,9 @@ class LoraOptions(MergeOptions):
 def to_lora(adapter: OpenOptions, inputs: InputOptions, options: LoraOptions, output: JsonOptions) -> None:
     """Write an adapter as a standard LoRA adapter.
 
-    For servers and libraries that do not know genft. It is exact if every update has low rank by construction, as
-    GenFT's with identity activations has; otherwise it is the best approximation of the rank, with the error of every
-    layer. The outputs before and after are compared on --input, or on random inputs.
+    For servers and libraries that do not know genft. The conversion is exact if every update is low-rank by
+    construction, as with GenFT's identity activations; otherwise it is the best approximation of the given rank, and
+    the error of every layer is shown. The outputs before and after are compared on --input, or on random inputs.
 
         genft to-lora runs/adapters/NAME --out lora --rank 16
 
@@ -93,7 +93,7 @@ def _show(lora: LoraAdapter, change: OutputChange, out: Path) -> None:
         shown.add_row(layer.module, str(layer.rank), f"{layer.error:.1e}")
     console.print(shown)
     if lora.exact:
-        console.print("Exact: every update has low rank by construction, and all of it is here.")
+        console.print("Exact: every update is low-rank by construction and is represented in full.")
     else:
         worst = max(layer.error for layer in lora.layers)
         console.print(f"An approximation: a weight's update is off by up to {100 * worst:.2g} % (Frobenius norm).")

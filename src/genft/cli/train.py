@@ -1,4 +1,4 @@
-"""``genft train``: one method on one task, told as it goes."""
+"""``genft train``: train one method on one task, with progress."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def train(
         prepared = prepare(request.spec)
     result = ranks.share(None if repeat.again else prepared.stored(store))
     if result is not None:
-        console.print("This run is finished already; its result is shown again (--again repeats it).\n")
+        console.print("This run is already finished; here is its result (--again repeats the run).\n")
     else:
         _announce(console, prepared)
         if not checks.no_check:
@@ -92,7 +92,7 @@ def check_first(console: Console, run: PreparedRun) -> list[str]:
 
 
 class _Narrator(RunBar):
-    """The bar of one run, and above it a line for everything that was inferred and one per epoch."""
+    """The bar of one run; above it, a line for everything that was inferred and one per epoch."""
 
     def __init__(self, console: Console, run: PreparedRun) -> None:
         super().__init__(console, run.spec.method, run.data.task.metric)

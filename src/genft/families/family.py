@@ -1,7 +1,7 @@
-"""What a family of tasks has to say about learning a task; one instance per task.
+"""The interface of a family of tasks: how a task is learned. There is one instance per task.
 
-Training, the store, bench, report, search, study, export and predict ask these questions and no other, so that a new
-family is one file beside this one.
+Training, the store, bench, report, search, study, export and predict use this interface and nothing else, so that a
+new family is one file next to this one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genft.models.source import ModelSource
 
 @runtime_checkable
 class Options(Protocol):
-    """The hyper-parameters of training that a family looks at (see :class:`genft.runs.settings.Training`)."""
+    """The hyper-parameters of training that a family reads (see :class:`genft.runs.settings.Training`)."""
 
     @property
     def label_smoothing(self) -> float: ...
@@ -35,7 +35,7 @@ class Family(ABC):
         task: what is learned; its classes are known once its data have been read.
     """
 
-    #: What tasks call this family.
+    #: The name by which tasks refer to this family.
     name: ClassVar[str]
 
     def __init__(self, task: Task) -> None:
@@ -50,16 +50,16 @@ class Family(ABC):
 
     @abstractmethod
     def check(self, training: Options) -> None:
-        """Refuse a metric, and values of training, that do not suit the task.
+        """Refuse a metric or training values that do not suit the task.
 
         Raises:
-            ConfigError: the first one that does not.
+            ConfigError: the first one that does not suit it.
         """
 
     @property
     @abstractmethod
     def metric(self) -> Metric:
-        """What selects the epoch and is reported.
+        """The metric that selects the epoch and is reported.
 
         Raises:
             ConfigError: there is no such metric, or it cannot score this task.
@@ -68,7 +68,7 @@ class Family(ABC):
     @property
     @abstractmethod
     def answers(self) -> str:
-        """What is predicted, in words: ``"2 classes"``."""
+        """A phrase for what is predicted: ``"2 classes"``."""
 
     @property
     @abstractmethod
@@ -80,7 +80,7 @@ class Family(ABC):
     @property
     @abstractmethod
     def head(self) -> Head:
-        """What is put on the backbone."""
+        """The head that is added to the backbone."""
 
     def load(
         self,
@@ -108,17 +108,17 @@ class Family(ABC):
     def encode(
         self, split: Split, loaded: LoadedModel, *, augment: str = "none", several_passes: bool = False
     ) -> Encoded:
-        """Examples as the model's input and target; see :func:`genft.data.encode.encode`."""
+        """Encode examples as the model's inputs and targets; see :func:`genft.data.encode.encode`."""
 
     @abstractmethod
     def collator(self, loaded: LoadedModel) -> Any:
-        """What makes a batch of encoded examples."""
+        """The function that collates encoded examples into a batch."""
 
     # ---------------------------------------------------------------- predictions
 
     @abstractmethod
     def predictions(self, outputs: Array) -> Array:
-        """What is predicted, from the model's outputs."""
+        """Predictions from the model's outputs."""
 
     @abstractmethod
     def compact(self, answers: Array) -> Array:
@@ -126,7 +126,7 @@ class Family(ABC):
 
     @abstractmethod
     def scores(self, predicted: Array, target: Array) -> dict[str, float]:
-        """Name → score of every metric that suits the task."""
+        """The score of every metric that suits the task, by name."""
 
     @abstractmethod
     def answer(self, outputs: Sequence[float]) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
-"""How predictions are scored, and how sure a score is.
+"""Metrics of predictions, and confidence intervals of scores.
 
-Every score is computed from weighted examples, many sets of weights at once. Weights of one give the plain score that
-training reports; how often a bootstrap draws each example gives the scores of its draws. A test compares every metric
-with scikit-learn or SciPy.
+Every score is computed from weighted examples, for many sets of weights at once. Weights of 1 give the plain score that
+training reports; the numbers of times that a bootstrap draws each example give the scores of its draws. A test compares
+every metric with scikit-learn or SciPy.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from genft.errors import ConfigError, not_one_of
 Array = NDArray[np.generic]
 Floats = NDArray[np.float64]
 
-#: How many weights (draws × distinct examples) are held in memory at once.
+#: The most weights (draws × distinct examples) that are held in memory at once.
 _WEIGHTS_AT_ONCE = 2_000_000
-#: A spread below this share of the largest value is the rounding of a constant.
+#: A spread below this fraction of the largest value is the rounding error of a constant.
 _ROUNDING = 1e-12
 
 
@@ -31,14 +31,14 @@ class Metric:
     """One way to score predictions.
 
     Attributes:
-        text: what it is, for people.
+        text: a description for the user.
         weighted: predictions (examples,), targets (examples,), weights (draws, examples) → scores (draws,).
-        numbers: whether it scores numbers; otherwise, classes.
-        classes: the one number of classes that it needs, or None if it takes any.
+        numbers: whether it scores numbers rather than classes.
+        classes: the only number of classes that it supports, or None for any.
         higher_is_better: False for errors and losses.
         counts_hits: whether the score is the share of predictions that equal their target.
-        scale: what a score is multiplied by where people read it: 100 for shares and correlations.
-        digits: how many decimals people read.
+        scale: the factor for displayed scores: 100 for shares and correlations.
+        digits: the number of displayed decimals.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Metric:
     digits: int = 2
 
     def fits(self, classes: int | None) -> bool:
-        """Whether it can score answers of ``classes`` classes (0: numbers; None: classes, how many is not known)."""
+        """Whether it can score answers of ``classes`` classes (0: numbers; None: classes, number not known yet)."""
         if classes == 0 or self.numbers:
             return self.numbers and classes == 0
         return classes is None or self.classes in (None, classes)
@@ -65,7 +65,7 @@ class Metric:
     def interval(self, predicted: Array, target: Array, level: float = 0.95, draws: int = 1000) -> tuple[float, float]:
         """A confidence interval over examples: Wilson's for a share of hits, otherwise a percentile bootstrap.
 
-        It says how certain the score is for these trained weights, not how much another seed would change it.
+        It shows how certain the score is for these trained weights, not how much another seed would change it.
         """
         if self.counts_hits:
             correct = int(np.sum(predicted == target))
@@ -78,12 +78,12 @@ class Metric:
         return float(low), float(high)
 
     def shown(self, value: float, sign: str = "") -> str:
-        """A score, or a difference of scores, as people read it; ``sign`` is ``"+"`` to always show one."""
+        """A score, or a difference of scores, formatted for display; with ``sign="+"``, it always has a sign."""
         return f"{self.scale * value:{sign}.{self.digits}f}"
 
     @property
     def unit(self) -> str:
-        """What stands behind the metric's name where scores are shown: ``" × 100"``, or nothing."""
+        """The suffix of the metric's name where scores are displayed: ``" × 100"``, or nothing."""
         return "" if self.scale == 1 else f" × {self.scale:g}"
 
     def better(self, a: float, b: float) -> bool:
@@ -91,14 +91,14 @@ class Metric:
 
 
 def metric_for(name: str, *, classes: int | None) -> Metric:
-    """The metric ``name``, for answers of ``classes`` classes (0: numbers; None: classes, how many is not known yet).
+    """The metric ``name``, for answers of ``classes`` classes (0: numbers; None: classes, number not known yet).
 
     Raises:
         ConfigError: no metric has this name, or it cannot score such answers.
     """
     fitting = [m for m in METRICS.values() if m.fits(classes)]
     if name not in {m.name for m in fitting}:
-        # before the classes are counted, a metric that needs two of them is listed but not recommended
+        # before the classes are counted, a metric for two classes is listed with that condition
         names = [f"{m.name} ({m.classes} classes)" if classes is None and m.classes else m.name for m in fitting]
         raise ConfigError(not_one_of("metric", name, names, what=f"cannot score this task{_reason(name)}"))
     return METRICS[name]
@@ -112,7 +112,7 @@ def _reason(name: str) -> str:
 
 
 def score_all(predicted: Array, target: Array, *, classes: int) -> dict[str, float]:
-    """Name → score of every metric that fits the answers: numbers (``classes`` is 0), two classes, or more."""
+    """The score of every metric that fits the answers, by name: numbers (``classes`` is 0), two classes, or more."""
     return {m.name: m.score(predicted, target) for m in METRICS.values() if m.fits(classes)}
 
 
@@ -120,13 +120,13 @@ def score_all(predicted: Array, target: Array, *, classes: int) -> dict[str, flo
 
 
 def distinct(*rows: Array) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """(the distinct examples (rows, kinds), each a column of ``rows`` (examples,); how often each occurs (kinds,))."""
+    """(the distinct columns of ``rows``, each (examples,), as (rows, kinds); how often each occurs (kinds,))."""
     kinds, counts = np.unique(np.stack(rows), axis=1, return_counts=True)
     return kinds, counts
 
 
 def resample(counts: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Weights (some draws, kinds) of ``draws`` bootstrap draws of as many examples as ``counts`` holds, in batches."""
+    """Weights (some draws, kinds) of ``draws`` bootstrap draws of as many examples as ``counts`` has, in batches."""
     examples = int(counts.sum())
     at_once = max(1, _WEIGHTS_AT_ONCE // len(counts))
     for start in range(0, draws, at_once):
@@ -146,7 +146,7 @@ class _Counts(NamedTuple):
 
     @property
     def f1(self) -> Floats:
-        """F1 of every class; 0 for a class that a draw does not hold."""
+        """F1 of every class; 0 for a class that is absent from a draw."""
         total = self.predicted + self.true
         return np.divide(2 * self.hits, total, out=np.zeros_like(total), where=total > 0)
 
@@ -154,8 +154,8 @@ class _Counts(NamedTuple):
 def _count(predicted: Array, target: Array, weights: Floats) -> _Counts:
     classes = np.union1d(predicted, target)
     is_predicted, is_true = (answers[:, None] == classes for answers in (predicted, target))
-    hits, said, true = (weights @ each.astype(float) for each in (is_predicted & is_true, is_predicted, is_true))
-    return _Counts(classes, hits, said, true)
+    hits, predictions, true = (weights @ each.astype(float) for each in (is_predicted & is_true, is_predicted, is_true))
+    return _Counts(classes, hits, predictions, true)
 
 
 def _accuracy(predicted: Array, target: Array, weights: Floats) -> Floats:
@@ -174,10 +174,10 @@ def _macro_f1(predicted: Array, target: Array, weights: Floats) -> Floats:
 
 def _matthews(predicted: Array, target: Array, weights: Floats) -> Floats:
     """R_K of Gorodkin (2004), which is Matthews' coefficient for two classes."""
-    _, hits, said, true = _count(predicted, target, weights)
+    counts = _count(predicted, target, weights)
     n = weights.sum(axis=1)
-    covariance = n * hits.sum(axis=1) - (said * true).sum(axis=1)
-    norm = np.sqrt((n**2 - (said**2).sum(axis=1)) * (n**2 - (true**2).sum(axis=1)))
+    covariance = n * counts.hits.sum(axis=1) - (counts.predicted * counts.true).sum(axis=1)
+    norm = np.sqrt((n**2 - (counts.predicted**2).sum(axis=1)) * (n**2 - (counts.true**2).sum(axis=1)))
     return np.divide(covariance, norm, out=np.zeros_like(n), where=norm > 0)
 
 
@@ -185,7 +185,7 @@ def _matthews(predicted: Array, target: Array, weights: Floats) -> Floats:
 
 
 def _correlate(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation of x and y, each (kinds,) or (draws, kinds); 0 where one is constant, NaN where one is."""
+    """Pearson's correlation of x and y, each (kinds,) or (draws, kinds); 0 if one is constant, NaN if one has NaN."""
     n = weights.sum(axis=1)
 
     def centred(values: Floats) -> tuple[Floats, Floats]:
@@ -220,7 +220,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("accuracy", "share of right answers", _accuracy, counts_hits=True),
-        Metric("f1", "F1 of class 1, as GLUE has it for MRPC and QQP", _f1, classes=2),
+        Metric("f1", "F1 of class 1, as in GLUE for MRPC and QQP", _f1, classes=2),
         Metric("macro_f1", "mean F1 of the classes", _macro_f1),
         Metric("matthews", "Matthews correlation coefficient", _matthews),
         Metric("pearson", "Pearson correlation", _pearson, numbers=True),

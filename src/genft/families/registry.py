@@ -11,10 +11,10 @@ FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classifi
 
 
 def get_family(task: Task) -> Family:
-    """How ``task`` is learned.
+    """The family of ``task``, which defines how it is learned.
 
     Raises:
-        ConfigError: no family has the name that the task gives.
+        ConfigError: no family has the name in ``task.family``.
     """
     if task.family not in FAMILIES:
         raise ConfigError(not_one_of(f"task {task.name!r}: family", task.family, FAMILIES))

@@ -1,4 +1,4 @@
-"""What training did to the weights, from saved adapters: figures, and the numbers behind them."""
+"""Figures of what training did to the weights, drawn from saved adapters, and the numbers behind them."""
 
 from genft.figures.registry import FIGURES, draw
 from genft.figures.updates import Subject, WeightUpdate, read_subject, read_subjects

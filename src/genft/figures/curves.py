@@ -9,13 +9,13 @@ from genft.figures.positions import Position
 from genft.figures.style import SERIES, WIDTH, Drawn, colour_bar, panels
 from genft.figures.updates import Subject
 
-#: Singular values are drawn down to this part of the largest one.
+#: Singular values are drawn down to this fraction of the largest one.
 SMALLEST_SHOWN = 1e-4
 
 
 def profiles(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -> Drawn:
-    """Per target, one figure for rows and one for columns: a row of panels per layer, mean and variance of each
-    adapter side by side on one scale."""
+    """For each target, one figure for rows and one for columns: a row of panels per layer, with mean and variance of
+    each adapter side by side on one scale."""
     for target in targets:
         positions = [p for n in layers if all((p := Position(target, n)) in s.updates for s in subjects)]
         for name, across in (("row", 1), ("column", 0)):
@@ -37,7 +37,7 @@ def _profiles(subjects: Sequence[Subject], positions: Sequence[Position], across
         _share_y(row[n:])
         row[0].set_ylabel(f"layer {position.layer}")
     for axis, title in zip(
-        axes[0], (f"{what}, {s.label}" for what in ("mean", "variance") for s in subjects), strict=True
+        axes[0], (f"{statistic}, {s.label}" for statistic in ("mean", "variance") for s in subjects), strict=True
     ):
         axis.set_title(title, y=1.0, pad=12)
     figure.supxlabel(label, fontsize=9)
@@ -45,7 +45,7 @@ def _profiles(subjects: Sequence[Subject], positions: Sequence[Position], across
 
 
 def _share_y(axes: Any) -> None:
-    """One scale for panels that stand side by side, with its numbers at the first."""
+    """Give adjacent panels one scale, with tick labels on the first panel only."""
     low, high = (f(limit for axis in axes for limit in axis.get_ylim()) for f in (min, max))
     for n, axis in enumerate(axes):
         axis.set_ylim(low, high)
@@ -55,14 +55,14 @@ def _share_y(axes: Any) -> None:
 
 
 def spectra(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -> Drawn:
-    """Per adapter and target the singular values of ΔW, largest first, both axes logarithmic: a line per layer."""
+    """For each adapter and target, the singular values of ΔW in descending order, on log-log axes: a line per layer."""
     import matplotlib as mpl
 
     columns = min(3, len(targets))
     n = len(subjects) * len(targets)
     size = (min(WIDTH, 1.4 + 2.4 * columns), 1.75 * -(-n // columns) + 0.5)
     figure, axes = panels(n, columns, size, shared=True)
-    # the light end of the map would not be seen on white
+    # the light end of the map would not be visible on white
     colours = mpl.colors.ListedColormap(mpl.colormaps["viridis"].resampled(256)(range(225)))
     scale = mpl.colors.Normalize(min(layers), max(max(layers), min(layers) + 1))
     for axis, (subject, target) in zip(axes, ((s, t) for s in subjects for t in targets), strict=True):

@@ -1,7 +1,7 @@
 """What all heat maps share.
 
-Diverging colours (red and blue) where the sign matters, sequential ones elsewhere; both are told apart by people who do
-not see all colours, and what is compared has one scale.
+Diverging colours (red and blue) if the sign matters, sequential ones otherwise; both are safe for colour-blind readers,
+and panels that are compared share one scale.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from genft.figures.style import WIDTH, colour_bar, panels
 
 SIGNED, SIZED = "RdBu_r", "cividis"
-#: Cells of a heat map per side: more would not be seen in print, so neighbours are averaged.
+#: Cells of a heat map per side: more would not be visible in print, so neighbours are averaged.
 CELLS = 400
-#: The scale ends where all cells but this share (the largest) are inside.
+#: The scale covers all cells except this share, the largest.
 BEYOND = 0.005
 
 Matrix = NDArray[np.float64]
@@ -42,7 +42,7 @@ def pooled(matrix: Tensor) -> Matrix:
 
 
 def reach(matrices: Sequence[Matrix]) -> float:
-    """Where a scale that is symmetric about 0 ends: a few outliers lie beyond it, or all else would be pale."""
+    """The limit of a scale that is symmetric about 0; a few outliers exceed it, or everything else would be pale."""
     sizes = np.abs(np.concatenate([m[~np.isnan(m)] for m in matrices]))
     return float(np.quantile(sizes, 1 - BEYOND)) or 1.0 if len(sizes) else 1.0
 
@@ -60,7 +60,7 @@ def signed_image(axis: Any, matrix: Matrix, limit: float, extent: Extent | None 
 def signed_panels(
     matrices: Mapping[tuple[str, str], Matrix], label: str, *, square: bool, extent: Extent | None = None
 ) -> tuple[Any, list[Any]]:
-    """(a figure of one signed heat map per (adapter, target), three in a row, on one scale; its panels)."""
+    """(a figure with one signed heat map per (adapter, target), three per row, on one scale; its panels)."""
     several = len({adapter for adapter, _ in matrices}) > 1
     columns = min(3, len({target for _, target in matrices}))
     rows = -(-len(matrices) // columns)
@@ -76,7 +76,7 @@ def signed_panels(
 
 
 def numbers_in_cells(axis: Any, table: Matrix, scale: Any, form: str) -> None:
-    """Each number of ``table`` in its cell, in the colour that can be read there."""
+    """Write each number of ``table`` into its cell, in a readable colour."""
     for (r, c), value in np.ndenumerate(table):
         if not math.isnan(value):
             colour = "white" if float(scale(value)) < 0.5 else "black"
@@ -102,6 +102,6 @@ def names_below(axis: Any, names: Sequence[str]) -> None:
 
 
 def layer_ticks(axis: Any, layers: Sequence[int]) -> None:
-    """At most twelve of the layers' numbers along ``axis`` (an x or y axis)."""
+    """Label ``axis`` (an x or y axis) with at most twelve layer numbers."""
     every = -(-len(layers) // 12)
     axis.set_ticks(range(0, len(layers), every), [str(n) for n in layers[::every]])

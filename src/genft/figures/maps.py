@@ -28,7 +28,7 @@ from genft.figures.updates import Subject, WeightUpdate
 
 
 def weights(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -> Drawn:
-    """Per target: a row per layer; W0, then W0 + ΔW of each adapter, on one scale; then each ΔW, on another."""
+    """For each target, a row per layer: W0, then W0 + ΔW of each adapter, on one scale; then each ΔW, on another."""
     for target in targets:
         positions = [p for n in layers if all((p := Position(target, n)) in s.updates for s in subjects)]
         yield f"-{target}", _weights(subjects, target, positions)
@@ -86,7 +86,7 @@ def _by_layer(
     import matplotlib as mpl
 
     tables = [_table(s, targets, layers, number) for s in subjects]
-    # a root, because one large number would leave one colour for all the others
+    # a square-root scale, because one large number would leave one colour for all the others
     low, high = (float(f(np.concatenate(tables, axis=None))) for f in (np.nanmin, np.nanmax))
     scale = mpl.colors.PowerNorm(0.5, low, high)
     n = len(subjects)
@@ -105,12 +105,12 @@ def _by_layer(
 
 
 def _table(subject: Subject, targets: list[str], layers: list[int], number: Callable[[WeightUpdate], float]) -> Matrix:
-    at = {p: number(u) for p, u in subject.updates.items() if p.target in targets and p.layer in layers}
-    return np.array([[at.get(Position(t, n), math.nan) for t in targets] for n in layers])
+    numbers = {p: number(u) for p, u in subject.updates.items() if p.target in targets and p.layer in layers}
+    return np.array([[numbers.get(Position(t, n), math.nan) for t in targets] for n in layers])
 
 
 def cosines(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -> Drawn:
-    """Per adapter and target, ⟨ΔW_m, ΔW_n⟩ / ‖ΔW_m‖ ‖ΔW_n‖ of any two layers, without the diagonal of ones."""
+    """For each adapter and target, ⟨ΔW_m, ΔW_n⟩ / ‖ΔW_m‖ ‖ΔW_n‖ of any two layers, without the diagonal of ones."""
     matrices = {
         (s.label, t): _cosines([s.updates.get(Position(t, n)) for n in layers]) for s in subjects for t in targets
     }
@@ -124,7 +124,7 @@ def cosines(subjects: Sequence[Subject], targets: list[str], layers: list[int]) 
 
 
 def _cosines(updates: Sequence[WeightUpdate | None]) -> Matrix:
-    """(layers, layers); NaN on the diagonal, and where there is no update of the same shape to compare with."""
+    """(layers, layers); NaN on the diagonal and for pairs without updates of the same shape."""
     flat = [None if u is None else u.delta.flatten() / u.delta.norm() for u in updates]
     return np.array(
         [

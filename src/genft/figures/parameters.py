@@ -1,4 +1,4 @@
-"""Trained parameters against the rank: Figure 2 of GenFT's paper, counted on the real architectures."""
+"""Trained parameters against rank: Figure 2 of GenFT's paper, counted on the real architectures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROUND = [digit * 10**power for power in range(3, 9) for digit in (1, 2, 5)]
 def parameters_against_rank(
     curves: Sequence[RankCurve], presets: Sequence[tuple[int, int]], benchmark: str, path: Path
 ) -> None:
-    """Figure 2 of GenFT's paper, with its presets for ``benchmark`` as points (rank, parameters)."""
+    """Draw Figure 2 of GenFT's paper, with its presets for ``benchmark`` as points (rank, parameters)."""
     with style():
         import matplotlib.pyplot as plt
 

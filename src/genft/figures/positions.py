@@ -1,4 +1,4 @@
-"""Short names for weights within a model: what a weight is within its layer, and the number of the layer."""
+"""Short names for the weights of a model: the role of a weight within its layer, and the layer's number."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import NamedTuple
 
 
 class Position(NamedTuple):
-    """Where a weight is: what it is within its layer ("query"), and the number of the layer."""
+    """The position of a weight: its role within its layer ("query"), and the layer's number."""
 
     target: str
     layer: int
 
 
 def vector_site(name: str) -> tuple[str, str]:
-    """``"<site>.<symbol>"``, as AVF names a vector → (site, symbol)."""
+    """``"<site>.<symbol>"``, AVF's name for a vector → (site, symbol)."""
     site, _, symbol = name.rpartition(".")
     return site, symbol
 
 
 def name_positions(sites: Iterable[str]) -> dict[str, Position]:
-    """A short name for each site within its layer, and the layer's number, the first one in its path.
+    """A short name for each site within its layer, and the layer's number, which is the first number in its path.
 
-    ``"bert.encoder.layer.3.attention.self.query"`` → ``("query", 3)``. A name keeps as many parts of the path as
-    it takes to tell it from the others; in models with several lists of layers it keeps the list's name, too.
+    ``"bert.encoder.layer.3.attention.self.query"`` → ``("query", 3)``. A name keeps as many parts of the path as are
+    needed to tell it from the others; in models with several lists of layers it also keeps the list's name.
     """
     split: dict[str, tuple[str, int, str]] = {}
     for site in dict.fromkeys(sites):
         path, _, piece = site.removesuffix("]").partition("[")
         numbered = re.fullmatch(r"(.*?)\.(\d+)\.(.+)", path)
         stack, number, rest = (numbered[1], int(numbered[2]), numbered[3]) if numbered else ("", 0, path)
-        rest = rest.removesuffix(".dense")  # says nothing, and models like BERT have three in a layer
+        rest = rest.removesuffix(".dense")  # uninformative, and models like BERT have three in a layer
         split[site] = (stack, number, f"{rest}.{piece}" if piece else rest)
     several = len({stack for stack, _, _ in split.values()}) > 1
     full = {site: f"{stack}.{rest}" if several and stack else rest for site, (stack, _, rest) in split.items()}
@@ -40,7 +40,7 @@ def name_positions(sites: Iterable[str]) -> dict[str, Position]:
 
 
 def _shortest(name: str, names: set[str]) -> str:
-    """The last parts of a dotted name, as few as no other name ends with."""
+    """The shortest run of last parts of a dotted name that no other name ends with."""
     parts = name.split(".")
     for n in range(1, len(parts)):
         ending = ".".join(parts[-n:])

@@ -1,4 +1,4 @@
-"""The figures of `genft show` by name, and writing them."""
+"""The figures of `genft show` by name, and the function that writes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genft.figures import curves, maps, vectorfit
 from genft.figures.style import Drawn, check_format, save, style
 from genft.figures.updates import Subject
 
-#: How many targets whole matrices are drawn of if the user names none, and the model has no query and value.
+#: Number of targets whose whole matrices are drawn if the user names none and the model has no query and value.
 MATRICES = 3
 
 
@@ -21,9 +21,9 @@ class FigureKind:
 
     Attributes:
         text: what it shows.
-        draw: (subjects, targets, layers) → the figures, each with the ending of its file's name.
-        few: whether it shows whole matrices, so that by default only some layers and targets are drawn.
-        suits: whether an adapter has something to draw.
+        draw: (subjects, targets, layers) → the figures, each with the suffix of its file name.
+        few: whether it shows whole matrices, so that only some layers and targets are drawn by default.
+        suits: whether there is anything to draw for an adapter.
     """
 
     text: str
@@ -40,12 +40,12 @@ FIGURES = {
     "norms": FigureKind("‖ΔW‖ / ‖W0‖ per layer and target", maps.norms),
     "cosine": FigureKind("cosine between the updates of any two layers", maps.cosines),
     "sigma": FigureKind(
-        "VectorFit: by how much each singular value moved",
+        "VectorFit: how far each singular value moved",
         vectorfit.shifts,
         suits=lambda s: any(u.shift is not None for u in s.updates.values()),
     ),
     "freezing": FigureKind(
-        "VectorFit: training strength of every vector whenever AVF froze some",
+        "VectorFit: training strength of every vector each time AVF froze some",
         vectorfit.freezing,
         suits=lambda s: bool(s.history and s.history.events),
     ),
@@ -61,15 +61,15 @@ def draw(
     layers: Iterable[int] = (),
     format: str = "png",
 ) -> dict[str, list[Path]]:
-    """Write figures of the adapters, side by side and on one scale where there are two; name → its files.
+    """Write figures of the adapters, two of them side by side on one scale; returns name → its files.
 
     Args:
-        only: names in :data:`FIGURES`; by default all that have something to draw.
-        targets: what to draw; by default all that the adapters have in common, and of whole matrices query and value.
-        layers: which layers; by default all, and of whole matrices the first, the middle and the last.
+        only: names in :data:`FIGURES`; by default all figures that have something to draw.
+        targets: weights to draw; by default all that the adapters have in common, for whole matrices query and value.
+        layers: layers to draw; by default all, for whole matrices the first, the middle and the last.
 
     Raises:
-        ConfigError: a name, target or layer is not there, or a figure that was asked for has nothing to show.
+        ConfigError: a name, target or layer does not exist, or a requested figure has nothing to show.
     """
     check_format(format)
     only, targets, layers = list(only), list(targets), list(layers)
@@ -90,7 +90,7 @@ def draw(
         for name, kind in FIGURES.items():
             shown = [s for s in subjects if kind.suits(s)]
             if only and name in only and not shown:
-                raise ConfigError(f"only: {name}: {subjects[0].label} has nothing to show there ({kind.text})")
+                raise ConfigError(f"only: {name}: {subjects[0].label} has nothing to show ({kind.text})")
             if not shown or (only and name not in only):
                 continue
             chosen = targets or (_query_and_value(common) if kind.few else common)

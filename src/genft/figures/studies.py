@@ -1,4 +1,4 @@
-"""The figures of `genft study`, one for each study."""
+"""The figures of `genft study`, one function per study."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genft.figures.heatmap import SIZED, numbers_in_cells, plain
 from genft.figures.style import SERIES, Drawn, colour_bar, panels, save, style
 from genft.sweeps.studies import Measured
 
-#: Told apart in grey, too.
+#: (colour, hatch): distinguishable in greyscale, too.
 _BARS = (("#0072B2", ""), ("#E69F00", "//"), ("#56B4E9", "\\\\"), ("#D55E00", "xx"), ("#CCCCCC", ".."))
 
 
@@ -36,12 +36,12 @@ def bars(measured: Sequence[Measured]) -> Drawn:
     figure, (axes,) = panels(1, 1, (min(7.0, 2.2 + 1.1 * len(tasks)), 2.8))
     width = 0.84 / len(names)
     for n, (name, (colour, hatch)) in enumerate(zip(names, _BARS, strict=False)):
-        of_name = [next(m for m in group if m.variant.name == name) for group in tasks.values()]
+        of_variant = [next(m for m in group if m.variant.name == name) for group in tasks.values()]
         axes.bar(
             np.arange(len(tasks)) + (n - (len(names) - 1) / 2) * width,
-            [m.mean for m in of_name],
+            [m.mean for m in of_variant],
             width * 0.92,
-            yerr=[_error(m) for m in of_name] if any(map(_error, of_name)) else None,
+            yerr=[_error(m) for m in of_variant] if any(map(_error, of_variant)) else None,
             color=colour,
             hatch=hatch,
             edgecolor="white",
@@ -93,7 +93,7 @@ def _square(table: Any, x: tuple[str, Sequence[float]], y: tuple[str, Sequence[f
 
 
 def lines(measured: Sequence[Measured]) -> Drawn:
-    """Figure 4: a panel per task, the score against the one thing that is varied, the best value named."""
+    """Figure 4: a panel per task, the score against the one varied setting, with the best value labelled."""
     tasks = _tasks(measured)
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -136,16 +136,16 @@ def _line(axis: Any, group: Sequence[Measured], series: tuple[str, str, str], la
 
 
 def against_rank(measured: Sequence[Measured]) -> Drawn:
-    """Figure 2, and beside the parameters the score: GenFT and LoRA against the rank, per task."""
+    """Figure 2, with the score next to the parameters: GenFT and LoRA against rank, for each task."""
     for task, group in _tasks(measured).items():
         figure, (left, right) = panels(2, 2, (6.4, 2.6))
         names = dict.fromkeys(m.variant.name for m in group)
         for name, series in zip(names, SERIES, strict=False):
-            of_name = [m for m in group if m.variant.name == name]
-            counted = sorted((m.variant.place["rank"], m.parameters) for m in of_name if m.parameters)
+            of_variant = [m for m in group if m.variant.name == name]
+            counted = sorted((m.variant.place["rank"], m.parameters) for m in of_variant if m.parameters)
             colour, marker, dashes = series
             left.plot([x for x, _ in counted], [n for _, n in counted], color=colour, marker=marker, linestyle=dashes)
-            _line(right, of_name, series, name)
+            _line(right, of_variant, series, name)
         ranks = sorted({m.variant.place["rank"] for m in group})
         for axis in (left, right):
             axis.set_xscale("log", base=2)
@@ -168,7 +168,7 @@ STUDY_FIGURES: dict[str, Callable[[Sequence[Measured]], Drawn]] = {
 
 
 def draw_study(name: str, measured: Sequence[Measured], folder: Path, format: str) -> list[Path]:
-    """Write the figures of the study ``name``; their files."""
+    """Write the figures of the study ``name``; returns their files."""
     paths = []
     with style():
         for ending, figure in STUDY_FIGURES[name](measured):

@@ -1,4 +1,4 @@
-"""What all figures share: one style, readable in print and by people who do not tell all colours apart."""
+"""What all figures share: one style, readable in print and by colour-blind readers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from genft.errors import ConfigError, first_line, not_one_of
 
-#: Figures, each with the ending of its file's name.
+#: Figures, each with the suffix of its file name.
 Drawn = Iterator[tuple[str, Any]]
 
 #: (colour of Okabe and Ito, marker, dashes): series differ in all three.
@@ -33,7 +33,7 @@ _STYLE: Any = {
 
 
 def style() -> AbstractContextManager[Any]:
-    """``with style():`` around everything that draws."""
+    """Context manager for everything that draws: ``with style(): ...``."""
     try:
         import matplotlib
     except ImportError:
@@ -49,7 +49,7 @@ def check_format(name: str) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write ``figure`` in the format that the ending of ``path`` names (.png, .svg, .pdf), and close it."""
+    """Write ``figure`` in the format given by the extension of ``path`` (.png, .svg, .pdf), and close it."""
     import matplotlib.pyplot as plt
 
     try:
@@ -57,7 +57,7 @@ def save(figure: Any, path: Path) -> None:
         figure.savefig(path, bbox_inches="tight")
     except OSError as e:
         raise ConfigError(f"{path}: cannot be written ({e.strerror})") from None
-    except ValueError as e:  # an ending that matplotlib does not know
+    except ValueError as e:  # an extension that matplotlib does not know
         raise ConfigError(f"{path}: {first_line(e)}") from None
     finally:
         plt.close(figure)

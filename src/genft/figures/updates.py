@@ -26,7 +26,7 @@ from genft.models.architectures import DEFAULT_SLICES, fused_layout
 from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
 from genft.records import Record
 
-#: Singular values below this part of the largest one are rounding.
+#: Singular values below this fraction of the largest one are rounding errors.
 NEGLIGIBLE = 1e-6
 
 
@@ -39,7 +39,7 @@ class WeightUpdate:
         w0: the pretrained weight (o, i).
         delta: ΔW (o, i).
         sigma: VectorFit: the pretrained singular values (min(o, i),), largest first.
-        shift: VectorFit: what is added to them.
+        shift: VectorFit: the trained change of the singular values.
     """
 
     site: str
@@ -55,7 +55,7 @@ class WeightUpdate:
 
     @cached_property
     def spectrum(self) -> Tensor:
-        """Singular values of ΔW above the rounding, largest first, float64."""
+        """Singular values of ΔW above rounding error, largest first, float64."""
         values = torch.linalg.svdvals(self.delta.double())
         return values[values > NEGLIGIBLE * values[0]]
 
@@ -67,7 +67,8 @@ class WeightUpdate:
 
 
 class Freezing(Record):
-    """One freezing of AVF: the optimizer steps before it, the vectors it froze, every vector's training strength."""
+    """One freezing event of AVF: the optimizer steps before it, the vectors it froze, and every vector's training
+    strength."""
 
     step: int
     frozen: tuple[str, ...]
@@ -75,7 +76,8 @@ class Freezing(Record):
 
 
 class FreezingHistory(Record):
-    """What adaptive vector freezing recorded (``methods/vector_freezing.py``): the vectors by name, its freezings."""
+    """What adaptive vector freezing recorded (``methods/vector_freezing.py``): the names of the vectors, and every
+    freezing."""
 
     vectors: tuple[str, ...]
     events: tuple[Freezing, ...]
@@ -83,10 +85,10 @@ class FreezingHistory(Record):
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """An adapter to be shown.
+    """An adapter to show.
 
     Attributes:
-        label: what figures call it.
+        label: its name in figures.
         updates: by position, in the order of the model.
         history: what adaptive vector freezing recorded, if it was used.
         positions: the positions of all sites that ``history`` names.
@@ -105,7 +107,7 @@ class Subject:
 
 
 def read_subjects(folders: Iterable[Path], base: str | None = None, num_labels: int | None = None) -> list[Subject]:
-    """Adapters of one base model, to be shown together.
+    """Read adapters of one base model, to show together.
 
     Raises:
         ConfigError: an adapter has no ΔW, or they belong to different base models.
@@ -125,7 +127,7 @@ def read_subjects(folders: Iterable[Path], base: str | None = None, num_labels: 
 
 
 def read_subject(folder: Path, base: str | None = None, num_labels: int | None = None) -> Subject:
-    """One adapter, as :func:`read_subjects` reads several."""
+    """Read one adapter, as :func:`read_subjects` reads several."""
     return read_subjects([folder], base, num_labels)[0]
 
 
@@ -160,16 +162,17 @@ def _history(folder: Path) -> FreezingHistory | None:
 
 @torch.no_grad()
 def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[WeightUpdate]:
-    """Every weight that the adapter changes, in the order of the model; fused ones by q, k and v if these are known."""
+    """Every weight that the adapter changes, in the order of the model; fused ones are split into q, k and v if their
+    layout is known."""
     base = model.get_base_model()
     for path, layer in base.named_modules():
         if not isinstance(layer, BaseTunerLayer):
             continue
         module = unwrap(layer)  # type: ignore[arg-type]
         if isinstance(layer, WeightLayer):
-            yield from _of_ours(path, layer, adapter_name)
+            yield from _genft_updates(path, layer, adapter_name)
         elif not isinstance(layer, AdapterLayer) and has_linear_weight(module):
-            delta = _of_peft(layer, adapter_name)
+            delta = _peft_delta(layer, adapter_name)
             if delta is not None:
                 frozen = FrozenWeight.of(module)
                 w0, delta = frozen.weight, frozen.in_own_layout(delta)
@@ -177,7 +180,7 @@ def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[
                     yield WeightUpdate(f"{path}[{name}]" if name else path, w0[rows].float(), delta[rows].float())
 
 
-def _of_ours(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[WeightUpdate]:
+def _genft_updates(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[WeightUpdate]:
     if adapter_name not in layer.attachments or not layer.frozen.is_linear:
         return
     w0 = layer.frozen_weight()
@@ -189,10 +192,10 @@ def _of_ours(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[Weigh
             yield WeightUpdate(str(site), rows.float(), delta.float(), f.get("sigma"), f.get("sigma_bias"))
 
 
-def _of_peft(layer: BaseTunerLayer, adapter_name: str) -> Tensor | None:
+def _peft_delta(layer: BaseTunerLayer, adapter_name: str) -> Tensor | None:
     """ΔW in the layout of the stored weight, or None if this adapter is not on this layer.
 
-    An adapter that does more than add a matrix (DoRA, (IA)³) is merged in a copy, and compared.
+    An adapter that does more than add a matrix (DoRA, (IA)³) is merged in a copy, which is compared with the original.
     """
     own: Any = layer
     if not any(adapter_name in getattr(own, name) for name in own.adapter_layer_names):
@@ -209,7 +212,7 @@ def _of_peft(layer: BaseTunerLayer, adapter_name: str) -> Tensor | None:
 
 
 def _slices(path: str, module: nn.Module, model: nn.Module) -> dict[str | None, slice]:
-    """Rows by the name of the slice: q, k and v of a fused weight; otherwise all rows, without a name."""
+    """The rows of each named slice: q, k and v of a fused weight; otherwise all rows under the name None."""
     family = getattr(getattr(model, "config", None), "model_type", "")
     if path.rpartition(".")[2] in DEFAULT_SLICES.get(family, {}):
         try:
@@ -228,6 +231,6 @@ def _share_base(folders: list[Path], read: list[list[WeightUpdate]]) -> None:
             w0 = known.get(u.site)
             if w0 is not None and not (w0.shape == u.w0.shape and torch.equal(w0, u.w0)):
                 raise ConfigError(
-                    f"{folder}: {u.site} of its base model is another weight than that of {folders[0]}; "
+                    f"{folder}: {u.site} of its base model differs from that of {folders[0]}; "
                     "adapters can be shown together only if they have the same base model"
                 )

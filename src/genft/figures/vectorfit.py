@@ -15,12 +15,12 @@ from genft.figures.positions import Position, vector_site
 from genft.figures.style import Drawn, colour_bar, panels
 from genft.figures.updates import FreezingHistory, Subject
 
-#: Freezings that are drawn; of more, some are left out evenly.
+#: The most freezings that are drawn; if there are more, evenly spaced ones are chosen.
 FREEZINGS = 10
 
 
 def shifts(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -> Drawn:
-    """Per target: a row per layer, the change of every singular value from the largest to the smallest."""
+    """For each target, a row per layer: the change of every singular value, from the largest to the smallest."""
     matrices, longest = {}, 0
     for s in subjects:
         for target in targets:
@@ -39,7 +39,7 @@ def shifts(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -
 
 
 def _filled(values: Tensor | None, n: int) -> Tensor:
-    """``values`` as a row (1, n), NaN where there are none."""
+    """``values`` as a row (1, n), padded with NaN."""
     row = torch.full((1, n), math.nan)
     if values is not None:
         row[0, : len(values)] = values
@@ -47,7 +47,7 @@ def _filled(values: Tensor | None, n: int) -> Tensor:
 
 
 def freezing(subjects: Sequence[Subject], targets: list[str], layers: list[int]) -> Drawn:
-    """AVF: one panel per freezing (ten at most); a row per layer, a column per vector, a dot where it was frozen."""
+    """AVF: one panel per freezing (ten at most); a row per layer, a column per vector, a dot on every frozen vector."""
     for subject in subjects:
         if subject.history is not None:
             yield f"-{subject.label}" if len(subjects) > 1 else "", _freezing(subject.history, subject.positions)
@@ -82,12 +82,12 @@ def _freezing(history: FreezingHistory, positions: dict[str, Position]) -> Any:
         if number % columns == 0:
             axis.set_ylabel("layer")
     colour_bar(figure, image, axes, "training strength")
-    figure.supxlabel("vectors; a dot where one is frozen until the next freezing", fontsize=9)
+    figure.supxlabel("vectors; a dot marks one that is frozen until the next freezing", fontsize=9)
     return figure
 
 
 def _layer_and_name(vector: str, positions: dict[str, Position]) -> tuple[int, str]:
-    """AVF's name of a vector → (layer, its name within the layer: "query σ", "query b")."""
+    """AVF's name for a vector → (layer, its name within the layer: "query σ", "query b")."""
     site, symbol = vector_site(vector)
     position = positions[site]
     return position.layer, f"{position.target} {'σ' if symbol == 'sigma_bias' else 'b'}"

@@ -1,4 +1,4 @@
-"""The methods, one file each. Every file in this folder is imported here, so adding a file adds a method."""
+"""The methods, one file each. All files of this folder are imported here, so adding a file adds a method."""
 
 from __future__ import annotations
 

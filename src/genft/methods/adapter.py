@@ -1,14 +1,14 @@
 """Adapters: bottlenecks in series with the frozen computations of a block.
 
-``houlsby``, two a block with trained layer normalisations (arXiv 1902.00751, Section 2.1, Figure 2):
+``houlsby``: two per block, with trained layer normalisations (arXiv 1902.00751, Section 2.1, Figure 2):
 
     h       what attention, or the MLP, adds to the residual stream, after dropout   (..., d)
-    h'      h + GELU(h W_down + b_down) W_up + b_up                                  m in between
-    γ, β    of the block's layer normalisations: trained
+    h'      h + GELU(h W_down + b_down) W_up + b_up                                  width m in between
+    γ, β    of the block's layer normalisations, trained
 
-``adapter``, one a block, after the MLP: the form that visual comparisons call "Adapter" (V-PETL).
+``adapter``: one per block, after the MLP; the form that comparisons on images call "Adapter" (V-PETL).
 
-Both start near the pretrained function, as published, not at it: their weights are random and small.
+As published, both start near the pretrained function but not exactly at it: their weights are random and small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from genft.api.method import BlockMethod, BlockSite, Factor, Factors, Init
 from genft.api.registry import register
 from genft.methods.bottleneck import bottleneck, bottleneck_factors, prefixed, under
 
-#: The tanh form, which the original code of BERT and of the adapters uses.
+#: The tanh form, used in the original code of BERT and of the adapters.
 gelu_tanh = partial(F.gelu, approximate="tanh")
 
 
@@ -34,7 +34,7 @@ gelu_tanh = partial(F.gelu, approximate="tanh")
 class AdapterMLPConfig(PaperStartConfig):
     """Configuration of one adapter after every MLP; by default every transformer block is adapted.
 
-    Trains 2·d·m + m + d numbers a block of width d. The default is V-PETL's on ViT-B/16, m = 8 (0.16 M).
+    Trains 2·d·m + m + d numbers per block of width d. The default is V-PETL's for ViT-B/16, m = 8 (0.16 M).
     """
 
     method = "adapter"
@@ -46,8 +46,8 @@ class AdapterMLPConfig(PaperStartConfig):
 class HoulsbyConfig(PaperStartConfig):
     """Configuration of Houlsby's adapters; by default every transformer block is adapted.
 
-    Trains 2·(2·d·m + m + d) numbers a block of width d, and 2·d for each trained layer normalisation. The default
-    bottleneck is that of the authors' code (``feedforward_adapter``, 64), which the paper sweeps over 8, 64 and 256.
+    Trains 2·(2·d·m + m + d) numbers per block of width d, and 2·d for each trained layer normalisation. The default
+    bottleneck is that of the authors' code (``feedforward_adapter``, 64); the paper sweeps over 8, 64 and 256.
     """
 
     method = "houlsby"
@@ -92,15 +92,15 @@ class Houlsby(BlockMethod[HoulsbyConfig]):
 
     def factors(self, site: BlockSite) -> dict[str, Factor]:
         d, m = site.out_features, self.config.bottleneck
-        # cut off at two standard deviations, as TensorFlow's truncated_normal_initializer does
+        # truncated at two standard deviations, like TensorFlow's truncated_normal_initializer
         small: Init = partial(nn.init.trunc_normal_, std=1e-3, a=-2e-3, b=2e-3)
         one = bottleneck_factors(d, m, *((small, small) if self.config.init_weights else _large(d, m)))
-        found = prefixed("attention_", one) | prefixed("mlp_", one)
+        factors = prefixed("attention_", one) | prefixed("mlp_", one)
         for norm in self._trained(site):
             index = site.norms.index(norm)
-            found[f"norm{index}_weight"] = Factor((d,), nn.init.zeros_)
-            found[f"norm{index}_bias"] = Factor((d,), nn.init.zeros_)
-        return found
+            factors[f"norm{index}_weight"] = Factor((d,), nn.init.zeros_)
+            factors[f"norm{index}_bias"] = Factor((d,), nn.init.zeros_)
+        return factors
 
     def _trained(self, site: BlockSite) -> Sequence[str]:
         return {"all": site.norms, "last": site.norms[-1:], "none": ()}[self.config.layer_norms]
@@ -121,5 +121,5 @@ class Houlsby(BlockMethod[HoulsbyConfig]):
 
 
 def _large(d: int, m: int) -> tuple[Init, Init]:
-    """For W_down and W_up, so that the bottleneck's output is as large as its input."""
+    """Initialisations of W_down and W_up with which the bottleneck's output is as large as its input."""
     return partial(nn.init.normal_, std=d**-0.5), partial(nn.init.normal_, std=m**-0.5)

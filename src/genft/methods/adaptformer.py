@@ -1,10 +1,10 @@
-"""AdaptFormer: a bottleneck beside the MLP of every block (arXiv 2205.13535, Eq. 3 and 4).
+"""AdaptFormer: a bottleneck parallel to the MLP of every block (arXiv 2205.13535, Eq. 3 and 4).
 
     x       residual stream between attention and MLP        (..., d)
     x̃       ReLU(x W_down + b_down)                           (..., m)
     x'      MLP(LN x) + s · (x̃ W_up + b_up) + x              (..., d)
 
-W_up starts at zero, so the pretrained function is unchanged at first.
+W_up starts at zero, so training starts at the pretrained function.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from genft.ops.initial import linear_
 class AdaptFormerConfig(AdapterConfig):
     """Configuration of AdaptFormer; by default every transformer block is adapted.
 
-    Trains 2·d·m + m + d numbers a block of width d.
+    Trains 2·d·m + m + d numbers per block of width d.
     """
 
     method = "adaptformer"
 
     bottleneck: int = setting(64, "m: width of the bottleneck (8 in the paper's VTAB-1k comparison).", gt=0)
-    scale: float = setting(0.1, "s: factor of the bottleneck's output.")
+    scale: float = setting(0.1, "s: scale of the bottleneck's output.")
     dropout: float = setting(0.1, "Dropout on the bottleneck in training.", ge=0, lt=1)
 
 

@@ -1,9 +1,9 @@
-"""BitFit: train the biases and nothing else (arXiv 2106.10199).
+"""BitFit: train only the biases (arXiv 2106.10199).
 
     b = b0 + Δb, for every bias of the model: linear layers, normalisations, convolutions.
 
-The paper trains b in place; here an offset is trained, so that disabling the adapter gives the base model back. It
-is named ``bias``, so that transformers' Trainer leaves it out of weight decay as it does biases.
+The paper trains b in place; here an offset is trained, so that disabling the adapter restores the base model. The
+offset is named ``bias``, so that transformers' Trainer excludes it from weight decay like any bias.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from genft.api.method import Factor, Init
 
 
 def bottleneck_factors(d: int, m: int, down: Init, up: Init) -> dict[str, Factor]:
-    """2·d·m + m + d numbers; both biases start at zero."""
+    """The factors of a bottleneck, 2·d·m + m + d numbers; both biases start at zero."""
     return {
         "down_weight": Factor((m, d), down),
         "down_bias": Factor((m,), nn.init.zeros_),
@@ -29,13 +29,13 @@ def bottleneck(
     dropout: float = 0.0,
     training: bool = False,
 ) -> Float[Tensor, "*t d"]:
-    """Up(dropout(activation(Down x))), (..., d) → (..., d); the dropout in training only."""
+    """Up(dropout(activation(Down x))), (..., d) → (..., d); dropout applies only in training."""
     hidden = activation(F.linear(x, f["down_weight"], f["down_bias"]))
     return F.linear(F.dropout(hidden, dropout, training), f["up_weight"], f["up_bias"])
 
 
 def zero_unless(moved: bool, width: int) -> Init:
-    """Zeros; where a start away from the pretrained function is wanted, N(0, 1/width)."""
+    """Zeros, or N(0, 1/width) if the start should be away from the pretrained function (``moved``)."""
     return partial(nn.init.normal_, std=width**-0.5) if moved else nn.init.zeros_
 
 
@@ -44,5 +44,5 @@ def prefixed(prefix: str, factors: Mapping[str, Factor]) -> dict[str, Factor]:
 
 
 def under(prefix: str, f: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The factors whose name starts with ``prefix``, without it."""
+    """The factors whose names start with ``prefix``, with the prefix removed."""
     return {name.removeprefix(prefix): value for name, value in f.items() if name.startswith(prefix)}

@@ -2,20 +2,20 @@
 
     paper                              here
     W0, frozen (o, i)                  w0
-    U_shared of U_1, U_2    (Eq. 4)    u_in, u_out   (i, a); one tensor u if ``factors="tied"``
-    V_shared of V_1, V_2    (Eq. 6)    v_in, v_out   (o, a); one tensor v
+    U_shared of U_1, U_2    (Eq. 4)    u_in, u_out   (i, a); a single tensor u if ``factors="tied"``
+    V_shared of V_1, V_2    (Eq. 6)    v_in, v_out   (o, a); likewise v
     A_specific, B_specific             a, b          (d, b); one pair per stage if o ≠ i
     F_row = mask(σ1(ratio · W0 U))     row stage     (o, i)   Eq. 5, in the order of Algorithm 1
     F_column = mask(σ2(F_rowᵀ V))      column stage  (i, o)   Eq. 7
     ΔW = scaling · F_columnᵀ                         (o, i)
 
 With P = [shared_in | A] and Q = [shared_out | B], U = Q1 P1ᵀ and V = Q2 P2ᵀ are never formed (``ops/generator.py``).
-Three forms:
+There are three forms:
 
-    paper      the equations above: σ1 = act_row and σ2 = act_col act on the generated matrices
-    official   the authors' code: in both stages act_inner acts on W0 P (o, r), act_outer on the generated matrix
+    paper      the equations above: σ1 = act_row and σ2 = act_col apply to the generated matrices
+    official   the authors' code: in both stages, act_inner applies to W0 P (o, r), act_outer to the generated matrix
     bounded    ΔW = relative_scale · rms(W0) · √(i / r) · σ2(Q2 B̂ᵀ), B̂ = F_rowᵀ P2 with its columns divided by their
-               norms: free of the size of W0, of the width and of all factors but Q2, which starts at zero
+               norms: independent of the size of W0, of the width and of all factors except Q2, which starts at zero
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from genft.ops.initial import leading_directions
 from genft.ops.spectral import root_mean_square
 from genft.ops.tracing import is_transformed
 
-#: Activations that let a positive factor through.
+#: Activations that commute with positive scaling.
 HOMOGENEOUS = ("identity", "relu", "leaky_relu")
 
 
@@ -61,7 +61,7 @@ class GenFT(WeightMethod[GenFTConfig]):
 
     def __init__(self, config: GenFTConfig) -> None:
         super().__init__(config)
-        #: 1 / root mean square of the adapted weights' entries; None if the configuration gives the ratio.
+        #: 1 / root mean square of the adapted weights' entries, or None if the configuration sets the ratio.
         self._inverse_rms: float | None = None
         #: (letter, d) → leading singular vectors (d, a) of all adapted weights together, for init_shared="svd".
         self._directions: dict[tuple[str, int], Tensor] = {}
@@ -69,7 +69,7 @@ class GenFT(WeightMethod[GenFTConfig]):
     def factors(self, site: Site) -> dict[str, Factor]:
         return factors(self.config, site, self._directions)
 
-    # ---------------------------------------------------------------- what the base decides
+    # ---------------------------------------------------------------- values derived from the base
 
     def prepare(self, weights: Mapping[Site, Callable[[], Tensor]]) -> None:
         if self.config.init_shared == "svd":
@@ -85,11 +85,11 @@ class GenFT(WeightMethod[GenFTConfig]):
         square = sum(float(torch.linalg.vector_norm(read(), dtype=torch.float32)) ** 2 for read in weights.values())
         if not 0 < square < float("inf"):
             raise ConfigError(
-                f"w0_ratio: cannot follow the adapted weights, whose sum of squares is {square:g}; "
+                f"w0_ratio: cannot be derived from the adapted weights, whose sum of squares is {square:g}; "
                 "give a number, such as w0_ratio=1.0"
             )
         entries = sum(site.out_features * site.in_features for site in weights)
-        # three digits, so that another device hardly ever rounds to another number
+        # three digits, so that other devices almost always round to the same number
         self._inverse_rms = float(f"{(entries / square) ** 0.5:.3g}")
 
     def derived_settings(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class GenFT(WeightMethod[GenFTConfig]):
             s = narrow[0]
             warnings.warn(
                 f"{self.config.method}: shared_dim + specific_dim = {rank} is more than the rank that {s} "
-                f"({s.out_features}, {s.in_features}) can have; it works, with parameters that add nothing",
+                f"({s.out_features}, {s.in_features}) can have; it works, but some parameters are redundant",
                 stacklevel=2,
             )
         if self.config.transpose_delta:
@@ -130,7 +130,7 @@ class GenFT(WeightMethod[GenFTConfig]):
     def low_rank(
         self, w0: Float[Tensor, "o i"], f: Factors
     ) -> tuple[Float[Tensor, "o k"], Float[Tensor, "i k"]] | None:
-        """Without an activation on the last generated matrix ΔW has rank a + b (and one more with biases) at most."""
+        """Without an activation on the last generated matrix, ΔW has rank at most a + b (one more with biases)."""
         c = self.config
         if not c.is_generated:
             left, right = self._specific_product(f)
@@ -145,7 +145,7 @@ class GenFT(WeightMethod[GenFTConfig]):
         return self.config.dropout
 
     def _specific_product(self, f: Factors) -> tuple[Tensor, Tensor]:
-        """ΔW = scaling · B Aᵀ of the authors' text code without shared columns."""
+        """The factors of ΔW = scaling · B Aᵀ, which the authors' text code uses without shared columns."""
         return f["b"], f["a"] / self._gain
 
     def _read(self, w0: Tensor, f: Factors) -> tuple[generator.Stage | None, generator.Stage | None]:
@@ -155,7 +155,7 @@ class GenFT(WeightMethod[GenFTConfig]):
 
     def _form(self, w0: Tensor, f: Factors) -> generator.Form:
         c, g = self.config, self._gain
-        # on the meta device the base's numbers are not there yet, and the ratio does not matter
+        # on the meta device the base has no values yet, and the ratio does not matter
         ratio = self._inverse_rms or c.w0_ratio or 1.0
         if c.form == "official":
             ratio = ratio if c.ratio_power == 1 and c.specific_dim else 1.0
@@ -171,7 +171,7 @@ class GenFT(WeightMethod[GenFTConfig]):
         )
 
     def _factor_scales(self, stage: Stage) -> tuple[float, float]:
-        """What P and Q are multiplied by, as far as that is not in ratio and scaling (:meth:`_form`)."""
+        """The scales of P and Q that are not already part of ratio and scaling (:meth:`_form`)."""
         c, g = self.config, self._gain
         if c.form == "official":
             ratio = (c.w0_ratio or 1.0) if c.ratio_power == 4 else 1.0

@@ -1,4 +1,4 @@
-"""GenFT's configuration: its settings, and the combinations that have no meaning."""
+"""GenFT's configuration: its settings, and checks for meaningless combinations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genft.ops.plan import PLANS
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "gelu", "tanh")
 #: Initialisations of the paper's specific factors (Tables 8-10).
 PAPER_INITS = ("kaiming_uniform", "xavier_uniform", "normal", "zeros")
-#: Settings that belong to one form alone.
+#: Settings that are used by one form only.
 ONLY_IN = {
     "official": ("act_inner", "act_outer", "ratio_power", "factor_bias"),
     "bounded": ("relative_scale",),
@@ -41,83 +41,85 @@ def what_it_is(folder: str | Path, base: str | None = None) -> str:
 
 @dataclass
 class GenFTConfig(AdapterConfig):
-    """Configuration of GenFT; every field can be left at its default, which docs/defaults.md measures.
+    """Configuration of GenFT; every field can keep its default. docs/defaults.md shows how the defaults were measured.
 
-    The default starts exactly at the pretrained function and trains 4·d·a + 8·L·d·b numbers for q, k, v and output of
-    the attention of L layers of width d: 96·d + 16·L·d, where LoRA of rank 8 on q and v trains 32·L·d.
+    The default starts exactly at the pretrained function and trains 4·d·a + 8·L·d·b numbers for q, k, v and the output
+    of attention in L layers of width d: 96·d + 16·L·d, while LoRA of rank 8 on q and v trains 32·L·d.
     """
 
     method = "genft"
 
     scope: str = setting(
         "attention",
-        "Weights adapted if target_modules is not given. 'qv': query and value of every attention layer; "
-        "'attention': key and output too; 'block': every linear weight of a layer, the MLP's too.",
+        "Weights to adapt if target_modules is not given. 'qv': query and value of every attention layer; "
+        "'attention': also key and output; 'block': every linear weight of a layer, including the MLP's.",
         choices=("qv", "attention", "block"),
     )
     form: str = setting(
         "paper",
-        "'paper': the equations; 'official': the authors' code, with which their tables were run; 'bounded': "
+        "'paper': the equations; 'official': the authors' code, which produced their tables; 'bounded': "
         "normalised, so that the rate of change does not depend on the base, the width or the rank.",
         choices=("paper", "official", "bounded"),
         later=True,
     )
-    shared_dim: int = setting(24, "a: columns of the factors that all adapted weights share; 0 for none.", ge=0)
-    specific_dim: int = setting(2, "b: columns of the factors of each weight (or layer) alone; 0 for none.", ge=0)
+    shared_dim: int = setting(
+        24, "a: number of columns of the factors that all adapted weights share; 0 for none.", ge=0
+    )
+    specific_dim: int = setting(
+        2, "b: number of columns of the factors specific to a weight (or layer); 0 for none.", ge=0
+    )
     act_row: str = setting("identity", "Activation σ1 of the row stage.", choices=ACTIVATIONS)
     act_col: str = setting("identity", "Activation σ2 of the column stage.", choices=ACTIVATIONS)
     act_inner: str = setting(
         "identity",
-        "Activation on both bottlenecks, in the official form.",
+        "Activation on both bottlenecks (official form).",
         choices=ACTIVATIONS,
         later=True,
     )
     act_outer: str = setting(
         "identity",
-        "Activation on both generated matrices, in the official form.",
+        "Activation on both generated matrices (official form).",
         choices=ACTIVATIONS,
         later=True,
     )
     w0_ratio: float | None = setting(
         None,
-        "How much of W0 enters the generator (ratio in Eq. 5). By default as much as gives the entries of the adapted "
-        "weights a root mean square of 1, so that training is as fast on every base; 1 in the official form.",
+        "Scale of W0 in the generator (ratio in Eq. 5). By default, it gives the entries of the adapted weights a root "
+        "mean square of 1, so that training is equally fast on every base; 1 in the official form.",
         ne=0,
     )
     ratio_power: int = setting(
         1,
-        "How the authors' programs use w0_ratio, in the official form. 4, images: every factor is multiplied by it. 1, "
-        "texts: W0 is, and not at all without specific columns; without shared ones ΔW = B A, not generated from W0.",
+        "How the authors' programs use w0_ratio (official form). 4, images: it multiplies every factor. 1, texts: it "
+        "multiplies W0, but only with specific columns; without shared ones, ΔW = B A, not generated from W0.",
         choices=(1, 4),
         later=True,
     )
-    scaling: float = setting(0.05, "Factor of the generated update (Eq. 7).", ne=0)
+    scaling: float = setting(0.05, "Scale of the generated update (Eq. 7).", ne=0)
     relative_scale: float = setting(
         1.0,
-        "λ of the bounded form: a step of Adam of rate η changes a weight by about λ·η of its size.",
+        "λ of the bounded form: a step of Adam at learning rate η changes a weight by about λ·η of its size.",
         gt=0,
         later=True,
     )
-    dropout: float = setting(
-        0.0, "Probability with which an entry of a generated matrix is dropped in training.", ge=0, lt=1
-    )
+    dropout: float = setting(0.0, "Probability of dropping an entry of a generated matrix in training.", ge=0, lt=1)
     factors: str = setting(
         "independent",
-        "'independent': input and output factors differ, one generator for all weights (the authors' code); "
-        "'tied': they are one tensor, one generator per last part of the weights' names, such as query and value (the "
-        "paper's Eq. 4 and 6).",
+        "'independent': input and output factors differ, with one generator for all weights (the authors' code); "
+        "'tied': they are the same tensor, with one generator per last part of the weights' names, such as query and "
+        "value (the paper's Eq. 4 and 6).",
         choices=("independent", "tied"),
     )
     factor_bias: bool = setting(
         False,
-        "Whether bottlenecks and generated matrices get a trained bias, shared by all weights, in the official form "
-        "(the authors' text code has them).",
+        "Whether bottlenecks and generated matrices have a trained bias, shared by all weights (official form; the "
+        "authors' text code has them).",
         later=True,
     )
     specific_scope: str = setting(
         "module",
-        "'module': a pair A, B for every adapted weight; 'layer': one pair per parent module and width, used by its q "
-        "and v alike.",
+        "'module': a pair A, B for every adapted weight; 'layer': one pair per parent module and width, shared by its "
+        "q and v.",
         choices=("module", "layer"),
     )
     row_stage: bool = setting(True, "Whether there is a row transformation (Eq. 5).")
@@ -125,20 +127,20 @@ class GenFTConfig(AdapterConfig):
     init_weights: bool | str = setting(  # type: ignore[assignment]
         True,
         "True: start exactly at the pretrained function; 'paper': the paper's initialisations (init_a, init_b), "
-        "which do not; False: every factor non-zero (for tests).",
+        "which start elsewhere; False: every factor non-zero (for tests).",
         choices=(True, False, "paper"),
     )
     init_gain: float = setting(
         4.0,
         "Norm of the columns of every factor that does not start at zero, unless init_weights='paper'; ΔW is divided "
-        "by what that adds. The larger, the less these factors turn in a step of Adam, and the calmer training is.",
+        "by the gain. With a larger gain, a step of Adam turns these factors less, and training is calmer.",
         gt=0,
     )
     init_shared: str = setting(
         "auto",
-        "How shared factors start. 'trunc_normal' (the authors' image code, and auto with init_weights='paper') or "
-        "'linear' (their text code: as nn.Linear); otherwise 'orthogonal' (auto), or 'svd': the leading singular "
-        "vectors of all adapted weights together, if these have values when the adapter is made.",
+        "Initialisation of shared factors. With init_weights='paper': 'trunc_normal' (auto; the authors' image code) "
+        "or 'linear' (their text code, as in nn.Linear). Otherwise: 'orthogonal' (auto) or 'svd', the leading singular "
+        "vectors of all adapted weights together, if these have values when the adapter is created.",
         choices=("auto", "trunc_normal", "linear", "orthogonal", "svd"),
         later=True,
     )
@@ -150,9 +152,9 @@ class GenFTConfig(AdapterConfig):
     )
     plan: str = setting(
         "auto",
-        "How the layers are computed: 'factored' (thin products beside W0; no activation on the last generated "
-        "matrix, no dropout), 'materialised' (through W0 + ΔW), 'beside' (W0 x + ΔW x), or 'auto': what costs least "
-        "at each call.",
+        "How the layers are computed: 'factored' (thin products added to W0 x; needs no activation on the last "
+        "generated matrix and no dropout), 'materialised' (through W0 + ΔW), 'beside' (W0 x + ΔW x), or 'auto' (the "
+        "cheapest for each call).",
         choices=PLANS,
     )
 
@@ -180,22 +182,22 @@ class GenFTConfig(AdapterConfig):
 
     @property
     def is_generated(self) -> bool:
-        """Whether W0 takes part; not so in the authors' text code without shared columns."""
+        """Whether ΔW is generated from W0; it is not in the authors' text code without shared columns."""
         return not (self.form == "official" and self.ratio_power == 1 and self.shared_dim == 0)
 
     def problems(self) -> list[str]:
-        found = super().problems()
-        if not found and self.shared_dim + self.specific_dim == 0:
-            found.append("shared_dim, specific_dim: both are 0, so nothing would be trained; make one positive")
+        problems = super().problems()
+        if not problems and self.shared_dim + self.specific_dim == 0:
+            problems.append("shared_dim, specific_dim: both are 0, so nothing would be trained; make one positive")
         if not (self.row_stage or self.col_stage):
-            found.append("row_stage, col_stage: both are off, so there is no update; switch one on")
+            problems.append("row_stage, col_stage: both are off, so there is no update; switch one on")
         if not self.transpose_delta and not self.col_stage:
-            found.append("transpose_delta: False needs the column stage; without it nothing is transposed")
-        found += self._form_problems() + self._start_problems()
-        return found
+            problems.append("transpose_delta: False needs the column stage; without it nothing is transposed")
+        problems += self._form_problems() + self._start_problems()
+        return problems
 
     def _form_problems(self) -> list[str]:
-        """Settings that have no meaning in this form."""
+        """Problems with settings that have no effect in this form."""
         defaults = {f.name: f.default for f in fields(self)}
         foreign = [(name, form) for form, names in ONLY_IN.items() if form != self.form for name in names]
         if self.form == "official":
@@ -203,37 +205,37 @@ class GenFTConfig(AdapterConfig):
         if self.form == "bounded":
             foreign.append(("scaling", "paper"))
         instead = {"act_row": "act_inner", "act_col": "act_outer", "scaling": "relative_scale"}
-        found = [
+        problems = [
             f"{name}: has no meaning with form={self.form!r}; "
             + (f"use {instead[name]}" if name in instead else f"use form={form!r}")
             for name, form in foreign
             if getattr(self, name) != defaults[name]
         ]
         if self.form == "official" and self.factors == "tied":
-            found.append("factors: 'tied' has no meaning with form='official', whose factors are independent")
+            problems.append("factors: 'tied' has no meaning with form='official', whose factors are independent")
         if self.form == "bounded" and self.init_weights == "paper":
-            found.append("init_weights: 'paper' has no meaning with form='bounded'; use True")
-        return found
+            problems.append("init_weights: 'paper' has no meaning with form='bounded'; use True")
+        return problems
 
     def _start_problems(self) -> list[str]:
-        found = []
+        problems = []
         allowed = ("auto", "trunc_normal", "linear") if self.init_weights == "paper" else ("auto", "orthogonal", "svd")
         if self.init_shared not in allowed:
-            found.append(
+            problems.append(
                 f"init_shared: received {self.init_shared!r}; "
                 f"allowed with init_weights={self.init_weights!r}: {', '.join(allowed)}"
             )
         if self.init_weights is not True:
-            return found
+            return problems
         name, last = self.last_activation
         if last == "relu":
-            found.append(
+            problems.append(
                 f"{name}: 'relu' has no gradient at 0, so training could never leave the identity start; "
                 "use init_weights='paper' or another activation, such as 'leaky_relu'"
             )
         if self.factors == "tied" and self.shared_dim > 0:
-            found.append(
+            problems.append(
                 "factors: 'tied' cannot start at the pretrained function (a zero output factor is a zero input "
                 "factor); use init_weights='paper' or factors='independent'"
             )
-        return found
+        return problems

@@ -1,4 +1,4 @@
-"""The factors of GenFT: which there are under a configuration, by which names, who shares them, and how they start."""
+"""The factors of GenFT under a configuration: their names, how they are shared, and how they are initialised."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ PAPER_INITS: dict[str, Init] = {
     "zeros": nn.init.zeros_,
 }
 SHARED_INIT: Init = partial(nn.init.trunc_normal_, std=0.02)
-#: (letter, d) → singular vectors (d, a) along which shared factors start.
+#: (letter, d) → singular vectors (d, a) that shared factors are initialised with.
 Directions = Mapping[tuple[str, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The names of the factors of one stage at one site; None for those that the configuration does without.
+    """The names of the factors of one stage at one site; None for factors that the configuration does not use.
 
     Attributes:
         letter: "u" for the row stage, "v" for the column stage.
-        d: the width that it mixes, i or o.
-        is_last: whether ΔW comes out of it.
-        shared: names of the shared part of P and of Q.
+        d: the width that the stage mixes, i or o.
+        is_last: whether its output is ΔW.
+        shared: names of the shared parts of P and Q.
         pair: names of A and B.
         biases: names of the biases after P and after Q.
     """
@@ -56,13 +56,13 @@ class Stage:
 
 
 def stages(c: GenFTConfig, o: int, i: int) -> list[Stage]:
-    """The stages in use for a weight (o, i), in the order in which they are computed."""
+    """The stages for a weight (o, i), in the order of computation."""
     widths = [("u", "row", i)] * c.row_stage + [("v", "col", o)] * c.col_stage
-    found = []
+    used = []
     for letter, name, d in widths:
         shared = (letter, letter) if c.factors == "tied" else (f"{letter}_in", f"{letter}_out")
         pair = ("a", "b") if _reuses_pair(c, o, i) else (f"a_{name}", f"b_{name}")
-        found.append(
+        used.append(
             Stage(
                 letter,
                 d,
@@ -72,11 +72,11 @@ def stages(c: GenFTConfig, o: int, i: int) -> list[Stage]:
                 biases=(f"{letter}_in_bias", f"{letter}_out_bias") if c.factor_bias else None,
             )
         )
-    return found
+    return used
 
 
 def factors(c: GenFTConfig, site: Site, directions: Directions) -> dict[str, Factor]:
-    """The factors of one site. Shared ones are keyed by dimension (and by role if tied), specific ones by weight or
+    """The factors of one site. Shared factors are keyed by dimension (and by role if tied), specific ones by weight or
     layer."""
     o, i, a, b = site.out_features, site.in_features, c.shared_dim, c.specific_dim
     if not c.is_generated:
@@ -85,34 +85,35 @@ def factors(c: GenFTConfig, site: Site, directions: Directions) -> dict[str, Fac
             name: Factor((d, b), initial(c, name, directions, zero=name == "b"), _owner(c, name, d, site))
             for name, d in widths.items()
         }
-    found: dict[str, Factor] = {}
+    result: dict[str, Factor] = {}
     for stage in stages(c, o, i):
         d = stage.d
         for end, name in zip(("in", "out"), stage.shared or (), strict=False):
             key = f"{name}_{d}_{site.role}" if c.factors == "tied" else f"{name}_{d}"
             init = initial(c, f"{stage.letter}_{end}", directions, zero=end == "out" and stage.is_last)
-            found[name] = Factor((d, a), init, key)
+            result[name] = Factor((d, a), init, key)
         for symbol, name in zip("ab", stage.pair or (), strict=False):
-            # a B used by both stages is an output factor of the last one too, so it starts at zero
+            # a B used by both stages is also an output factor of the last one, so it starts at zero
             init = initial(c, symbol, directions, zero=symbol == "b" and (stage.is_last or _may_share_b(c, site)))
             owner = _owner(c, name if _has_own_pairs(c) else symbol, d, site)
-            found.setdefault(name, Factor((d, b), init, owner))
+            result.setdefault(name, Factor((d, b), init, owner))
         if stage.biases:
             inner, outer = stage.biases
             last = stage.is_last and c.init_weights is True
             start = nn.init.zeros_ if last else partial(linear_bias_, fan_in=a or b)
-            found[inner] = Factor((a + b,), partial(linear_bias_, fan_in=d), f"{inner}_{d}")
-            found[outer] = Factor((d,), start, f"{outer}_{d}")
-    return found
+            result[inner] = Factor((a + b,), partial(linear_bias_, fan_in=d), f"{inner}_{d}")
+            result[outer] = Factor((d,), start, f"{outer}_{d}")
+    return result
 
 
 def initial(c: GenFTConfig, name: str, directions: Directions, *, zero: bool) -> Init:
-    """How the factor ``a``, ``b``, ``u_in``, … starts; ``zero``: it is a last factor of the identity start."""
+    """The initialisation of the factor ``a``, ``b``, ``u_in``, …; ``zero``: it is an output factor of the last stage,
+    which the identity start sets to zero."""
     if c.init_weights == "paper":
         init = PAPER_INITS[c.init_a if name == "a" else c.init_b]
         if name not in ("a", "b"):
             init = linear_ if c.init_shared == "linear" else SHARED_INIT
-        # in the authors' code the weights of the way in are (r, d), and some starts depend on the number of columns
+        # in the authors' code input weights are (r, d), and some initialisations depend on the number of columns
         transposed = name.endswith("_in") or (name == "a" and c.form == "official")
         return partial(_transposed, init) if transposed else init
     if zero and c.init_weights is True:
@@ -135,22 +136,23 @@ def _along(letter: str, directions: Directions, gain: float, t: Tensor) -> None:
 
 
 def _has_own_pairs(c: GenFTConfig) -> bool:
-    """At the identity start without shared factors, one pair for both stages would stay silent: B = 0 in the column
-    stage would be B = 0 in the row stage."""
+    """Whether each stage needs its own pair: at the identity start without shared factors, one pair for both stages
+    would never train, because B = 0 in the column stage would also be B = 0 in the row stage."""
     return c.init_weights is True and c.shared_dim == 0
 
 
 def _reuses_pair(c: GenFTConfig, o: int, i: int) -> bool:
-    """Whether both stages use one pair, A' = A and B' = B: the paper's case, possible if W0 is square."""
+    """Whether both stages use one pair, A' = A and B' = B, as in the paper; possible if W0 is square."""
     return c.row_stage and c.col_stage and o == i and not _has_own_pairs(c)
 
 
 def _may_share_b(c: GenFTConfig, site: Site) -> bool:
-    """Whether a row stage's B may be the last stage's B as well, here or in another weight of the layer."""
+    """Whether a row stage's B may also be the last stage's B, here or in another weight of the layer."""
     by_layer = c.specific_scope == "layer" and not _has_own_pairs(c)
     return by_layer or _reuses_pair(c, site.out_features, site.in_features)
 
 
 def _owner(c: GenFTConfig, name: str, d: int, site: Site) -> str | None:
-    """Scope "layer": weights with the same parent module share the pair of the same width."""
+    """The sharing key of a specific factor: with scope "layer", weights with the same parent module share the pair of
+    each width."""
     return None if c.specific_scope == "module" else f"{name}_{d}@{site.layer.replace('.', '/')}"

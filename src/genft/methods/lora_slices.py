@@ -20,7 +20,7 @@ from genft.ops.initial import linear_
 
 @dataclass
 class LoraSlicesConfig(AdapterConfig):
-    """Configuration of LoRA through our bridge, for ``target_slices``. Trains r · (o + i) numbers a slice."""
+    """Configuration of LoRA through our bridge, for ``target_slices``. Trains r · (o + i) numbers per slice."""
 
     method = "lora_slices"
 

@@ -1,4 +1,4 @@
-"""Methods that peft has itself, and the two baselines that need no adapter: named here, nothing re-implemented."""
+"""peft's own methods, and the two baselines that need no adapter: only registered here, not re-implemented."""
 
 from __future__ import annotations
 

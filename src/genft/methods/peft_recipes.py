@@ -1,4 +1,4 @@
-"""What some of peft's methods need from a training run and peft leaves to its user."""
+"""What some of peft's methods need from a training run, which peft leaves to the user."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def _default_targets(model: PreTrainedModel) -> dict[str, Any]:
 
 @dataclass
 class LoraPlusConfig(LoraConfig):
-    """LoRA's configuration and the ratio of learning rates. The ratio is of training, so it is not saved."""
+    """LoRA's configuration with the ratio of learning rates. The ratio only affects training, so it is not saved."""
 
     loraplus_lr_ratio: float = field(
-        default=16.0, metadata={"help": "λ: the learning rate of B is λ times that of A, the run's own."}
+        default=16.0,
+        metadata={"help": "λ: the learning rate of B is λ times that of A, which is the run's learning rate."},
     )
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,16 +54,17 @@ class LoraPlus(Recipe):
 
 @dataclass
 class CordaLoraConfig(LoraConfig):
-    """LoRA's configuration, started from weights decomposed with the covariance of their inputs.
+    """LoRA's configuration, initialised from weights decomposed with the covariance of their inputs.
 
-    The start is not saved: a saved adapter is a LoRA adapter of the base model as pretrained.
+    The initialisation is not saved: a saved adapter is a LoRA adapter of the pretrained base model.
     """
 
     corda_method: str = field(
-        default="ipm", metadata={"help": "ipm: train the directions that the data use most; kpm: those they use least."}
+        default="ipm",
+        metadata={"help": "ipm: train the directions that the data use most; kpm: those that they use least."},
     )
     calibration_examples: int = field(
-        default=256, metadata={"help": "Training examples from which the covariance of each weight's inputs is taken."}
+        default=256, metadata={"help": "Number of training examples for the covariance of each weight's inputs."}
     )
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ class CordaLoraConfig(LoraConfig):
 
 class Corda(Recipe):
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
-        """LoRA's targets: peft reads the configuration before it fills in defaults of its own."""
+        """LoRA's targets, because peft reads the configuration before it fills in its own defaults."""
         return _default_targets(model)
 
     def prepare(self, model: PreTrainedModel, config: CordaLoraConfig, examples: Examples) -> None:
@@ -93,14 +95,14 @@ class Corda(Recipe):
 
 # -------------------------------------------------------------------- AdaLoRA
 
-#: The parts of all steps, at the beginning and at the end, in which ranks stay as they are: the means over the eight
-#: GLUE tasks of the paper's Table 8.
+#: The fractions of all steps, at the beginning and at the end, during which ranks do not change: the means over the
+#: eight GLUE tasks of the paper's Table 8.
 ADALORA_FIRST, ADALORA_LAST = 0.13, 0.48
 
 
 class AdaLora(Recipe):
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
-        """The schedule of ranks; and LoRA's targets, because peft's own for AdaLoRA differ from family to family."""
+        """The rank schedule, and LoRA's targets, because peft's own for AdaLoRA differ from family to family."""
         schedule = {"total_step": steps, "tinit": int(ADALORA_FIRST * steps), "tfinal": int(ADALORA_LAST * steps)}
         return schedule | _default_targets(model)
 
@@ -119,10 +121,10 @@ class AdaLora(Recipe):
 class AllocateRanks(TrainerCallback):
     """Calls AdaLoRA's ``update_and_allocate`` after every optimizer step; for any ``transformers.Trainer``.
 
-    Singular values that are pruned stay in the model as zeros. peft would cut them out of what it saves, and then a
-    checkpoint of one step would not fit the model of another. The smoothed importance lies in the optimizer's
-    parameter group, and so in its state, for a resumed run. Under DDP all processes have the same gradients, so they
-    prune alike.
+    Pruned singular values stay in the model as zeros. peft would remove them from what it saves, and then a checkpoint
+    of one step would not fit the model of another. The smoothed importance is stored in the optimizer's parameter
+    group, and so in its state, for resuming. Under DDP, all processes have the same gradients, so they prune
+    identically.
     """
 
     KEY = "genft_adalora"
@@ -146,13 +148,13 @@ class AllocateRanks(TrainerCallback):
         for kind, values in kwargs["optimizer"].param_groups[0].get(self.KEY, {}).items():
             for name, value in values.items():
                 getattr(allocator, kind)[name] = value.to(args.device)
-                allocator.ipt[name] = value  # peft only asks whether it is there
+                allocator.ipt[name] = value  # peft only checks whether it exists
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The one configuration that is written to in training: peft's allocator reads and writes rank_pattern there,
-        # and peft's saving would cut the adapter by it. It is taken out again after every step.
+        # The only configuration that is modified in training: peft's allocator reads and writes rank_pattern there, and
+        # peft's saving would prune the adapter by it. So it is removed again after every step.
         self.config.rank_pattern = self.pattern
         self.tuner.update_and_allocate(state.global_step)
         self.pattern, self.config.rank_pattern = self.config.rank_pattern, None
@@ -171,7 +173,7 @@ class VBLora(Recipe):
         return self.LOGITS if ".vblora_logits_" in name else 1.0
 
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
-        """Vectors of up to 256 numbers that divide the sides of every weight in a block."""
+        """The longest vector length up to 256 that divides the sides of every weight in a block."""
         in_layers = [name for name in linear_names(model) if re.search(r"\.\d+\.", name)]
         weights = [FrozenWeight.of(model.get_submodule(name)) for name in in_layers]
         common = math.gcd(*(n for w0 in weights for n in w0.shape))
@@ -183,7 +185,7 @@ class IA3(Recipe):
     MLP_OUTPUTS = ("output.dense", "fc2", "lin2", "ffn_output", "mlp.Wo", "down_proj")
 
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
-        """Keys, values and the inputs of the MLP's second weight, in families that peft's table lacks."""
+        """Keys, values and the inputs of the MLP's second weight, for families that peft's table lacks."""
         if model.config.model_type in IA3_FAMILIES:
             return {}
         keys_values, outputs = (self._present(model, names) for names in (self.KEYS_VALUES, self.MLP_OUTPUTS))

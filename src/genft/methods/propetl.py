@@ -1,13 +1,13 @@
-"""ProPETL: one small network for all blocks, and a binary mask of it for each (arXiv 2305.17682, Section 3).
+"""ProPETL: one small network for all blocks, with a binary mask per block (arXiv 2305.17682, Section 3).
 
     θ       a weight of the shared network
     s_l     scores of block l, in θ's shape
     m_l     1 where |s_l| is among its largest (k of them, a share ``keep``), else 0
-    θ_l     θ ⊙ m_l, what block l computes with
-    ∂/∂s_l  sign(s_l) ⊙ ∂/∂m_l: the gradient passes the choice of the largest as if it were the identity
+    θ_l     θ ⊙ m_l, the weight that block l uses
+    ∂/∂s_l  sign(s_l) ⊙ ∂/∂m_l: a straight-through gradient, as if the selection were the identity
 
 Three networks: an adapter after the MLP, a prefix, and LoRA on the weights of one role. Biases are shared and not
-masked. Trained scores are saved as they are; after training a bit for each would do.
+masked. Trained scores are saved in full, although one bit each would be enough after training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCORE_RATIO = "Learning rate of the scores as a multiple of the shared network's
 
 
 class ScoreRate(Recipe):
-    """Scores are trained with a learning rate of their own."""
+    """A separate learning rate for scores."""
 
     def learning_rate(self, config: Any, name: str) -> float:
         return config.score_lr_ratio if "score" in name else 1.0
@@ -60,9 +60,9 @@ def masked(f: Factors, name: str, keep: float) -> Tensor:
 
 
 def scored(factors: dict[str, Factor], names: tuple[str, ...], key: str) -> dict[str, Factor]:
-    """The factors shared under ``key``, and scores of the site's own for those called ``names``."""
-    found = {name: Factor(f.shape, f.init, f"{name}_{key}") for name, f in factors.items()}
-    return found | {f"{name}_score": Factor(factors[name].shape, linear_) for name in names}
+    """The factors, shared under ``key``, and the site's own scores for those in ``names``."""
+    shared = {name: Factor(f.shape, f.init, f"{name}_{key}") for name, f in factors.items()}
+    return shared | {f"{name}_score": Factor(factors[name].shape, linear_) for name in names}
 
 
 # -------------------------------------------------------------------- adapter
@@ -72,7 +72,7 @@ def scored(factors: dict[str, Factor], names: tuple[str, ...], key: str) -> dict
 class PropetlAdapterConfig(PaperStartConfig):
     """Configuration of ProPETL's adapter; by default every transformer block is adapted.
 
-    Trains 2·d·m + m + d numbers for all blocks together and 2·d·m scores a block of width d. The defaults are those
+    Trains 2·d·m + m + d numbers for all blocks together and 2·d·m scores per block of width d. The defaults are those
     of the paper's GLUE runs on RoBERTa-base (reduction 12: m = 64, half of the entries kept, learning rates 1e-4 and
     3e-3).
     """
@@ -115,15 +115,15 @@ class PropetlAdapter(BlockMethod[PropetlAdapterConfig]):
 class PropetlPrefixConfig(PaperStartConfig):
     """Configuration of ProPETL's prefix; by default every transformer block is adapted.
 
-    Trains l·d + d·h + h + 2·d·(h + 1) numbers for all blocks together and 2·l·d scores a block of width d. The
+    Trains l·d + d·h + h + 2·d·(h + 1) numbers for all blocks together and 2·l·d scores per block of width d. The
     defaults are those of the paper's GLUE runs (64 tokens, h = 512, a tenth of the entries kept, both learning
     rates 1e-4).
     """
 
     method = "propetl_prefix"
 
-    prefix_length: int = setting(64, "l: tokens of the prefix.", gt=0)
-    prefix_hidden: int = setting(512, "h: width of the MLP that makes the prefix.", gt=0)
+    prefix_length: int = setting(64, "l: number of tokens of the prefix.", gt=0)
+    prefix_hidden: int = setting(512, "h: width of the MLP that generates the prefix.", gt=0)
     keep: float = setting(0.1, KEEP, gt=0, le=1)
     score_lr_ratio: float = setting(1.0, SCORE_RATIO, gt=0)
 
@@ -159,7 +159,7 @@ class PropetlPrefix(BlockMethod[PropetlPrefixConfig]):
 class PropetlLoraConfig(AdapterConfig):
     """Configuration of ProPETL's LoRA; by default query and value of every attention are adapted.
 
-    Trains r·(i + o) numbers for all weights of one role together, and r·(i + o) scores a weight. The defaults are
+    Trains r·(i + o) numbers for all weights of one role together, and r·(i + o) scores per weight. The defaults are
     those of the paper's GLUE runs (r = 32, alpha = 48, a tenth of the entries kept, learning rates 1e-4 and 3e-2).
     """
 

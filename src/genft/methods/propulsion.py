@@ -1,9 +1,9 @@
 """Propulsion: scale every output of a linear layer by a learned power (arXiv 2409.10927).
 
-    y = (W0 x + b0) ⊙ z^k,   z (o,) trained, one at the start;   k: degree
+    y = (W0 x + b0) ⊙ z^k,   z (o,) trained, initialised to one;   k: degree
 
-which is ΔW = diag(z^k − 1) W0 and Δb = (z^k − 1) ⊙ b0. What is trained here is z − 1, called ``z_bias``, so that
-weight decay draws the layer to the pretrained one and not to zero.
+which is ΔW = diag(z^k − 1) W0 and Δb = (z^k − 1) ⊙ b0. The trained parameter is z − 1, called ``z_bias``, so that
+weight decay pulls the layer towards the pretrained one and not towards zero.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Adaptive vector freezing (AVF) of VectorFit: the vectors that have moved most pause while the others catch up.
+"""Adaptive vector freezing (AVF) of VectorFit: the vectors that have moved most are paused while the others catch up.
 
     S_v(t) = ‖v(t) − v(0)‖₁ / dim v,   S̃ ← β S̃ + (1 − β) S after every optimizer step
 
-After ``avf_start`` steps, and every ``avf_interval`` steps from then on, the ``avf_top_k`` vectors of largest S̃ are
-frozen until the next event, for ``avf_events`` events at most (arXiv 2503.19530).
+After ``avf_start`` steps, and every ``avf_interval`` steps from then on, the ``avf_top_k`` vectors with the largest S̃
+are frozen until the next event, for at most ``avf_events`` events (arXiv 2503.19530).
 
-Nobody has to call this. A hook that torch runs before the step of every optimizer finds the vectors among its
+No code has to call this. A hook that torch runs before the step of every optimizer finds the vectors among its
 parameters and clears the gradients of the frozen ones, so that the optimizer skips them: no update, no momentum, no
-weight decay. ``requires_grad`` never changes, which DDP and compiled graphs could not bear, and peft's switches of
-adapters have nothing to undo. Gradients are cleared after clipping, whose norm therefore counts frozen vectors. In DDP
-all processes hold the same vectors and decide alike.
+weight decay. ``requires_grad`` never changes, because DDP and compiled graphs do not support that, so peft's switches
+have nothing to undo. Gradients are cleared after clipping, whose norm therefore includes frozen vectors. In DDP, all
+processes hold the same vectors and decide identically.
 
-The state lies in the optimizer's parameter group, beside its learning rate, so it is saved and restored with the
+The state is stored in the optimizer's parameter group, next to its learning rate, so it is saved and restored with the
 optimizer's state, by transformers.Trainer and by hand-written loops alike. One optimizer may hold the vectors of
-several models: the state of each is kept under the position of its first vector among the optimizer's parameters,
+several models: the state of each is stored under the position of its first vector among the optimizer's parameters,
 which a checkpoint preserves. Within a state, everything is keyed by the vector's name, so vectors may come and go.
 """
 
@@ -38,7 +38,7 @@ State = dict[str, Any]
 
 @runtime_checkable
 class FreezingSettings(Protocol):
-    """What AVF reads of a configuration."""
+    """The settings that AVF reads from a configuration."""
 
     avf_start: int
     avf_interval: int
@@ -51,7 +51,7 @@ class AdaptiveVectorFreezing:
     """AVF of one adapter.
 
     Args:
-        settings: steps, events, and how many vectors are frozen.
+        settings: steps, events, and the number of frozen vectors.
         adapter_name: peft's name of the adapter.
         vectors: looks up the trained vectors by name, as offsets v − v(0).
     """
@@ -70,11 +70,11 @@ class AdaptiveVectorFreezing:
         _LIVE.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_states": {}}  # the copy of a model is in no optimizer yet
+        return {**self.__dict__, "_states": {}}  # a copied model is in no optimizer yet
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        _LIVE.add(self)  # the copy of a model freezes its own vectors
+        _LIVE.add(self)  # a copied model freezes its own vectors
 
     @property
     def history(self) -> dict[str, Any] | None:
@@ -90,7 +90,9 @@ class AdaptiveVectorFreezing:
             for event in state["events"]:
                 frozen, strength = by_step.setdefault(event["step"], ([], {}))
                 frozen += event["frozen"]
-                strength.update(zip(state["names"], event["strength"], strict=False))  # names that joined come last
+                strength.update(
+                    zip(state["names"], event["strength"], strict=False)
+                )  # names that were added later come last
         known, events = dict.fromkeys(names, 0.0), []
         for step, (frozen, strength) in sorted(by_step.items()):
             known |= strength
@@ -98,7 +100,7 @@ class AdaptiveVectorFreezing:
         return {"vectors": names, "events": events}
 
     def before_step(self, optimizer: Optimizer) -> list[nn.Parameter]:
-        """Count a step of ``optimizer``, freeze anew if it is time, and return what is frozen in this step."""
+        """Count a step of ``optimizer``, freeze again if it is time, and return the vectors frozen in this step."""
         position = {id(p): n for n, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
         held = {name: p for name, p in self.vectors().items() if id(p) in position}
         if not held or not any(p.requires_grad for p in held.values()):
@@ -110,18 +112,18 @@ class AdaptiveVectorFreezing:
             g for g in optimizer.param_groups if any(p is first for p in g["params"])
         )
         states = home.get(KEY, {})
-        # a checkpoint of an earlier version knows the adapter's name alone
+        # a checkpoint of an earlier version stores only the adapter's name
         before = states.get(label, states.get(self.adapter_name))
         state = self._advance(before, {name: p for name, p in held.items() if p.requires_grad})
-        home[KEY] = {**states, label: state}  # anew, so that a state dict taken earlier stays as it was
+        home[KEY] = {**states, label: state}  # a new dict, so that a state dict taken earlier does not change
         self._remember(optimizer, state)
         return [held[name] for name in state["frozen"] if name in held]
 
     @torch.no_grad()
     def _advance(self, state: State | None, trained: dict[str, nn.Parameter]) -> State:
-        """The state before the coming step, from that before the last one.
+        """The state before the coming step, computed from the state before the last step.
 
-        A vector that the user has frozen keeps its strength and is not ranked; one that joins begins at zero.
+        A vector that the user has frozen keeps its strength and is not ranked; a new one starts at zero.
         """
         names = list(trained)
         if state is None:
@@ -144,7 +146,7 @@ class AdaptiveVectorFreezing:
         return {"steps": steps, "names": known, "strength": smoothed, "frozen": frozen, "events": events}
 
     def _remember(self, optimizer: Optimizer, state: State) -> None:
-        """Keep the state for the history; an optimizer that takes over the vectors of another replaces it."""
+        """Store the state for the history; it replaces that of another optimizer that held the same vectors before."""
         for other, known in list(self._states.items()):
             if other != id(optimizer) and not set(known["names"]).isdisjoint(state["names"]):
                 del self._states[other]
@@ -155,13 +157,13 @@ class AdaptiveVectorFreezing:
         if not self._watching or not torch.is_grad_enabled():
             return
         self._forwards += 1
-        if self._forwards > 16 and self._forwards.bit_count() > 1:  # look at the first ones, then ever more rarely
+        if self._forwards > 16 and self._forwards.bit_count() > 1:  # check the first passes, then less and less often
             return
         now = [p.detach().clone() for p in self.vectors().values() if p.requires_grad]
         if len(now) == len(self._seen):
             self._moves += not all(map(torch.equal, self._seen, now))
         self._seen = now
-        if self._moves == 2:  # once may be someone setting values
+        if self._moves == 2:  # a single change may be the user setting values
             self._watching, self._seen = False, []
             warnings.warn(
                 f"VectorFit: ADAPTIVE VECTOR FREEZING IS NOT RUNNING. The vectors of adapter {self.adapter_name!r} "
@@ -173,7 +175,7 @@ class AdaptiveVectorFreezing:
 
 
 def strengths(offsets: list[nn.Parameter]) -> Float[Tensor, " n"]:
-    """S of every vector from its offset: the mean of its absolute values (n,), in float32."""
+    """S of every vector (n,), the mean absolute value of its offset, in float32."""
     norms = torch._foreach_norm(list[Tensor](offsets), 1)
     sizes = torch.tensor([p.numel() for p in offsets], device=norms[0].device)
     summed = torch.stack([n.to(sizes.device) for n in norms])
@@ -184,7 +186,7 @@ _LIVE: weakref.WeakSet[AdaptiveVectorFreezing] = weakref.WeakSet()
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-    """Runs before the step of every torch optimizer in this process; ``args`` begin with the optimizer."""
+    """Runs before the step of every torch optimizer in this process; ``args`` starts with the optimizer."""
     frozen = [p for avf in list(_LIVE) for p in avf.before_step(optimizer)]
 
     def clear() -> None:

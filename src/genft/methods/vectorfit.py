@@ -2,16 +2,16 @@
 
     paper                             here
     W0 = U Σ Vᵀ, frozen U, V          u (o, k), v (i, k), k = min(o, i); Σ0 = diag(sigma)
-    Σ, trained                        sigma_bias (k,): Σ = diag(sigma + δ), δ = sigma_bias; if relative, sigma ∘ it
+    Σ, trained                        sigma_bias (k,): Σ = diag(sigma + δ), δ = sigma_bias, or sigma ∘ it (relative)
     b, trained                        bias (o,): an offset of the pretrained bias
     ΔW = U diag(δ) Vᵀ                 (o, i), zero at the start
     adaptive vector freezing          methods/vector_freezing.py
 
-W0 itself stays in place and offsets are trained, so the start is exactly the pretrained function. A weight trains
-min(o, i) + o numbers, without a bias min(o, i). The authors have released no code; the constants of adaptive vector
-freezing are unverified. Forms of the computation: ``ops/spectral.py``.
+W0 itself is kept and offsets are trained, so training starts exactly at the pretrained function. A weight trains
+min(o, i) + o numbers, or min(o, i) without a bias. The authors have released no code; the constants of adaptive vector
+freezing are unverified. The forms of the computation are in ``ops/spectral.py``.
 
-Both names contain "bias": that is how transformers.Trainer, timm and others recognise what must not be decayed.
+Both names contain "bias", by which transformers.Trainer, timm and others recognise parameters without weight decay.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from genft.ops.tracing import is_traced, is_transformed
 
 
 class VectorRates(Recipe):
-    """Singular values and biases move in different units, so each may have a learning rate of its own."""
+    """Separate learning rates for singular values and biases, which have different units."""
 
     def learning_rate(self, config: VectorFitConfig, name: str) -> float:
         if name.endswith("sigma_bias"):
@@ -64,12 +64,12 @@ class VectorFit(SingularMethod[VectorFitConfig]):
 
     def factors(self, site: Site) -> dict[str, Factor]:
         init = nn.init.zeros_ if self.config.init_weights else partial(nn.init.normal_, std=0.3)
-        found = {}
+        factors = {}
         if self.config.train_sigma:
-            found["sigma_bias"] = Factor((min(site.out_features, site.in_features),), init)
+            factors["sigma_bias"] = Factor((min(site.out_features, site.in_features),), init)
         if self.config.train_bias and site.has_bias:
-            found["bias"] = Factor((site.out_features,), init)
-        return found
+            factors["bias"] = Factor((site.out_features,), init)
+        return factors
 
     def check(self, sites: Sequence[Site]) -> list[str]:
         if self.config.train_sigma or any(site.has_bias for site in sites):
@@ -83,7 +83,7 @@ class VectorFit(SingularMethod[VectorFitConfig]):
             super().prepare(weights)
 
     def derive(self, site: Site, w0: Tensor) -> dict[str, Tensor]:
-        """``sigma`` with ``u`` and ``v``; in the lean form with the smaller of the two alone."""
+        """``sigma`` with ``u`` and ``v``, or, in the lean form, with the smaller of the two alone."""
         if not self.config.train_sigma:
             return {}
         svd = self.decomposition(site, w0)

@@ -1,13 +1,13 @@
-"""Visual prompt tuning: trained tokens among the tokens of an image (arXiv 2203.12119, Eq. 4 to 8).
+"""Visual prompt tuning: trained tokens inserted among the tokens of an image (arXiv 2203.12119, Eq. 4 to 8).
 
     E_l     patch tokens after block l; x_l the class token                (196, d), (d,)
     P_l     prompts of block l, trained                                    (p, d)
     shallow [x_1, Z_1, E_1] = L_1([x_0, P_0, E_0]); [x_l, Z_l, E_l] = L_l([x_l-1, Z_l-1, E_l-1])
     deep    [x_l, _, E_l] = L_l([x_l-1, P_l-1, E_l-1])
 
-The class token is first and the prompts follow it. They are gone after the last block, so the head, and a pooling
-over patches, never see them. As the paper initialises: P ~ U(-v, v), v² = 6 / (3 · patch² + d), Xavier's bound for the
-patch embedding.
+The class token is first, followed by the prompts. They are removed after the last block, so the head, or a pooling over
+patches, never sees them. The initialisation is the paper's: P ~ U(-v, v), v² = 6 / (3 · patch² + d), Xavier's bound for
+the patch embedding.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from genft.api.registry import register
 
 @dataclass
 class VPTConfig(PaperStartConfig):
-    """What both forms share. The prompt lengths of the paper are 1, 5, 10, 50, 100 and 200, chosen for each task."""
+    """Settings of both forms. The prompt lengths of the paper are 1, 5, 10, 50, 100 and 200, chosen for each task."""
 
     prompts: int = setting(50, "p: number of prompts.", gt=0)
     dropout: float = setting(
         0.0, "Dropout on the prompts in training (0 in the authors' code, 0.1 in later work).", ge=0, lt=1
     )
-    patch_size: int = setting(16, "Side of a patch; it only sets how large prompts are at the start.", gt=0)
+    patch_size: int = setting(16, "Side of a patch in pixels; it only sets the scale of the initial prompts.", gt=0)
 
 
 @dataclass
 class VPTDeepConfig(VPTConfig):
-    """Configuration of VPT-Deep; trains p·d numbers a block of width d.
+    """Configuration of VPT-Deep; trains p·d numbers per block of width d.
 
-    The default is the tried length that is nearest to the paper's mean over VTAB-1k (0.56 M on ViT-B/16, p = 60).
+    The default is the paper's length nearest to its mean over VTAB-1k (0.56 M on ViT-B/16, p = 60).
     """
 
     method = "vpt_deep"
@@ -47,7 +47,7 @@ class VPTDeepConfig(VPTConfig):
 
 @dataclass
 class VPTShallowConfig(VPTConfig):
-    """Configuration of VPT-Shallow; trains p·d numbers in all, at the first adapted block.
+    """Configuration of VPT-Shallow; trains p·d numbers in total, at the first adapted block.
 
     The default is the length of the usual comparison on VTAB-1k (V-PETL: 0.08 M on ViT-B/16).
     """
@@ -58,7 +58,7 @@ class VPTShallowConfig(VPTConfig):
 
 
 class VPT(BlockMethod[VPTConfig]):
-    """P at this block's input, with dropout."""
+    """The prompts P at a block's input, with dropout."""
 
     def factors(self, site: BlockSite) -> dict[str, Factor]:
         bound = (6 / (3 * self.config.patch_size**2 + site.out_features)) ** 0.5
@@ -78,7 +78,7 @@ class VPT(BlockMethod[VPTConfig]):
     kinds=("image",),
 )
 class VPTDeep(VPT):
-    """The prompts of a block leave after it: the next block has its own."""
+    """The prompts of a block are removed after it, because the next block has its own."""
 
     def spent_prompts(self, site: BlockSite) -> int:
         return self.config.prompts

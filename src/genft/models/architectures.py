@@ -1,4 +1,4 @@
-"""Model families: their default targets, fused weights and scopes, and how a model names its linear weights."""
+"""Model families: their default targets, fused weights and scopes, and the names of a model's linear weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import nn
 from genft.errors import TargetError
 from genft.models.weights import has_channel_weight, has_linear_weight, has_own_bias, unwrap
 
-# transformers renamed these between its releases 5.0 and 5.20; whichever a model has will match
+# transformers renamed these between releases 5.0 and 5.20; either name matches
 VIT = ["query", "value", "q_proj", "v_proj"]
 
-#: Query and value by model family: peft's own table for LoRA, and families that it lacks.
+#: Names of query and value by model family: peft's own table for LoRA, plus families that it lacks.
 DEFAULT_TARGETS: dict[str, Any] = {
     **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     "albert": ["query", "value"],
@@ -57,8 +57,8 @@ INTERLEAVED = {
     "gpt_neox": "query_key_value",
 }
 
-#: Which weights of a transformer block a method adapts if the user names none: query and value, all of attention
-#: (its output too), or every linear weight.
+#: The weights of a transformer block that a method adapts if the user names none: query and value, all of attention
+#: (including its output), or every linear weight.
 SCOPES = ("qv", "attention", "block")
 
 
@@ -86,8 +86,8 @@ def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def modules_with_bias(model: nn.Module) -> list[str]:
-    """Paths of all modules whose bias can be adapted. The output projection inside an nn.MultiheadAttention cannot:
-    the attention reads it directly."""
+    """Paths of all modules whose bias can be adapted. The bias of the output projection inside an
+    nn.MultiheadAttention cannot, because the attention reads it directly."""
     paths = []
     for path, module in modules_of(model):
         parent = unwrap(model.get_submodule(path.rpartition(".")[0]))
@@ -102,7 +102,7 @@ def modules_with_channels(model: nn.Module) -> list[str]:
 
 
 def unmatched(targets: Iterable[str], model: nn.Module) -> list[str]:
-    """The entries of a list of target names that name no module of ``model``."""
+    """The target names that match no module of ``model``."""
     paths = [path for path, _ in modules_of(model)]
     return [target for target in targets if not any(ends_with(path, target) for path in paths)]
 
@@ -113,12 +113,12 @@ def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str
     Args:
         model: the base model.
         family: its ``config.model_type``.
-        scope: a member of :data:`SCOPES`. "block" is every linear weight inside the model's repeated layers,
-            "attention" those of them that belong to attention; in a family whose fused weight is made of q, k and v,
-            each of the three is a slice of its own.
+        scope: a member of :data:`SCOPES`. "block" means every linear weight inside the model's repeated layers,
+            "attention" only those of attention; in a family that fuses q, k and v into one weight, each of the three
+            is a separate slice.
 
     Raises:
-        TargetError: nothing is known, or found, for this model.
+        TargetError: no targets are known or can be found for this model.
     """
     inside: list[str] = []
     if scope != "qv":
@@ -146,7 +146,7 @@ def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str
 
 
 def _names_in_layers(model: nn.Module) -> Iterable[str]:
-    """The linear weights inside numbered layers, by what follows the last number: "attention.self.query"."""
+    """Names of the linear weights inside numbered layers, after the last number: "attention.self.query"."""
     for path in linear_names(model):
         numbered = re.search(r".*\.\d+\.(.+)", path)
         if numbered and not isinstance(unwrap(model.get_submodule(path.rpartition(".")[0])), nn.MultiheadAttention):
@@ -157,7 +157,7 @@ def fused_layout(path: str, module: nn.Module, model: nn.Module, o: int, i: int)
     """Rows [start, stop) of q, k and v in a fused weight (o, i), from the model's head counts.
 
     Raises:
-        TargetError: the rows interleave q, k and v, or their sizes cannot be known.
+        TargetError: the rows interleave q, k and v, or their sizes cannot be determined.
     """
     config: Any = getattr(model, "config", None)
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -166,7 +166,7 @@ def fused_layout(path: str, module: nn.Module, model: nn.Module, o: int, i: int)
     if INTERLEAVED.get(str(family)) == leaf:
         raise TargetError(
             f"target_slices: {path} interleaves q, k and v head by head in {name_of(model)}; "
-            "no row slice is one of them, so adapt the whole weight"
+            "it has no row slice for each, so adapt the whole weight"
         )
     heads = getattr(text_config, "num_attention_heads", None)
     kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
@@ -178,6 +178,6 @@ def fused_layout(path: str, module: nn.Module, model: nn.Module, o: int, i: int)
     if o == 3 * i:
         return {"q": (0, i), "k": (i, 2 * i), "v": (2 * i, o)}
     raise TargetError(
-        f"target_slices: the rows of q, k and v in {path} ({o}, {i}) cannot be told from {name_of(model)}'s "
+        f"target_slices: the rows of q, k and v in {path} ({o}, {i}) cannot be determined from {name_of(model)}'s "
         "configuration; give them: {'" + leaf + "': {'q': [start, stop], …}}"
     )

@@ -1,4 +1,4 @@
-"""Transformer blocks: how they are recognised, and where in them a method can read and add."""
+"""Transformer blocks: how to recognise them, and where in them a method can read and add."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genft.models.weights import unwrap
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The ends of a block's MLP, as paths inside the block; every block has them.
+    """The start and end of a block's MLP, as paths inside the block.
 
     Attributes:
         stream: the module whose input is the residual stream between attention and MLP.
@@ -25,8 +25,8 @@ class Anatomy:
     mlp_end: str
 
 
-#: Tried in order: the first whose two modules a block has describes it. Post-norm blocks (BERT) normalise after the
-#: sum, so the output is changed before the sum and after dropout; if a block scales it, after the scale.
+#: Tried in order: the first entry whose two modules exist describes the block. Post-norm blocks (BERT) normalise after
+#: the sum, so the output is changed before the sum and after dropout; if a block scales it, after the scale.
 ANATOMIES = (
     Anatomy("norm2", "ls2"),  # timm
     Anatomy("norm2", "layer_scale2"),  # DINOv2
@@ -41,7 +41,7 @@ ANATOMIES = (
     Anatomy("layer_norm", "DenseReluDense"),  # T5
 )
 
-#: Modules whose output is what attention adds to the residual stream; the first that a block has counts.
+#: Modules whose output is what attention adds to the residual stream; the first one that exists is used.
 ATTENTION_ENDS = (
     "ls1",  # timm
     "layer_scale1",  # DINOv2
@@ -62,7 +62,7 @@ class Attention:
 
     Attributes:
         path: the attention.
-        keys_values: the two modules that make keys and values, or the one that makes queries, keys and values.
+        keys_values: the two modules that compute keys and values, or the one that computes queries, keys and values.
     """
 
     path: str
@@ -76,7 +76,7 @@ ATTENTIONS = (
     Attention("self_attn", ("k_proj", "v_proj")),  # CLIP, SigLIP
     Attention("attn", ("qkv",)),  # timm
 )
-#: Names of arguments and parameters through which an attention knows positions; tokens cannot be added to it.
+#: Names of arguments and parameters that show an attention to depend on positions; tokens cannot be added to it.
 POSITIONS = re.compile("pos|rope|rel_|relative")
 
 
@@ -91,7 +91,7 @@ def attention_end_of(block: nn.Module) -> str | None:
 
 
 def attention_of(block: nn.Module) -> Attention | None:
-    """The block's attention, or None if no tokens can be added to it: a decoder's, or one that knows positions."""
+    """The block's attention, or None if no tokens can be added: a decoder's, or one that depends on positions."""
     for attention in ATTENTIONS:
         if all(_has(block, f"{attention.path}.{name}") for name in attention.keys_values):
             module = unwrap(block.get_submodule(attention.path))
@@ -128,12 +128,12 @@ def find_blocks(model: nn.Module) -> list[str]:
 
 
 def takes_images(model: nn.Module) -> bool:
-    """Whether the model's input is an image: transformers' models say so, timm's have a patch embedding."""
+    """Whether the model's input is an image: transformers' models declare it, timm's have a patch embedding."""
     return getattr(model, "main_input_name", None) == "pixel_values" or hasattr(model, "patch_embed")
 
 
 def stream_width(block: nn.Module) -> int:
-    """Width of the residual stream, which is the size of a normalisation over it.
+    """The width of the residual stream, taken from a normalisation over it.
 
     Raises:
         TargetError: the block has no normalisation.
@@ -142,7 +142,9 @@ def stream_width(block: nn.Module) -> int:
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() == 1 and "norm" in type(module).__name__.lower():
             return weight.numel()
-    raise TargetError(f"target_modules: the width of {type(block).__name__} cannot be told; it has no normalisation")
+    raise TargetError(
+        f"target_modules: the width of {type(block).__name__} cannot be determined; it has no normalisation"
+    )
 
 
 def _has(module: nn.Module, path: str) -> bool:

@@ -1,7 +1,7 @@
-"""A base model with a head: read from its files, with what its tokenizer or its images need.
+"""Loading a base model with a head, and with its tokenizer or image preprocessing.
 
-Modules that the checkpoint does not have are found here, because they must be trained and saved in full beside any
-adapter.
+Modules that are missing from the checkpoint are detected here, because they must be trained and saved in full together
+with any adapter.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from genft.models.source import ModelSource
 
 @dataclass(frozen=True)
 class Head:
-    """What a family of tasks puts on a backbone.
+    """The head that a family of tasks adds to a backbone.
 
     Attributes:
-        auto_class: the name of the class in transformers that adds it.
-        reads: what the model takes.
+        auto_class: the name of the transformers class that adds it.
+        reads: the kind of the model's input.
         config: settings of the model's configuration: labels, problem type.
-        task_type: what peft calls the task, or None if it has no name for it.
-        purpose: for messages: ``"classify texts"``.
+        task_type: peft's name for the task, or None if it has none.
+        purpose: a phrase for messages: ``"classify texts"``.
     """
 
     auto_class: str
@@ -44,12 +44,12 @@ class LoadedModel:
 
     Attributes:
         model: the transformers model.
-        tokenizer: of a model that reads texts, otherwise None.
-        preprocessing: how its input is made.
+        tokenizer: the tokenizer of a model that reads texts, otherwise None.
+        preprocessing: how its input is prepared.
         head: paths of the head's modules: always trained and saved in full.
-        fresh: paths of other modules that the checkpoint does not have (BERT's pooler in some), treated as the head.
+        fresh: paths of other modules missing from the checkpoint (in some, BERT's pooler), treated like the head.
         notes: sentences about anything unusual.
-        task_type: what peft calls the task, or None if it has no name for it.
+        task_type: peft's name for the task, or None if it has none.
     """
 
     source: ModelSource
@@ -76,12 +76,12 @@ def load_model(
     imagenet: bool = False,
     crop: bool = False,
 ) -> LoadedModel:
-    """Read the model and give it a head.
+    """Load the model and add a head.
 
     Args:
         source: from :func:`genft.models.source.find_model`.
-        head: what to put on the backbone.
-        max_length: tokens of a text, if the model takes as many.
+        head: the head to add to the backbone.
+        max_length: the most tokens per text; the model may allow fewer.
         image_size: pixels per side, or None for the model's own.
         drop_path: the probability of skipping the last block; it rises linearly from the first.
         imagenet: resize images bilinearly and normalise them with ImageNet's mean, instead of the model's own.
@@ -104,7 +104,7 @@ def load_model(
         output_loading_info=True,
     )
     missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-    # peft and transformers copy this into what they save: it must mean something on another machine.
+    # peft and transformers copy this into what they save, so it must be valid on another machine
     model.config._name_or_path = source.base_id
     model.name_or_path = source.base_id
     in_head = head_modules(model)
@@ -127,7 +127,7 @@ def _config(source: ModelSource, head: Head) -> Any:
     except (ValueError, OSError, KeyError) as e:
         raise ConfigError(f"model: {source.name}: its config.json cannot be used: {first_line(e)}") from None
     if config.model_type == "timm_wrapper":
-        # Lets a ViT take images of another size than it was trained with.
+        # lets a ViT accept images of another size than it was trained with
         accepts = "vit" in config.architecture or "deit" in config.architecture
         config.model_args = {**({"dynamic_img_size": True} if accepts else {}), **(config.model_args or {})}
     return config
@@ -147,7 +147,7 @@ def _set_drop_path(config: Any, rate: float, source: ModelSource) -> None:
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """Modules with weights beside the backbone; in timm's models the classifier is inside it, and timm names it."""
+    """Modules with weights outside the backbone; in timm's models the classifier is inside it, and timm names it."""
     backbone = model.base_model_prefix
     if backbone == "timm_model":
         timm_model: Any = model.timm_model
@@ -157,7 +157,7 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def _fresh(model: PreTrainedModel, head: tuple[str, ...], missing: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(modules all of whose own weights are missing, other missing parameters), both outside the head."""
+    """(modules whose own weights are all missing, other missing parameters), both outside the head."""
     outside = {key for key in missing if not key.startswith(tuple(f"{h}." for h in head))}
     parameters = {name for name, _ in model.named_parameters()}
     modules: list[str] = []
@@ -182,7 +182,7 @@ def _tokenizer(source: ModelSource, model: PreTrainedModel) -> Any:
 
 
 def positions(model: PreTrainedModel) -> int:
-    """How many tokens the model can take; a large number if it has no table of positions."""
+    """The most tokens that the model accepts; a large number if it has no table of positions."""
     size: int = getattr(model.config, "max_position_embeddings", None) or 10**6
     # these count positions from the padding index
     return size - 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else size

@@ -1,4 +1,4 @@
-"""Which parameters of a model are trained, and how many they are."""
+"""Which parameters of a model are trained, and how many there are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Counts(Record):
-    """Numbers of parameters: what the adapter trains, what the head trains, and all of the adapted model."""
+    """Numbers of parameters: trained in the adapter, trained in the head, and in the whole adapted model."""
 
     adapter: int
     head: int
@@ -21,10 +21,10 @@ class Counts(Record):
 
 
 def count_parameters(model: nn.Module, head: Sequence[str]) -> Counts:
-    """Count from the model itself; a tensor that several layers share counts once.
+    """Count the parameters of the model itself; a tensor that several layers share counts once.
 
     Args:
-        model: with the method attached.
+        model: the model with the method attached.
         head: paths of the modules that are trained in full.
     """
     trained = [(name, p.numel()) for name, p in model.named_parameters() if p.requires_grad]
@@ -39,5 +39,5 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def is_head(name: str, head: Sequence[str]) -> bool:
-    """Whether the parameter ``name`` belongs to one of the ``head`` modules, whatever peft has wrapped around it."""
+    """Whether the parameter ``name`` belongs to one of the ``head`` modules, even if peft has wrapped it."""
     return any(re.search(rf"(^|\.){re.escape(module)}\.", name) for module in head)

@@ -1,8 +1,8 @@
-"""Models that take a prefix: keys and values that were there before the first token.
+"""Models that accept a prefix: keys and values before the first token.
 
-peft 0.21 hands a prefix over as ``past_key_values``, and looks for that name in the signature of a model's forward
-pass. transformers 5.24 calls it ``cache``; it still accepts the old name, but no signature shows it. Whether a model
-takes a prefix is therefore asked of the model itself, under both names.
+peft 0.21 passes a prefix as ``past_key_values``, and looks for that name in the signature of a model's forward pass.
+transformers 5.24 calls it ``cache``; it still accepts the old name, but no signature shows it. So we check the model
+itself for both names.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 OF_PEFT = "past_key_values"
 OF_TRANSFORMERS = "cache"
-#: Families that a refusal suggests, as far as the installed transformers gives them a cache.
+#: Families to suggest in the error message, if the installed transformers gives them a cache.
 WELL_KNOWN = ("bert", "roberta", "xlm-roberta", "electra", "gpt2", "llama", "qwen2", "mistral")
 
 
 def takes_prefix(model: type[nn.Module] | nn.Module) -> bool:
-    """Whether the forward pass of a model or of its class takes keys and values from before the first token."""
+    """Whether the forward pass of a model, or of a model class, accepts keys and values before the first token."""
     return not {OF_PEFT, OF_TRANSFORMERS}.isdisjoint(inspect.signature(model.forward).parameters)
 
 
 def accept_prefix(model: PreTrainedModel) -> bool:
-    """Make ``model`` take a prefix under the name that peft uses.
+    """Make ``model`` accept a prefix under the name that peft uses.
 
     Returns:
-        Whether it can: False for a model whose attention has no place for a prefix.
+        Whether it can: False for a model whose attention does not support a prefix.
     """
     takers = [module for module in (model, model.base_model) if takes_prefix(module)]
     if takers and OF_PEFT not in inspect.signature(takers[0].forward).parameters:
@@ -43,7 +43,7 @@ def accept_prefix(model: PreTrainedModel) -> bool:
 
 
 def families_with_prefix() -> list[str]:
-    """Those of the well-known families whose text classifiers take a prefix in the installed transformers."""
+    """The well-known families whose text classifiers accept a prefix in the installed transformers."""
     return [family for family in WELL_KNOWN if family in CLASSIFIERS and _family_takes_prefix(family)]
 
 
@@ -55,7 +55,7 @@ def _family_takes_prefix(family: str) -> bool:
 
 
 def _renamed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """``forward`` with the argument ``past_key_values``, which it receives as ``cache``."""
+    """``forward`` with an argument ``past_key_values``, which is passed on as ``cache``."""
 
     @functools.wraps(forward)
     def with_peft_name(self: nn.Module, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where a model is: in an installed package, in a local folder, or on the Hub (by its id, or by a timm name)."""
+"""The location of a model: an installed package, a local folder, or the Hub (by its id, or by a timm name)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _INPUT_FILES = (
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model that a Python package contains; ``hub`` is its id for everyone who does not have the package."""
+    """A model that a Python package contains; ``hub`` is its Hub id, for users without the package."""
 
     name: str
     package: str
@@ -63,13 +63,13 @@ PACKAGED = {
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model is.
+    """The location of a model.
 
     Attributes:
-        name: what the user asked for.
-        base_id: what adapters name as their base: a Hub id if there is one, otherwise the path as given.
+        name: the name that the user gave.
+        base_id: the name of the base in saved adapters: a Hub id if there is one, otherwise the given path.
         folder: the local folder with config.json and the weights.
-        origin: where it was found, in a phrase.
+        origin: a phrase for where it was found.
     """
 
     name: str
@@ -83,7 +83,7 @@ class ModelSource:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the configuration and the weight files: it decides the key of a result."""
+        """SHA-256 of the configuration and the weight files, part of the key of a result."""
         digest = hashlib.sha256()
         weights = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("pytorch_model*.bin"))
         for path in (self.folder / "config.json", *weights):
@@ -106,7 +106,7 @@ def find_model(name: str) -> ModelSource:
     """Find the model called ``name``; a Hub model is fetched if it is not in the local cache.
 
     Raises:
-        ConfigError: there is no such model, or it cannot be reached; the message says what to do.
+        ConfigError: there is no such model, or it cannot be fetched; the message says what to do.
     """
     packaged = PACKAGED.get(name) or next((m for m in PACKAGED.values() if m.hub == name), None)
     if packaged and (folder := packaged.find()):

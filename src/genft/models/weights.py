@@ -1,4 +1,4 @@
-"""The frozen weight: how other people's modules store W0 and b0, and one way to read and write them."""
+"""The frozen weight: one interface to read and write W0 and b0, however a module stores them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The pretrained module inside an adapted one; any other module itself."""
+    """The pretrained module inside an adapted one; any other module is returned as it is."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
@@ -27,7 +27,7 @@ class Storage(NamedTuple):
 
 
 def _storage(module: nn.Module) -> Storage | None:
-    """How ``module`` stores its linear weight; None if it has none of its own."""
+    """How ``module`` stores its linear weight, or None if it has none of its own."""
     if isinstance(module, nn.MultiheadAttention):
         return Storage("in_proj_weight", "in_proj_bias") if module.in_proj_weight is not None else None
     if isinstance(module, Conv1D):
@@ -67,7 +67,7 @@ def has_own_bias(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a merge overwrites: the weight as it is stored, what a quantised module keeps beside it, and b0."""
+    """What a merge overwrites: the stored weight, the related attributes of a quantised module, and b0."""
 
     weight: Any
     bias: Tensor | None
@@ -78,10 +78,10 @@ class Snapshot:
 class FrozenWeight:
     """The linear weight W0 (o, i) and the bias b0 (o,) of a pretrained module, however the module stores them.
 
-    Known are ``nn.Linear`` and its look-alikes, transformers' ``Conv1D`` (stored transposed), the fused in-projection
-    of ``nn.MultiheadAttention``, and weights that a quantisation back end of peft stores packed. A normalisation, a
-    convolution, or another module that has only a bias, is described too: its ``in_features`` is 0, and its weight, if
-    it is known, is (o, n) with a row per output channel.
+    It supports ``nn.Linear`` and its look-alikes, transformers' ``Conv1D`` (stored transposed), the fused in-projection
+    of ``nn.MultiheadAttention``, and weights that a quantisation back end of peft stores packed. It also describes a
+    normalisation, a convolution, or another module that has only a bias: its ``in_features`` is 0, and its weight, if
+    known, is (o, n) with one row per output channel.
 
     Attributes:
         module: the pretrained module.
@@ -108,7 +108,7 @@ class FrozenWeight:
         return cls(unwrap(module))
 
     def _read_shape(self) -> tuple[int, int]:
-        """(o, i), right for packed storage too."""
+        """(o, i), correct for packed storage too."""
         module: Any = self.module
         if not self.is_linear:
             return len(self.stored) if self.has_weight else cast(Tensor, module.bias).numel(), 0
@@ -122,7 +122,7 @@ class FrozenWeight:
 
     @property
     def has_weight(self) -> bool:
-        """Whether there is a weight, and not a bias alone."""
+        """Whether there is a weight, not only a bias."""
         return self._storage is not None
 
     @property
@@ -151,7 +151,7 @@ class FrozenWeight:
 
     @property
     def has_bias(self) -> bool:
-        """Whether the module has a bias, a placeholder of another type included."""
+        """Whether the module has a bias, including a placeholder of another type."""
         return getattr(self.module, self._names.bias, None) is not None
 
     @property
@@ -165,7 +165,7 @@ class FrozenWeight:
         return self.out_features, self.in_features
 
     def in_own_layout(self, weight: Tensor) -> Tensor:
-        """A matrix (o, i) in the layout in which the module stores its weight."""
+        """A matrix (o, i), converted to the layout in which the module stores its weight."""
         if not self.is_linear:
             return weight.reshape(self.stored.shape)
         return weight.T if self.transposed else weight
@@ -177,16 +177,16 @@ class FrozenWeight:
         return stored.T if self.transposed else stored
 
     def replacements(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-        """The module's own names for ``weight`` (o, i) and ``bias`` (o,), to call it with them in place of its own."""
+        """``weight`` (o, i) and ``bias`` (o,) under the module's own names, for a functional call of the module."""
         tensors = {self._names.weight: self.in_own_layout(weight)}
         return tensors if bias is None else tensors | {self._names.bias: bias}
 
     @property
     def plain(self) -> bool:
-        """Whether the module's forward pass is x W0ᵀ + b0 and nothing else, so that it may be computed in its place.
+        """Whether the module's forward pass is just x W0ᵀ + b0, so that we may compute that instead.
 
-        It is not for subclasses with a forward of their own, and if something is attached to the module (hooks;
-        accelerate replaces ``forward`` to move weights).
+        False for subclasses with their own forward pass, and for modules with hooks or a replaced ``forward`` (which
+        accelerate uses to move weights).
         """
         module = self.module
         own = type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in module.__dict__
@@ -194,12 +194,12 @@ class FrozenWeight:
 
     @property
     def is_meta(self) -> bool:
-        """Whether a tensor of the module is on the meta device: without values yet, or offloaded."""
+        """Whether a tensor of the module is on the meta device: not loaded yet, or offloaded."""
         return any(p.device == torch.device("meta") for p in self.module.parameters(recurse=False))
 
     @property
     def is_whole(self) -> bool:
-        """Whether this process holds the weight with all its values: not a shard of it, and not on the meta device."""
+        """Whether this process holds all values of the weight: not only a shard, and not on the meta device."""
         stored = self.stored
         if type(stored).__name__ == "DTensor" or stored.is_meta:
             return False
@@ -214,25 +214,25 @@ class FrozenWeight:
     # ---------------------------------------------------------------- writing
 
     def snapshot(self) -> Snapshot:
-        """What :meth:`restore` needs to put everything back bit for bit."""
+        """The state that :meth:`restore` needs to restore everything bit for bit."""
         bias = None if self.bias is None else self.bias.clone()
         if self._storage is None:
             return Snapshot(None, bias, {}, {})
         if self.backend is None:
             return Snapshot(self.stored.data.clone(), bias, {}, {})
-        # peft clears attributes of a quantised parameter, and bitsandbytes keeps a part of 8-bit weights on the module
+        # peft clears attributes of a quantised parameter, and bitsandbytes keeps part of 8-bit weights on the module
         weight: Any = self.stored
         attributes = {name: copy.copy(value) for name, value in weight.__dict__.items()}
-        beside = {n: copy.copy(getattr(self.module, n)) for n in ("state", "quant_state") if hasattr(self.module, n)}
-        return Snapshot(weight, bias, attributes, beside)
+        related = {n: copy.copy(getattr(self.module, n)) for n in ("state", "quant_state") if hasattr(self.module, n)}
+        return Snapshot(weight, bias, attributes, related)
 
     def write(self, weight: Tensor | None, bias: Tensor | None, layer: nn.Module) -> None:
-        """Store another weight (in the module's own layout) and another bias; None leaves one as it is.
+        """Store another weight (in the module's own layout) and another bias; None leaves either unchanged.
 
         Args:
             weight: the weight.
             bias: the bias; it is created if the module has none.
-            layer: the tuner layer around the module, through which peft's back ends write.
+            layer: the tuner layer around the module, which peft's back ends need for writing.
         """
         if weight is not None and self.backend is not None:
             self.backend.set_base_weight(layer, weight)
@@ -242,7 +242,7 @@ class FrozenWeight:
             self._write_bias(bias)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put back what :meth:`snapshot` has seen."""
+        """Restore the state from :meth:`snapshot`."""
         if self.backend is not None:
             snapshot.weight.__dict__.update(snapshot.weight_attributes)
             setattr(self.module, self._names.weight, snapshot.weight)
@@ -265,7 +265,7 @@ class FrozenWeight:
 
     @property
     def quantisation(self) -> str | None:
-        """``"4bit"`` or ``"int8"``, how coarsely the weight is stored; None if it is not quantised."""
+        """The precision of the stored weight, ``"4bit"`` or ``"int8"``, or None if it is not quantised."""
         if self.backend is None:
             return None
         return "4bit" if "4" in self.backend.backend_name else "int8"
@@ -273,8 +273,8 @@ class FrozenWeight:
     def _dequantised(self) -> Tensor:
         """W0 (o, i) as a plain float tensor.
 
-        On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit weight in its first call in evaluation, and peft then
-        dequantises the wrong layout; a copy of such a weight is unpacked first.
+        On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit weight in its first call in evaluation mode, and peft
+        then dequantises the wrong layout; so a copy of such a weight is unpacked first.
         """
         weight: Any = self.stored
         state: Any = getattr(weight, "quant_state", None)

@@ -1,12 +1,12 @@
-"""The operations of GenFT's generator that touch a matrix that is not thin.
+"""The operations of GenFT's generator that work on full (not thin) matrices.
 
 * :func:`project`   W0 P or W0ᵀ P, for a W0 of any float dtype,
 * :func:`entries`   scale · mask(act(X Yᵀ)), a full matrix from thin factors, and
-* :func:`contract`  Eᵀ P with E = scale · mask(act(X Yᵀ)), where E is made, used and forgotten tile by tile.
+* :func:`contract`  Eᵀ P with E = scale · mask(act(X Yᵀ)), where E is computed, used and discarded tile by tile.
 
-They keep thin factors and packed masks for the backward pass and make the entries again there. A tile is a few rows,
-small enough that activation and mask find it in cache. They are opaque to ``torch.compile`` and have no second
-derivative. They are written for any device.
+They save thin factors and packed masks for the backward pass and recompute the entries there. A tile is small enough to
+stay in cache for activation and mask. The operations run on any device, are opaque to ``torch.compile`` and have no
+second derivative.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ aten = torch.ops.aten
 
 
 class Activation(NamedTuple):
-    """An activation on matrix entries. Results go to ``out``, which may be one of the arguments.
+    """An activation on matrix entries. Results are written to ``out``, which may be one of the arguments.
 
     Attributes:
         forward: (z, out) → y = act(z).
         backward: (g, s, out) → g · act'(z).
-        reads: what ``backward`` computes act' from, s: z, y, or nothing at all.
+        reads: the tensor s from which ``backward`` computes act': z, y, or none.
     """
 
     forward: Callable[[Tensor, Tensor], Tensor]
@@ -63,7 +63,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def _operation(schema: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
-    """An operation opaque to ``torch.compile``, computed in its arguments' dtype whatever autocast says."""
+    """An operation that is opaque to ``torch.compile`` and ignores autocast: it computes in its arguments' dtype."""
 
     def register(compute: Callable[..., Any]) -> CustomOpDef:
         def run(*args: Any) -> Any:
@@ -78,7 +78,7 @@ def _operation(schema: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 
 @_operation("project(Tensor w0, Tensor p, bool transposed) -> Tensor")
 def project(w0: Float[Tensor, "o i"], p: Float[Tensor, "n r"], transposed: bool) -> Float[Tensor, "m r"]:
-    """W0 P, or W0ᵀ P where ``transposed``; a W0 of another dtype than P is converted tile by tile."""
+    """W0 P, or W0ᵀ P if ``transposed``; a W0 of another dtype than P is converted tile by tile."""
     if w0.dtype == p.dtype:
         return torch.mm(p.T, w0 if transposed else w0.T).T.contiguous()  # the rank first: up to twice as fast
     total = _zeros(p.shape[1], w0.shape[1], p).T if transposed else _zeros(len(w0), p.shape[1], p)
@@ -208,7 +208,7 @@ def _contract_backward(
     scale: float,
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of X, Y and P; empty where not needed.
+    """The gradients of X, Y and P; empty if not needed.
 
     dP = E grad, and with H = scale · mask(act'(X Yᵀ) ∘ P gradᵀ) dX = H Y and dY = Hᵀ X.
     """
@@ -267,7 +267,7 @@ for _backward in (_entries_backward, _contract_backward):
 
 # Helpers
 
-# On a CPU a tile stays in cache with the thin factors beside it; elsewhere it bounds the memory.
+# On a CPU, a tile and its thin factors stay in cache; on other devices, the tile size bounds the memory.
 _TILE = {"cpu": (1024, 512)}
 _LARGE_TILE = (8192, 8192)
 
@@ -277,8 +277,8 @@ def _tiles(
 ) -> Iterator[tuple[Any, ...]]:
     """Cut a matrix of this shape into tiles of about equal size.
 
-    Yields a slice of rows and one of columns, their mask as :func:`spread` gives it (or None), and ``buffers``
-    tiles to write to. The memory is the same for all tiles: fresh memory costs more than the arithmetic on it.
+    Yields a slice of rows, a slice of columns, their mask from :func:`spread` (or None), and ``buffers`` tiles to write
+    to. All tiles reuse the same memory: fresh memory costs more than the arithmetic on it.
     """
     (m, n), (most_rows, most_columns) = shape, _TILE.get(like.device.type, _LARGE_TILE)
     rows = _ceil(_ceil(m, _ceil(m, most_rows)), 8) * 8  # masks are packed by 8 rows
@@ -310,7 +310,7 @@ def _rows(like: Tensor, needed: bool) -> Tensor:
 
 
 def _zeros(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Where a sum over tiles starts: in float32 or better, because bfloat16 would lose what each tile adds."""
+    """Zeros to sum tiles into, in float32 or better, because bfloat16 would lose the contribution of each tile."""
     return like.new_zeros(rows, columns, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
@@ -321,7 +321,7 @@ def _gradients(x: Tensor, y: Tensor, needed: list[bool]) -> tuple[Tensor, Tensor
 
 
 def _add_gradients_(h: Tensor, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor, scale: float) -> None:
-    """Add a tile's scale · H Y to dX and scale · Hᵀ X to dY, each where it is wanted (not empty)."""
+    """Add a tile's scale · H Y to dX and scale · Hᵀ X to dY, each only if it is needed (not empty)."""
     if dx.numel():
         _add_product_(dx, h, y, scale)
     if dy.numel():

@@ -1,18 +1,19 @@
-"""GenFT's generator, ΔW from W0, at the cost of its thin factors.
+"""GenFT's generator of ΔW from W0, at the cost of thin products.
 
     F  = mask( act_row( inner( ratio · W0 P1 + p1 ) Q1ᵀ + q1 ) )     (o, i)    arXiv 2506.11042, Eq. 5
     D  = mask( act_col( inner( Fᵀ P2 + p2 ) Q2ᵀ + q2 ) )             (i, o)    Eq. 7
     ΔW = scaling · Dᵀ                                                (o, i)
 
-The equations have neither the inner activation nor the biases p, q; the authors' code has. :func:`generate_plain`
-says just that. Algorithm 1 of the paper forms U = P1 Q1ᵀ and V = P2 Q2ᵀ and pays 10 d³ for a step; in the order above
-a step costs at most 26 d² r (13 products with a thin factor). Written with
+The paper's equations have neither the inner activation nor the biases p, q, but the authors' code has both.
+:func:`generate_plain` implements exactly the equations above. Algorithm 1 of the paper forms U = P1 Q1ᵀ and
+V = P2 Q2ᵀ, which costs 10 d³ per step; in the order above, a step costs at most 26 d² r (13 products with a thin
+factor). With
 
     A = inner( ratio · W0 P1 + p1 )  (o, r)      B = inner( Fᵀ P2 + p2 )  (i, r)
     F = mask( act_row( [A 1] [Q1 q1]ᵀ ) )         ΔW = scaling · mask( act_col( [Q2 q2] [B 1]ᵀ ) )
 
-only two operations see a matrix that is not thin (``ops/entries.py``): ``contract`` makes B from A, ``entries`` makes
-ΔW. An inner activation touches r columns and a bias is one column more, so both are nearly free. If the last stage has
+only two operations work on a full matrix (``ops/entries.py``): ``contract`` computes B from A, ``entries`` computes ΔW.
+An inner activation applies to r columns and a bias is one more column, so both are nearly free. If the last stage has
 neither an activation on its entries nor a mask, ΔW itself is a product of two thin factors (:func:`low_rank`).
 """
 
@@ -44,8 +45,8 @@ class Stage(NamedTuple):
     """The factors of one stage of width d (i for the row stage, o for the column stage).
 
     Attributes:
-        p: (d, r), to the bottleneck.
-        q: (d, r), back to the full width.
+        p: (d, r), from the full width to the bottleneck.
+        q: (d, r), from the bottleneck back to the full width.
         p_bias: (r,), added before the inner activation.
         q_bias: (d,), added before the outer one.
     """
@@ -57,15 +58,15 @@ class Stage(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What the generator computes besides products.
+    """The operations of the generator besides products.
 
     Attributes:
         act_row, act_col: activation on the entries of F, and of D; a name in ``ACTIVATIONS``.
         inner: activation on both bottlenecks.
-        ratio: how much of W0 goes in (the paper's w0_ratio).
-        scaling: factor of ΔW; a 0-dim tensor if it depends on W0.
+        ratio: scale of W0 (the paper's ratio).
+        scaling: scale of ΔW; a 0-dim tensor if it depends on W0.
         normalise: divide the columns of B by their norms (those of A if there is no column stage).
-        dropout: probability of dropping an entry of F, and of D; those kept are divided by the exact probability of
+        dropout: probability of dropping an entry of F, and of D; kept entries are divided by the exact probability of
             keeping them.
     """
 
@@ -90,17 +91,17 @@ def generate(
     *,
     seed: int | Tensor | None = None,
 ) -> Float[Tensor, "o i"]:
-    """ΔW, in the dtype of the factors, differentiable once in the factors.
+    """Compute ΔW in the dtype of the factors, once differentiable in the factors.
 
     Args:
-        w0: the frozen weight, of any float dtype and strides; it never gets a gradient.
-        row: the factors of the row stage; None leaves it out: F = ratio · W0.
-        col: those of the column stage; None leaves it out: ΔW = scaling · F.
+        w0: the frozen weight, with any float dtype and strides; it never gets a gradient.
+        row: the factors of the row stage, or None to skip it: F = ratio · W0.
+        col: the factors of the column stage, or None to skip it: ΔW = scaling · F.
         form: activations, ratio, scaling, dropout.
         seed: fixes the masks, a 0-dim int64 tensor under ``torch.compile``; None means no dropout.
 
     Raises:
-        ConfigError: an unknown activation, a dropout that is no probability, or no stage at all.
+        ConfigError: an unknown activation, a dropout that is not a probability, or no stage at all.
     """
     seed = None if _check(row, col, form, seed) == 1.0 else seed
     with no_autocast(w0.device):
@@ -119,7 +120,7 @@ def low_rank(
     col: Stage | None,
     form: Form = Form(),  # noqa: B008 - immutable
 ) -> tuple[Float[Tensor, "o k"], Float[Tensor, "i k"]]:
-    """(L, R) with ΔW = L Rᵀ, for a last stage without an activation on its entries, and without dropout.
+    """(L, R) with ΔW = L Rᵀ, for a last stage without an activation on its entries and without dropout.
 
     k is the rank r, plus one if the last stage has a bias.
     """
@@ -144,7 +145,7 @@ def masked_product(
     *,
     stream: int = 0,
 ) -> Float[Tensor, "m n"]:
-    """scaling · mask(act(X Yᵀ)); ``stream`` tells apart the masks of one seed."""
+    """scaling · mask(act(X Yᵀ)); ``stream`` distinguishes masks with the same seed."""
     mask, keep = None, 1.0 if seed is None else keep_probability(dropout)
     if seed is not None and keep < 1:
         mask = entry_mask((len(x), len(y)), dropout, seed, x.device, stream=stream)
@@ -161,7 +162,7 @@ def generate_plain(
     *,
     seed: int | Tensor | None = None,
 ) -> Float[Tensor, "o i"]:
-    """What :func:`generate` computes, in the order of the equations."""
+    """The same as :func:`generate`, computed in the order of the equations."""
     keep = _check(row, col, form, seed)
     inner, act_row, act_col = (PLAIN_ACTIVATIONS[name] for name in (form.inner, form.act_row, form.act_col))
 
@@ -207,7 +208,7 @@ def _last_factors(
 
 def _bottleneck(z: Tensor, stage: Stage, form: Form, *, last: bool) -> Tensor:
     """[inner(Z + p) 1], its columns divided by their norms if ``form.normalise`` and this is the last bottleneck; the
-    column of ones is there for a bias q."""
+    column of ones is added for a bias q."""
     z = PLAIN_ACTIVATIONS[form.inner](_biased(z, stage.p_bias))
     if form.normalise and last:
         z = F.normalize(z, dim=0)
@@ -215,7 +216,7 @@ def _bottleneck(z: Tensor, stage: Stage, form: Form, *, last: bool) -> Tensor:
 
 
 def _thin(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
-    """``project``; a plain product if that is all it takes, without the way through an operation of our own."""
+    """Like ``project``, but as a plain product where possible, without the overhead of a custom operation."""
     if w0.dtype != p.dtype or torch.compiler.is_compiling():
         return project(w0, p, transposed)
     w0 = w0.detach()
@@ -223,7 +224,7 @@ def _thin(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
 
 
 def _linear(w0: Tensor, row: Stage | None, col: Stage | None, form: Form) -> tuple[Tensor, Tensor]:
-    """:func:`low_rank` if there are products only; with both stages W0 enters through an r × r core."""
+    """:func:`low_rank` for products only; with both stages, W0 enters through an r × r core."""
     if row is None:
         assert col is not None
         return form.scaling * col.q, form.ratio * _thin(w0, col.p, True)
@@ -244,7 +245,7 @@ def _biased(z: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _check(row: Stage | None, col: Stage | None, form: Form, seed: int | Tensor | None) -> float:
-    """The exact probability of keeping an entry, 1.0 without dropout; what cannot be generated is refused."""
+    """Check the arguments; return the exact probability of keeping an entry, 1.0 without dropout."""
     for where in ("act_row", "act_col", "inner"):
         if (act := getattr(form, where)) not in ACTIVATIONS:
             raise ConfigError(not_one_of(where, act, ACTIVATIONS))

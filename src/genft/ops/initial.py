@@ -23,17 +23,17 @@ def orthonormal_(t: Float[Tensor, "d k"], *, gain: float = 1.0) -> Float[Tensor,
 
 
 def linear_(t: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
-    """nn.Linear's own for its weight (o, i): U(-1/√i, 1/√i)."""
+    """nn.Linear's initialisation of its weight (o, i): U(-1/√i, 1/√i)."""
     return nn.init.kaiming_uniform_(t, a=5**0.5)
 
 
 def linear_bias_(t: Float[Tensor, " o"], fan_in: int) -> Float[Tensor, " o"]:
-    """nn.Linear's own for the bias of a weight with ``fan_in`` columns: U(-1/√fan_in, 1/√fan_in)."""
+    """nn.Linear's initialisation of the bias for a weight with ``fan_in`` columns: U(-1/√fan_in, 1/√fan_in)."""
     return nn.init.uniform_(t, -(fan_in**-0.5), fan_in**-0.5)
 
 
 def leading_directions(weights: Iterable[Float[Tensor, "_ d"]], count: int) -> Float[Tensor, "d k"]:
-    """The ``count`` leading right singular vectors, d at most, of the weights stacked on top of each other."""
+    """The ``count`` (at most d) leading right singular vectors of the vertically stacked weights."""
     gram = None
     for w in weights:
         w = w.detach().to("cpu", torch.float64)

@@ -1,14 +1,14 @@
-"""The layer y = (W0 + L Rᵀ) x + b for updates of low rank, in two forms, with a gradient that never sees ∂y xᵀ.
+"""The layer y = (W0 + L Rᵀ) x + b for low-rank updates, in two forms, with a gradient that never forms ∂y xᵀ.
 
     z = Rᵀxᵀ  (k, T)      g = Lᵀ∂yᵀ  (k, T)
     factored              y = W0 x + b,  y += L z      ∂x = ∂y W0,  ∂x += gᵀRᵀ
     materialised          y = (W0 + L Rᵀ) x + b        ∂x = ∂y (W0 + L Rᵀ)
     both                  ∂L = ∂yᵀ zᵀ                  ∂R = xᵀ gᵀ
 
-An update may belong to some rows of W0 only, and there may be several. Beside x nothing as large as a weight or an
-activation is kept: the sum of the materialised form is made again in the backward pass, and thin products are added
-in place. They are written with the rank first, (k, T) instead of (T, k), which BLAS computes up to twice as fast where
-k is no multiple of its vectors.
+An update may cover only some rows of W0, and there may be several updates. Besides x, nothing as large as a weight or
+an activation is saved: the sum of the materialised form is recomputed in the backward pass, and thin products are added
+in place. They are computed with the rank first, (k, T) instead of (T, k), which is up to twice as fast in BLAS if k is
+not a multiple of the vector width.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def low_rank_linear(
     *,
     form: str,
 ) -> Float[Tensor, "*t o"]:
-    """(W0 + ΔW) x + b, differentiable once in x, b and the pairs.
+    """(W0 + ΔW) x + b, once differentiable in x, b and the pairs.
 
     Args:
         x: (..., i).
         w0: frozen (o, i), in the dtype of x.
         bias: (o,), or None.
-        rows: start and stop of each update's rows of W0.
+        rows: the first row and the end of each update's rows of W0.
         pairs: L (stop - start, k) and R (i, k) of each update.
         form: "factored" or "materialised".
     """
@@ -101,7 +101,7 @@ class _LowRankLinear(torch.autograd.Function):
         dx = None
         if needs_x:
             dx = dy @ (w0 if ctx.form == "factored" else _updated(w0, ctx.rows, factors))
-        found: list[Tensor | None] = []
+        gradients: list[Tensor | None] = []
         for n, (start, stop) in enumerate(ctx.rows):
             left, right = factors[2 * n : 2 * n + 2]
             part, dl, dr = dy[:, start:stop], None, None
@@ -113,6 +113,6 @@ class _LowRankLinear(torch.autograd.Function):
                 if dx is not None and ctx.form == "factored":
                     dx.addmm_(g.T, right.T)
                 dr = (g @ flat).T if needs[2 * n + 1] else None
-            found += [dl, dr]
+            gradients += [dl, dr]
         dx = None if dx is None else dx.view_as(x)
-        return dx, None, dy.sum(0) if needs_bias else None, None, None, *found
+        return dx, None, dy.sum(0) if needs_bias else None, None, None, *gradients

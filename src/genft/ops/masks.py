@@ -1,11 +1,11 @@
-"""Dropout masks on the entries of a generated matrix, kept as one bit per entry.
+"""Dropout masks on the entries of a generated matrix, stored as one bit per entry.
 
-Bit k of byte (q, c) of a packed mask says whether entry (8 q + k, c) is kept. Packing along the rows
+Bit k of byte (q, c) of a packed mask tells whether entry (8 q + k, c) is kept. Packing along the rows
 makes every step below a vectorised operation on whole rows, whatever the number of columns.
 
 A mask is a function of (seed, stream, shape, p) alone: the same on every device, with any number of
-threads. Its bits come from SplitMix64 (Steele, Lea & Flood 2014), a hash of a counter, so nothing is
-drawn one after the other. A random word has 64 fair bits; n words make 64 bits that are each 1 with any
+threads. Its bits come from SplitMix64 (Steele, Lea & Flood 2014), a hash of a counter, so there is no
+sequential drawing. A random word has 64 fair bits; n words give 64 bits that are each 1 with any
 probability m / 2ⁿ, by one AND or OR per binary digit of m. So a mask costs n random bits per entry, and
 no comparison and no packing.
 """
@@ -33,7 +33,7 @@ _MIX = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)), (3
 
 
 def keep_probability(p: float) -> float:
-    """The exact probability of keeping an entry under dropout ``p``: 1 - p, to a multiple of 2⁻¹⁰."""
+    """The exact probability of keeping an entry with dropout ``p``: 1 - p, rounded to a multiple of 2⁻¹⁰."""
     return _kept(p) / 2**DIGITS
 
 
@@ -49,9 +49,9 @@ def entry_mask(
     Args:
         shape: rows and columns of the matrix to mask.
         p: probability of dropping an entry, 0 ≤ p < 1.
-        seed: an int64; a 0-dim tensor (best on the CPU) where a Python number would break a compiled graph.
-        device: where the mask is made.
-        stream: tells apart the masks that share a seed.
+        seed: an int64, or a 0-dim tensor (best on the CPU) if a Python number would break a compiled graph.
+        device: the device of the mask.
+        stream: distinguishes masks with the same seed.
     """
     return _entry_mask(torch.as_tensor(seed), *shape, p, stream, device)
 
@@ -67,7 +67,7 @@ def _entry_mask(seed: Tensor, rows: int, columns: int, p: float, stream: int, de
     packed = torch.empty(words, dtype=torch.int64, device=device)
     kept = _kept(p)
     trailing = (kept & -kept).bit_length() - 1
-    digits = DIGITS - trailing  # zeros at the end of a binary fraction need no digits
+    digits = DIGITS - trailing  # trailing zeros of a binary fraction need no digits
     if not digits:
         packed.fill_(-1)
     start = _hash(_hash(int(seed)) + stream)
@@ -93,7 +93,7 @@ def _(seed: Tensor, rows: int, columns: int, p: float, stream: int, device: torc
 
 
 def _hash_(x: Tensor, scratch: Tensor) -> None:
-    """SplitMix64's finaliser, in place on int64 words; torch shifts in the sign, which is cut off again."""
+    """SplitMix64's finaliser, in place on int64 words; torch shifts in the sign bit, which is masked out again."""
     for shift, factor in _MIX:
         torch.bitwise_right_shift(x, shift, out=scratch)
         x.bitwise_xor_(scratch.bitwise_and_((1 << (64 - shift)) - 1))
@@ -109,13 +109,13 @@ def _hash(v: int) -> int:
 
 
 def spread(packed: Tensor, rows: slice, out: Tensor) -> Tensor:
-    """Some rows of a packed mask as integers: all ones where the entry is kept, else 0.
+    """Some rows of a packed mask as integers: all bits set if the entry is kept, else 0.
 
     Args:
         packed: the mask.
-        rows: which of its rows; they start at a multiple of 8.
-        out: memory for them, (at least the rows, rounded up to a multiple of 8; columns), of the dtype of the
-            matrix to mask. The integers are as wide.
+        rows: the rows to unpack; they start at a multiple of 8.
+        out: memory for the result: at least the rows, rounded up to a multiple of 8, × columns, in the dtype of the
+            matrix to mask. The integers have the same width.
     """
     word = _WORD[out.itemsize]
     top = 8 * out.itemsize - 1
@@ -128,7 +128,7 @@ def spread(packed: Tensor, rows: slice, out: Tensor) -> Tensor:
 
 
 def zero_dropped_(x: Tensor, bits: Tensor) -> Tensor:
-    """Set the dropped entries of ``x`` to zero, in place; ``bits`` are its rows of :func:`spread`."""
+    """Set the dropped entries of ``x`` to zero in place; ``bits`` are its rows from :func:`spread`."""
     x.view(bits.dtype).bitwise_and_(bits)
     return x
 

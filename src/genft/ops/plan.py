@@ -1,15 +1,15 @@
-"""The cost model: which form of the forward pass is cheapest for one adapted weight.
+"""The cost model, which finds the cheapest form of the forward pass for one adapted weight.
 
-All forms compute y = (W0 + ΔW) x. A form is the list of matrix products that it makes; the cost of a product is its
-FLOPs, or what its bytes cost where they take longer (the roofline model).
+All forms compute y = (W0 + ΔW) x. A form is modelled as a list of matrix products; the cost of a product is its FLOPs,
+or the cost of moving its bytes if that takes longer (the roofline model).
 
-    factored       W0 x + L (Rᵀx)        where ΔW = L Rᵀ is of low rank by construction
-    materialised   (W0 + L Rᵀ) x         gradients through Rᵀx and Lᵀ∂y; the sum is made again in the backward pass
+    factored       W0 x + L (Rᵀx)        if ΔW = L Rᵀ is low-rank by construction
+    materialised   (W0 + L Rᵀ) x         gradients through Rᵀx and Lᵀ∂y; the backward pass recomputes the sum
     weight         (W0 + ΔW) x           gradients through that of the weight, ∂y xᵀ
-    beside         W0 x + ΔW x           where the sum would lose ΔW (half precision), or W0 is not to be read
-    published      U ((σ0 + δ) ∘ Vᵀx)    where W0 = U diag(σ0) Vᵀ is decomposed (VectorFit): W0 is not used
+    beside         W0 x + ΔW x           if the sum would lose ΔW (half precision), or W0 cannot be read
+    published      U ((σ0 + δ) ∘ Vᵀx)    if W0 = U diag(σ0) Vᵀ is decomposed (VectorFit): W0 is not used
 
-Where W0 is decomposed, the backward pass of the first two forms goes through U and V instead of W0
+If W0 is decomposed, the backward pass of the first two forms uses U and V instead of W0
 (``ops/spectral.py``).
 """
 
@@ -23,10 +23,10 @@ import torch
 
 Form = Literal["factored", "materialised", "weight", "beside", "published"]
 
-#: What a user can ask for; "auto" takes the cheapest. "materialised" leaves open how gradients are computed.
+#: The forms that a user can request; "auto" takes the cheapest. "materialised" leaves open how gradients are computed.
 PLANS = ("auto", "factored", "materialised", "beside")
 
-#: FLOPs in the time of moving one byte, by device and bytes per number (an order of magnitude is enough).
+#: FLOPs in the time that it takes to move one byte, by device and bytes per number (an order of magnitude is enough).
 _BALANCE = {("cpu", 8): 4.0, ("cpu", 4): 8.0, ("cpu", 2): 8.0, ("cuda", 8): 8.0, ("cuda", 4): 16.0, ("cuda", 2): 150.0}
 
 Product = tuple[int, int, int]
@@ -38,14 +38,14 @@ class Shape:
 
     Attributes:
         o, i: rows and columns of the update.
-        tokens: rows of x, that is batch × length.
-        rank: k of ΔW = L Rᵀ, or None where activations or dropout leave no such form.
+        tokens: number of rows of x, batch × length.
+        rank: k of ΔW = L Rᵀ, or None if activations or dropout rule this form out.
         training: whether a backward pass follows.
-        exact_sum: whether W0 + ΔW keeps the update (float32 or wider, not quantised, not under autocast).
-        bases: how many of U and V are at hand: 2, 1 (VectorFit's lean form) or 0.
-        exact: whether W0 itself has to be used, so that δ = 0 gives W0 x bit for bit.
+        exact_sum: whether W0 + ΔW preserves the update (float32 or wider, not quantised, not under autocast).
+        bases: how many of U and V are available: 2, 1 (VectorFit's lean form) or 0.
+        exact: whether W0 itself must be used, so that δ = 0 gives W0 x bit for bit.
         device: type of the device.
-        itemsize: bytes of a number.
+        itemsize: bytes per number.
     """
 
     o: int
@@ -61,7 +61,7 @@ class Shape:
 
 
 def products(form: Form, s: Shape) -> list[Product] | None:
-    """The products (m, n, k) of sizes (m, k) × (k, n) that a form makes; None where it cannot be used.
+    """The products (m, n, k), of sizes (m, k) × (k, n), of a form, or None if the form cannot be used.
 
     (m, n, 0) stands for one pass over m × n numbers.
     """
@@ -72,7 +72,7 @@ def products(form: Form, s: Shape) -> list[Product] | None:
     if form in ("weight", "beside"):
         made = ([(o, i, k)] if s.bases != 1 else 2 * [(o, i, k)]) if k else [(o, i, 0)]
         dense = base if form == "weight" else 2 * base
-        # ∂x, the gradient of ΔW, and from it that of the factors: of L and R, or of what U and V leave to train
+        # ∂x, the gradient of ΔW, and from it the gradient of the factors: L and R, or δ between U and V
         back = dense + base + (made if s.bases or not k else 2 * made)
         return made + dense + (back if s.training else [])
     if k is None or (s.bases == 1 and form == "materialised"):
@@ -93,13 +93,13 @@ def products(form: Form, s: Shape) -> list[Product] | None:
 
 
 def flops(form: Form, s: Shape) -> float:
-    """Floating-point operations of a form, the frozen base's own included."""
+    """Floating-point operations of a form, including those of the frozen base."""
     made = products(form, s)
     return float("inf") if made is None else sum(2.0 * m * n * k for m, n, k in made)
 
 
 def cost(form: Form, s: Shape) -> float:
-    """Time of a form, in FLOPs: each product takes its operations, or what its bytes cost where that is more."""
+    """Time of a form in FLOPs: for each product its operations, or the cost of its bytes if that is more."""
     made = products(form, s)
     if made is None:
         return float("inf")
@@ -110,8 +110,8 @@ def cost(form: Form, s: Shape) -> float:
 def choose(s: Shape, plan: str = "auto") -> Form:
     """The cheapest form for ``s``, or the cheapest of those that ``plan`` (a member of :data:`PLANS`) allows.
 
-    A form that would lose the update, or does not exist for ``s``, is not taken even if asked for: "materialised" then
-    becomes "beside", and "factored" the cheapest of all.
+    A form that would lose the update, or does not exist for ``s``, is not used even if requested: "materialised" then
+    becomes "beside", and "factored" the cheapest form of all.
     """
     return _choose(s, plan) if torch.compiler.is_compiling() else _chosen_before(s, plan)
 
@@ -133,5 +133,5 @@ def _choose(s: Shape, plan: str) -> Form:
     return best
 
 
-#: A model asks the same in every step; with texts of many lengths, for a few hundred shapes.
+#: A model repeats the same queries in every step; with texts of many lengths, for a few hundred shapes.
 _chosen_before = functools.lru_cache(maxsize=1024)(_choose)

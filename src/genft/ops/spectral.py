@@ -1,15 +1,16 @@
-"""VectorFit's layer y = (W0 + U diag(δ) Vᵀ) x in two forms, and the gradient that both can use.
+"""VectorFit's layer y = (W0 + U diag(δ) Vᵀ) x in two forms, and a gradient that both can use.
 
     W0 = U diag(σ0) Vᵀ                    U (o, k), V (i, k), k = min(o, i), frozen
     factored      y = W0 x + U (δ ∘ z),   z = Vᵀx
     materialised  y = (W0 + U diag(δ) Vᵀ) x
 
-Autograd on the factored form spends a product with W0ᵀ beside those with U and V. But W0 is known by its factors, so
+Autograd on the factored form needs a product with W0ᵀ in addition to those with U and V. But W0 is known by its
+factors, so
 
     h = Uᵀ ∂y,   ∂x = V ((σ0 + δ) ∘ h),   ∂δ = Σ_tokens h ∘ z
 
-needs two products in all, whichever form made y (:func:`with_factored_gradient`). W0 enters y itself exactly, so that
-δ = 0 is the pretrained function bit for bit; only gradients carry the rounding of the decomposition.
+needs only two products, whichever form computed y (:func:`with_factored_gradient`). W0 enters y exactly, so that δ = 0
+gives the pretrained function bit for bit; only gradients have the rounding error of the decomposition.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 
 def delta_weight(u: Float[Tensor, "o k"], delta: Float[Tensor, " k"], v: Float[Tensor, "i k"]) -> Float[Tensor, "o i"]:
-    """ΔW = U diag(δ) Vᵀ (o, i); its gradient ∂δ = diag(Uᵀ ∂W V) costs one product, as it does."""
+    """ΔW = U diag(δ) Vᵀ (o, i); like ΔW itself, its gradient ∂δ = diag(Uᵀ ∂W V) costs one product."""
     left = u * delta
     return left @ v.T.to(left.dtype)
 
@@ -54,12 +55,12 @@ def with_factored_gradient(
     delta: Float[Tensor, " k"],
     bias: Float[Tensor, " o"] | None = None,
 ) -> Float[Tensor, "*t o"]:
-    """y, computed without a graph from x, δ and b, with the gradients of W x + b for W = U diag(σ0 + δ) Vᵀ.
+    """Give y, computed without a graph from x, δ and b, the gradients of W x + b for W = U diag(σ0 + δ) Vᵀ.
 
     Args:
         y: (..., o), W x + b in either form.
         x: (..., i).
-        z: Vᵀx (..., k) where y was made with it; otherwise None, and it is made in the backward pass.
+        z: Vᵀx (..., k) if y was computed with it; otherwise None, and the backward pass computes it.
         u, sigma, v: the decomposition of W0.
         delta: δ (k,).
         bias: b (o,), or None.
@@ -99,14 +100,14 @@ class _FactoredGradient(torch.autograd.Function):
         return None, dx, None, None, None, None, ddelta, dbias
 
 
-# One basis instead of two: W0 V = U diag(σ0), so ΔW = W0 V diag(δ / σ0) Vᵀ, and likewise from the left.
+# With one basis instead of two: W0 V = U diag(σ0), so ΔW = W0 V diag(δ / σ0) Vᵀ, and likewise from the left.
 
 
 def inverse(sigma: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """1 / σ0, and 0 for the directions that W0 does not have to working precision.
+    """1 / σ0, or 0 for directions in which W0 is zero to working precision.
 
-    W0 v = σ0 u is off by about ε · max σ0, so u comes out with a relative error of ε · max σ0 / σ0; where that would
-    be a tenth or more, the direction is left out.
+    W0 v = σ0 u has an error of about ε · max σ0, so u has a relative error of ε · max σ0 / σ0; if that is a tenth or
+    more, the direction is left out.
     """
     smallest = 10 * torch.finfo(sigma.dtype).eps * sigma.max()
     return torch.where(sigma > smallest, sigma.reciprocal(), 0.0)
@@ -120,13 +121,13 @@ def one_sided(x: Float[Tensor, "*t n"], scale: Float[Tensor, " k"], q: Float[Ten
 def one_sided_delta_weight(
     w0: Float[Tensor, "o i"], scale: Float[Tensor, " k"], q: Float[Tensor, "_ k"]
 ) -> Float[Tensor, "o i"]:
-    """ΔW = W0 Q diag(scale) Qᵀ where Q is V, or Q diag(scale) Qᵀ W0 where it is U (o < i)."""
+    """ΔW = W0 Q diag(scale) Qᵀ if Q is V, or Q diag(scale) Qᵀ W0 if Q is U (o < i)."""
     if w0.shape[0] < w0.shape[1]:
         return q @ ((q * scale).T @ w0)
     return (w0 @ (q * scale)) @ q.T
 
 
 def root_mean_square(w: Float[Tensor, "o i"]) -> Float[Tensor, ""]:
-    """The size of the entries of W, in float32 or better."""
+    """The root mean square of the entries of W, in float32 or better."""
     dtype = torch.promote_types(w.dtype, torch.float32) if w.is_floating_point() else torch.float32
     return torch.linalg.vector_norm(w.detach(), dtype=dtype) / w.numel() ** 0.5

@@ -1,14 +1,14 @@
-"""Singular value decompositions of frozen weights: each computed once, several at a time, and kept on disk.
+"""Singular value decompositions of frozen weights: each is computed once, several in parallel, and cached on disk.
 
-A decomposition is computed by LAPACK's gesdd in float64, on the CPU whatever the device, one thread each: the same
-numbers come out for the same weight however many weights, threads or devices there are, and float64 leaves vectors
-undetermined only where singular values agree to about 1e-13 (float32: 1e-5, which pretrained weights do have).
+A decomposition is computed by LAPACK's gesdd in float64, always on the CPU, with one thread each: the same weight gives
+the same numbers whatever the number of weights, threads or devices, and in float64 vectors are undetermined only if
+singular values agree to about 1e-13 (in float32 to 1e-5, which does occur in pretrained weights).
 
-Files are named by the hash of the weight, written under another name and then renamed, so that any number of
-processes can share a folder. Environment:
+Files are named by the hash of the weight and written atomically, so that any number of processes can share a folder.
+Environment variables:
 
-    GENFT_CACHE      the folder, by default ~/.cache/genft (or under XDG_CACHE_HOME); "off" for none
-    GENFT_CACHE_GB   what it may grow to, 10 by default; the files used longest ago go first
+    GENFT_CACHE      the folder, by default ~/.cache/genft (or under XDG_CACHE_HOME); "off" disables the cache
+    GENFT_CACHE_GB   its maximum size, 10 by default; the least recently used files are deleted first
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from torch import Tensor
 from genft.errors import ConfigError
 from genft.ops.sketch import distance, signs
 
-#: Smaller decompositions take less time than reading them would.
+#: Smaller decompositions take less time to compute than to read.
 SMALLEST_CACHED = 128
 PROGRESS_AFTER_SECONDS = 2.0
 VERSION = 1
@@ -59,36 +59,36 @@ class SVD(NamedTuple):
 
 
 def decompose(weights: Mapping[K, Callable[[], Tensor]]) -> dict[K, SVD]:
-    """The decomposition of every weight (o, i), on the CPU; a progress bar appears if it takes long.
+    """Decompose every weight (o, i) on the CPU; a progress bar appears if it takes long.
 
     Raises:
-        ConfigError: a weight that is not finite.
+        ConfigError: a weight is not finite.
     """
     keys, threads = list(weights), torch.get_num_threads()
     # processes that start together (one per GPU) take the weights in different orders and share the work on disk
     random.Random(os.getpid()).shuffle(keys)
-    found: dict[K, SVD] = {}
+    decompositions: dict[K, SVD] = {}
     pool = _workers(os.getpid(), threads)
     jobs = {pool.submit(_one, str(key), weights[key]): key for key in keys}
     try:
         with _progress(len(jobs)) as advance:
             for job in as_completed(jobs):
-                found[jobs[job]] = job.result()
+                decompositions[jobs[job]] = job.result()
                 advance()
     finally:
         for job in jobs:
             job.cancel()
         wait(jobs)
-        torch.set_num_threads(threads)  # threads begun later would otherwise have one, too
-    return found
+        torch.set_num_threads(threads)  # otherwise, threads started later would also be limited to one
+    return decompositions
 
 
 @cache
 def _workers(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, for this process alone.
+    """A pool of threads that live as long as this process.
 
-    MKL gives back the memory of a thread that ends, under locks, and after Python has joined the thread. A process
-    forked at that moment inherits a lock that nobody will open, and its first decomposition spins for ever.
+    MKL frees the memory of a finished thread under locks, after Python has joined the thread. A process forked at that
+    moment inherits a lock that will never be released, and its first decomposition spins forever.
     """
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -106,23 +106,23 @@ def compute(name: str, w0: Tensor) -> SVD:
 
 
 def folder() -> Path | None:
-    """Where decompositions are kept, or None if the user wants no cache."""
-    place = os.environ.get("GENFT_CACHE", "")
-    if place.lower() in ("off", "0", "none", "false"):
+    """The cache folder, or None if the user has disabled the cache."""
+    cache_folder = os.environ.get("GENFT_CACHE", "")
+    if cache_folder.lower() in ("off", "0", "none", "false"):
         return None
-    if place:
-        return Path(place).expanduser() / "svd"
+    if cache_folder:
+        return Path(cache_folder).expanduser() / "svd"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genft" / "svd"
 
 
 def _one(name: str, read: Callable[[], Tensor]) -> SVD:
     w0 = read().detach()
-    place = folder()
-    if place is None or min(w0.shape) < SMALLEST_CACHED:
+    cache_folder = folder()
+    if cache_folder is None or min(w0.shape) < SMALLEST_CACHED:
         return compute(name, w0)
-    file = place / f"{_key(w0)}.safetensors"
-    if (kept := _load(file, w0)) is not None:
-        return kept
+    file = cache_folder / f"{_key(w0)}.safetensors"
+    if (cached := _load(file, w0)) is not None:
+        return cached
     svd = compute(name, w0)
     _store(file, svd)
     return svd
@@ -143,8 +143,8 @@ def _load(file: Path, w0: Tensor) -> SVD | None:
         return None
     left, right = (signs(n, side).to(torch.float64) for side, n in enumerate(w0.shape))
     expected = left.T @ w0.cpu().to(torch.float64) @ right
-    found = (left.T @ svd.u.to(torch.float64) * svd.sigma) @ (svd.v.to(torch.float64).T @ right)
-    return svd if distance(expected, found) <= 1e-2 else None
+    restored = (left.T @ svd.u.to(torch.float64) * svd.sigma) @ (svd.v.to(torch.float64).T @ right)
+    return svd if distance(expected, restored) <= 1e-2 else None
 
 
 def _store(file: Path, svd: SVD) -> None:
@@ -160,22 +160,22 @@ def _store(file: Path, svd: SVD) -> None:
         _shrink(file.parent, _limit())
     except OSError as e:
         warnings.warn(
-            f"GENFT_CACHE: decompositions cannot be kept in {file.parent} ({e.strerror}); "
+            f"GENFT_CACHE: decompositions cannot be cached in {file.parent} ({e.strerror}); "
             "they are computed again in every run",
             stacklevel=2,
         )
 
 
 def _limit() -> float:
-    given = os.environ.get("GENFT_CACHE_GB", "10")
+    gigabytes = os.environ.get("GENFT_CACHE_GB", "10")
     try:
-        return float(given) * 1e9
+        return float(gigabytes) * 1e9
     except ValueError:
-        raise ConfigError(f"GENFT_CACHE_GB: received {given!r}; allowed: a number of gigabytes") from None
+        raise ConfigError(f"GENFT_CACHE_GB: received {gigabytes!r}; allowed: a number of gigabytes") from None
 
 
 def _shrink(place: Path, limit: float) -> None:
-    """Remove the files used longest ago until the rest fits; other processes may be doing the same."""
+    """Delete the least recently used files until the rest fits; other processes may be doing the same."""
     entries = []
     for path in place.iterdir():
         with suppress(FileNotFoundError):
@@ -192,7 +192,7 @@ def _shrink(place: Path, limit: float) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """Yields a function to call after each weight; a bar appears on a terminal after a while, in one process."""
+    """Yield a function to call after each weight; after a while, a bar appears on a terminal, in one process only."""
     console = Console(stderr=True)
     began, done = time.monotonic(), 0
     bar = Progress(console=console, transient=True)
@@ -204,9 +204,9 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
         if not bar.tasks:
             if not visible or time.monotonic() - began < PROGRESS_AFTER_SECONDS:
                 return
-            place = folder()
-            kept = f", kept in {place}" if place else ""
-            bar.add_task(f"Singular value decompositions (once{kept})", total=total)
+            cache_folder = folder()
+            note = f", cached in {cache_folder}" if cache_folder else ""
+            bar.add_task(f"Singular value decompositions (once{note})", total=total)
             bar.start()
         bar.update(bar.tasks[0].id, completed=done)
 

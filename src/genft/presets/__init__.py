@@ -1,7 +1,7 @@
 """Presets: hyper-parameters as data, each with its source. A preset is a difference from the defaults.
 
-A preset is one TOML file. A folder of the same name beside it holds tables in which every task has a row of its
-own: ``paper/genft_vtab1k.toml`` is Table 8 of GenFT's paper.
+A preset is one TOML file. A folder of the same name next to it may hold tables with one row per task:
+``paper/genft_vtab1k.toml`` is Table 8 of GenFT's paper.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from genft.records import Record, check, read_toml
 
 
 class Space(Record):
-    """What a search may try for one parameter: some ``choices``, or all values from ``low`` to ``high``."""
+    """The values that a search may try for one parameter: ``choices``, or the range from ``low`` to ``high``."""
 
     choices: tuple[bool | int | float | str, ...] = ()
-    low: int | float | None = Field(None, description="whole numbers where low and high are")
+    low: int | float | None = Field(None, description="whole numbers if low and high are")
     high: int | float | None = None
-    log: bool = Field(False, description="evenly in the logarithm")
-    when: dict[str, Any] = Field(default_factory=dict, description="only where other searched parameters are so")
+    log: bool = Field(False, description="sample evenly in the logarithm")
+    when: dict[str, Any] = Field(
+        default_factory=dict, description="only if other searched parameters have these values"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Space:
@@ -34,7 +36,7 @@ class Space(Record):
         return self
 
     def holds(self, value: Any) -> bool:
-        """Whether ``value`` is one of its values."""
+        """Whether the space contains ``value``."""
         if self.choices:
             return value in self.choices
         assert self.low is not None
@@ -43,21 +45,21 @@ class Space(Record):
 
 
 class Values(Record):
-    """Values that one source gives: for the run, for training, and for the method's configuration."""
+    """Values from one source: for the run, for training, and for the method's configuration."""
 
-    source: str = Field("", description="where they are printed; empty: the source of the preset or table")
-    run: dict[str, Any] = Field(default_factory=dict, description="of the run itself: its seed")
+    source: str = Field("", description="where they are printed; if empty, the source of the preset or table")
+    run: dict[str, Any] = Field(default_factory=dict, description="fields of the run itself: its seed")
     training: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     not_used: dict[str, Any] = Field(
-        default_factory=dict, description="what the source also says and genft has no setting for"
+        default_factory=dict, description="values in the source that genft has no setting for"
     )
     note: str = ""
     search: dict[str, Space] = Field(default_factory=dict, description="what `genft search` varies, in this order")
 
 
 class Table(Record):
-    """One method on one benchmark: values for all tasks, and a row per task."""
+    """One method on one benchmark: values for all tasks, and one row per task."""
 
     method: str
     benchmark: str
@@ -72,7 +74,7 @@ class Table(Record):
 
 
 class Preset(Record):
-    """Training values for all methods, and per method, or per method and task, its own."""
+    """Training values for all methods, and specific values per method, or per method and task."""
 
     name: str
     source: str
@@ -81,42 +83,42 @@ class Preset(Record):
     tables: tuple[Table, ...] = ()
 
     def select(self, method: str, task: str) -> list[tuple[str, Values]]:
-        """What this preset says about ``method`` on ``task``: (source, values), later ones win.
+        """This preset's values for ``method`` on ``task``: (source, values), later ones win.
 
         Raises:
-            ConfigError: it consists of tables, none has this row, and it says nothing of the method in general.
+            ConfigError: it consists of tables, none of which has this row, and it has no values for the method itself.
         """
-        found = [(f"preset {self.name}", Values.model_validate({"training": self.training}))]
+        layers = [(f"preset {self.name}", Values.model_validate({"training": self.training}))]
         if method in self.methods:
             source = self.methods[method].source
-            found.append(
+            layers.append(
                 (f"preset {self.name}, for {method}" + (f": {source}" if source else ""), self.methods[method])
             )
         if table := self.table(method, task):
-            found += [(f"preset {self.name}: {source}", values) for source, values in table.row(task)]
-        return found
+            layers += [(f"preset {self.name}: {source}", values) for source, values in table.row(task)]
+        return layers
 
     def spaces(self, method: str) -> dict[str, Space]:
-        """What a search of ``method`` varies: this preset's spaces, or the default's where it has none."""
+        """What a search for ``method`` varies: this preset's spaces, or the default preset's if it has none."""
         own = self.methods[method].search if method in self.methods else {}
         return own or (_default().spaces(method) if self.name != "default" else {})
 
     def table(self, method: str, task: str) -> Table | None:
-        """The table with a row for ``method`` on ``task``; None where there is none and none is needed."""
-        of_method = [table for table in self.tables if table.method == method]
-        for table in of_method:
+        """The table with a row for ``method`` on ``task``, or None if there is none and none is needed."""
+        candidates = [table for table in self.tables if table.method == method]
+        for table in candidates:
             if task in table.tasks:
                 return table
         if not self.tables or method in self.methods:
             return None
-        if not of_method:
+        if not candidates:
             methods = sorted({table.method for table in self.tables} | set(self.methods))
             raise ConfigError(not_one_of(f"preset {self.name}", method, methods, what="is not in it"))
-        tasks = [name for table in of_method for name in table.tasks]
+        tasks = [name for table in candidates for name in table.tasks]
         raise ConfigError(not_one_of(f"preset {self.name}, {method}", task, tasks, what="has no row"))
 
 
-@functools.cache  # every run of a matrix asks for it
+@functools.cache  # every run of a matrix needs it
 def _default() -> Preset:
     return load_preset("default")
 
@@ -133,6 +135,6 @@ def load_preset(name: str) -> Preset:
     """The preset called ``name``, or the one in the TOML file of that path, with the tables in its folder."""
     path = Path(name) if name.endswith(".toml") else _shipped().get(name)
     if path is None:
-        raise ConfigError(not_one_of("preset", name, _shipped()) + "; a file of your own ends in .toml")
+        raise ConfigError(not_one_of("preset", name, _shipped()) + "; the name of your own file must end in .toml")
     tables = [check(Table, read_toml(file), str(file)) for file in sorted(path.with_suffix("").glob("*.toml"))]
     return check(Preset, read_toml(path) | ({"tables": tables} if tables else {}), str(path))

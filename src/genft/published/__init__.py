@@ -1,4 +1,4 @@
-"""Numbers that papers print, one per row, each with its source."""
+"""Numbers printed in papers, one per row, each with its source."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Number:
 
 
 def read(name: str) -> list[dict[str, str]]:
-    """The rows of ``name``.csv in this folder, as text: what a paper prints is not rounded or completed."""
+    """The rows of ``name``.csv in this folder as text, so that printed numbers are neither rounded nor completed."""
     files = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.csv"))}
     if name not in files:
         raise ConfigError(not_one_of("published", name, files))
@@ -39,12 +39,12 @@ def read(name: str) -> list[dict[str, str]]:
 
 @functools.cache
 def numbers() -> tuple[Number, ...]:
-    """Every printed result under genft's names of tasks and methods: GenFT's paper first, then V-PETL Bench."""
+    """Every printed result under genft's names for tasks and methods: GenFT's paper first, then V-PETL Bench."""
     return tuple(number for name in _LONG for number in _long(name)) + tuple(n for name in _WIDE for n in _wide(name))
 
 
 def find(benchmark: str, task: str, method: str) -> tuple[Number, ...]:
-    """What is printed for a method of genft on a task, each source once; empty where no paper has it."""
+    """The printed numbers for a method of genft on a task, one per source; empty if no paper has any."""
     printed = _names("same method").get(method, method)
     return tuple(n for n in numbers() if (n.benchmark, n.task, n.method) == (benchmark, task, printed))
 
@@ -68,8 +68,8 @@ def _wide(name: str) -> Iterator[Number]:
     methods, tasks = _names("method"), _names("task")
     for row in read(name):
         for column in row.keys() & tasks.keys():
-            of = _WIDE[name], tasks[column], methods[row["Method"]]
-            yield Number(*of, "ViT-B/16 IN-21k", "accuracy", float(row[column]), "V-PETL Bench")
+            key = _WIDE[name], tasks[column], methods[row["Method"]]
+            yield Number(*key, "ViT-B/16 IN-21k", "accuracy", float(row[column]), "V-PETL Bench")
 
 
 @functools.cache

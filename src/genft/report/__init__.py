@@ -1,1 +1,1 @@
-"""What results say: boards, statistics, tables, and the formats and the page they are written in."""
+"""Reports on results: boards, statistics, tables, and the output formats, including the HTML page."""

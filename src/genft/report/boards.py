@@ -1,8 +1,8 @@
-"""A board: results that may stand in one table, with their means, ranks and costs.
+"""A board: results that can be compared in one table, with their means, ranks and costs.
 
 A board holds results of one model, one suite, one protocol and the same limits; if a bench recorded which of its runs
-are compared (bench.json), of one such comparison. Nothing is averaged over tasks that only some methods have, and a
-score that is not a finite number counts as missing wherever scores are ranked or averaged.
+are compared (bench.json), it holds the results of one such comparison. Nothing is averaged over tasks that only some
+methods have, and a score that is not a finite number counts as missing wherever scores are ranked or averaged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """NaN throughout if one of the values is not finite."""
+    """Mean and deviation of ``values``; NaN if any of them is not finite."""
     if not all(map(math.isfinite, values)):
         return Spread(math.nan, math.nan, len(values))
     return Spread(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
@@ -59,13 +59,13 @@ class Costs:
 
 @dataclass(frozen=True)
 class Board:
-    """Results that may stand in one table.
+    """Results that can be compared in one table.
 
     Attributes:
-        limits: how many examples train, select and report at most; None for all.
+        limits: the most examples that train, select and report; None means all.
         labels: the columns: methods, with their settings if one method ran with several.
         runs: by (task, label), ordered by seed.
-        constant: keys of the runs that predict the same for every example.
+        constant: keys of the runs that make the same prediction for every example.
     """
 
     model: str
@@ -76,7 +76,7 @@ class Board:
     runs: Mapping[tuple[str, str], tuple[Result, ...]]
     constant: frozenset[str] = frozenset()
 
-    # ---------------------------------------------------------------- what is on the board
+    # ---------------------------------------------------------------- contents
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class Board:
         return f"{SUITES.get(self.suite, self.suite) or 'Tasks'} with {self.model.rstrip('/').rpartition('/')[2]}"
 
     def first(self, task: str) -> Result:
-        """Some run of the task, for what all of its runs share."""
+        """Any run of the task, to read what all of its runs share."""
         return next(runs[0] for (name, _), runs in self.runs.items() if name == task)
 
     def method(self, label: str) -> str:
@@ -105,7 +105,7 @@ class Board:
         return str(self.first(task).spec.get("task", {}).get("group", ""))
 
     def published(self, task: str, label: str) -> tuple[published.Number, ...]:
-        """What papers print for this task, method and metric."""
+        """The numbers that papers print for this task, method and metric."""
         first = self.first(task)
         numbers = published.find(self.suite, first.task, self.method(label))
         return tuple(number for number in numbers if number.metric == first.scores.metric)
@@ -117,13 +117,13 @@ class Board:
         return spread([run.scores.value for run in runs]) if runs else None
 
     def has_score(self, task: str, label: str) -> bool:
-        """Whether there is a score to rank and to average: a finite one, of every seed that ran."""
+        """Whether there is a score to rank and to average: finite for every seed that ran."""
         score = self.score(task, label)
         return score is not None and math.isfinite(score.mean)
 
     @cached_property
     def block(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(tasks, methods) of the means: each of the methods has a score on each of the tasks.
+        """(tasks, methods) that means are taken over: each of the methods has a score on each of the tasks.
 
         Either the tasks that all methods have, or the methods that have all tasks, whichever holds more scores.
         """
@@ -135,7 +135,7 @@ class Board:
 
     @property
     def common(self) -> tuple[str, ...]:
-        """The tasks that means are taken over."""
+        """The tasks over which means are taken."""
         return self.block[0]
 
     @property
@@ -176,14 +176,14 @@ class Board:
         return _ranks({label: score.mean for label, score in scores.items() if score}, self.metric(task))
 
     def mean_rank(self, label: str) -> float:
-        """Over the common tasks, among the methods that have all of them."""
+        """The mean rank over the common tasks, among the methods that have all of them."""
         return fmean(
             _ranks({x: self.mean(x, [task]).mean for x in self.complete}, self.metric(task))[label]
             for task in self.common
         )
 
     def reference(self) -> str:
-        """The best method of those with the most seeds: by its mean, or by its mean rank if scores cannot be averaged.
+        """The best method among those with the most seeds: by mean, or by mean rank if scores cannot be averaged.
 
         If there are no means at all, the first method.
         """
@@ -199,7 +199,7 @@ class Board:
         return max(self.complete, key=standing) if self.complete else self.labels[0]
 
     def costs(self, label: str) -> Costs:
-        """Over the common tasks, or, for a method that lacks one of them, over the tasks that it has."""
+        """Costs over the common tasks, or over the tasks that the method has if it lacks a common one."""
         tasks = self.common if label in self.complete else self.tasks
         runs = [run for task in tasks for run in self.runs.get((task, label), ())]
         rates = {rate for run in runs if (rate := training_of(run).get("learning_rate"))}
@@ -215,10 +215,10 @@ class Board:
 
 
 def settings_of(run: Result) -> dict[str, Any]:
-    """What a run was asked for beyond its task, model and method, by name."""
+    """What was requested of a run beyond its task, model and method, by name."""
     task = run.spec.get("task", {})
-    of_task = {name: task[name] for name in ("max_length", "text_columns") if name in task}
-    return of_task | dict(run.spec.get("settings", {})) | training_of(run)
+    task_settings = {name: task[name] for name in ("max_length", "text_columns") if name in task}
+    return task_settings | dict(run.spec.get("settings", {})) | training_of(run)
 
 
 def training_of(run: Result) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The boards of a store: which of its results may stand in one table, under which names.
+"""The boards of a store: which of its results share a table, and under which names.
 
-A result that cannot be read is left out, named and counted; it never ends a report.
+A result that cannot be read is left out, named and counted; it never aborts a report.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from genft.runs.store import Store, is_constant
 
 @dataclass(frozen=True)
 class Report:
-    """What the results in a store say.
+    """The results in a store, compared.
 
     Attributes:
-        boards: each compared with one of its methods.
+        boards: each with the differences from one of its methods.
         notes: a sentence per result that is left out, and per run that failed.
     """
 
@@ -91,9 +91,9 @@ def read_boards(
     Args:
         methods: only these columns, by label or by name of the method; empty for all.
         everything: also results that no bench compares: a grid's candidates, single runs.
-        together: benches with different training share boards; if two have the same column and task, the later
-            one's runs count.
-        only: the comparison of this name alone: :attr:`genft.sweeps.matrix.Matrix.name` of a bench.
+        together: benches with different training share boards; if two have the same column and task, the runs of the
+            later one count.
+        only: use only the comparison with this name: :attr:`genft.sweeps.matrix.Matrix.name` of a bench.
 
     Raises:
         ConfigError: a method that has no result.
@@ -120,7 +120,7 @@ def read_boards(
             runs, left_out = _placed(wanted)
             notes += left_out
             labels = tuple(dict.fromkeys(label for label, _ in wanted))
-            constant = frozenset(run.key for of_cell in runs.values() for run in of_cell if is_constant(run))
+            constant = frozenset(run.key for cell in runs.values() for run in cell if is_constant(run))
             boards.append(Board(model, suite, protocol, limits, labels, runs, constant))
     if notes:
         notes.insert(0, f"{len(notes)} of {total} results are left out")
@@ -131,7 +131,7 @@ def read_boards(
 
 
 def _labelled(store: Store, everything: bool) -> tuple[list[tuple[str, str, Result]], list[str]]:
-    """(comparison, column, result) of what a bench compares; without a bench, or for everything, of every result."""
+    """(comparison, column, result) of every compared run; of every result if there is no bench or ``everything``."""
     compared = [] if everything else store.compared()
     keys = dict.fromkeys(run.key for run in compared) if compared else store.keys()
     results, notes = _readable(store, keys)
@@ -163,11 +163,11 @@ def _check(result: Result, path: Path) -> None:
             raise DataError(f"{path}: spec.{part} is not a table of names and values")
 
 
-# ---------------------------------------------------------------- which table, which row, which column
+# ---------------------------------------------------------------- arranging results in tables, rows and columns
 
 
 def _comparable(run: Result) -> tuple[Any, ...]:
-    """What must be equal for two runs to stand in one table."""
+    """What must be equal for two runs to share a table."""
     suite = run.spec.get("task", {}).get("suite", "")
     return run.model, run.provenance.model_fingerprint, suite, run.protocol, _limits(run)
 
@@ -177,18 +177,18 @@ def _limits(run: Result) -> tuple[int | None, ...]:
 
 
 def _row(run: Result) -> tuple[str, str, str]:
-    """What must be equal for two runs to stand in one row."""
+    """What must be equal for two runs to share a row."""
     return run.task, run.provenance.data_fingerprint, run.scores.metric
 
 
 def _latest(rows: Sequence[tuple[str, str, Result]]) -> list[tuple[str, str, Result]]:
-    """Of what several comparisons have at one place of a board, the runs of the last one; all as one comparison."""
+    """Merge all comparisons into one; where several have runs for the same cell of a board, keep those of the last."""
     last = {(_comparable(run), label, _row(run)): matrix for matrix, label, run in rows}
     return [("", label, run) for matrix, label, run in rows if last[_comparable(run), label, _row(run)] == matrix]
 
 
 def _distinguished(results: Sequence[Result]) -> Iterable[tuple[str, Result]]:
-    """A method that ran with several settings on one task and seed is a column for each of them."""
+    """Label the results; a method that ran with several settings on one task and seed gets a column for each."""
     methods: dict[str, list[Result]] = defaultdict(list)
     for run in sorted(results, key=lambda run: (run.method, run.task, run.seed)):
         methods[run.method].append(run)
@@ -215,7 +215,7 @@ def _placed(rows: Sequence[tuple[str, Result]]) -> tuple[dict[tuple[str, str], t
     cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
     left_out = []
     for label, run in rows:
-        # one name for other data, or scored in another way, is another row
+        # the same task name with other data, or another metric, is another row
         other_data = [f"data {run.provenance.data_fingerprint[:4]}"] if len(data[run.task]) > 1 else []
         notes = other_data + ([run.scores.metric] if len(metrics[run.task]) > 1 else [])
         of_seed = cells[f"{run.task} ({', '.join(notes)})" if notes else run.task, label]

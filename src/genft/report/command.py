@@ -1,4 +1,4 @@
-"""The command that repeats a run: what its spec says beyond the defaults."""
+"""The command that repeats a run, with every value of its spec that is not a default."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genft.runs.spec import LIMITS, RunSpec
 def command(run: Result) -> str | None:
     """``genft train …`` with every option that differs from its default.
 
-    None if no command line can say it: a task of a suite of your own, or a spec of another version of genft.
+    None if no command line can express it: a task of the user's own suite, or a spec of another version of genft.
     """
     try:
         spec = RunSpec.model_validate(run.spec)
@@ -43,7 +43,7 @@ def command(run: Result) -> str | None:
     for name, value in spec.training:
         if value != getattr(usual.training, name):
             words += [f"--{name.replace('_', '-')}", f"{value}"]
-            if value is None:  # which no option can say
+            if value is None:  # no option can express None
                 return None
     for name in ("protocol", *LIMITS, "seed"):
         if (value := getattr(spec, name)) != getattr(usual, name):
@@ -86,5 +86,5 @@ def _default() -> Preset:
 
 
 def _text(value: Any) -> str:
-    """A setting as --set takes it."""
+    """A setting in the form that --set takes."""
     return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -8,7 +8,7 @@ from genft.report.boards import Board, settings_of
 
 
 def doubts(board: Board) -> list[str]:
-    """All that is doubtful about a board, a sentence each."""
+    """Everything doubtful about a board, one sentence each."""
     return [*missing(board), *not_finite(board), *constant(board), *mixed(board)]
 
 
@@ -37,12 +37,12 @@ def not_finite(board: Board) -> list[str]:
 
 
 def constant(board: Board) -> list[str]:
-    """A sentence per cell in which a training collapsed: every example gets the same prediction."""
+    """A sentence per cell with a collapsed training run: every example gets the same prediction."""
     sentences = []
     for (task, label), runs in board.runs.items():
         if seeds := [run.seed for run in runs if run.key in board.constant]:
             sentences.append(
-                f"{label} on {task} predicts the same for every example ({_seeds(seeds)}): the training collapsed, "
+                f"{label} on {task} makes the same prediction for every example ({_seeds(seeds)}): training collapsed, "
                 "often because the learning rate is too high or too low"
             )
     return sentences
@@ -57,7 +57,7 @@ def mixed(board: Board) -> list[str]:
         if names:
             sentences.append(
                 f"{label} on {task} mixes seeds with different {', '.join(names)}: "
-                "run one genft bench with all seeds to make them equal"
+                "run one genft bench with all seeds to use the same settings"
             )
         packages = sorted({name for run in runs for name in run.provenance.versions})
         versions = {name: sorted({run.provenance.versions.get(name, "none") for run in runs}) for name in packages}

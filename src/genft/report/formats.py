@@ -1,7 +1,7 @@
-"""How a report is written: for the terminal, as Markdown, CSV and JSON. The page is made in page.py.
+"""A report for the terminal, and as Markdown, CSV and JSON. The HTML page is written by page.py.
 
-Names of tasks, methods and models come from files of other people. Control characters in them are shown as escapes in
-all that a terminal or a browser may print, and Markdown's own characters are escaped.
+Names of tasks, methods and models come from other people's files. Control characters in them are shown as escapes in
+everything that a terminal or a browser may print, and Markdown's own characters are escaped.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _tables(report: Report) -> list[ReportTable]:
 
 
 def as_rich(report: Report) -> Group:
-    """For the terminal."""
+    """The report as rich renderables for the terminal."""
     parts: list[Any] = []
     for made in _tables(report):
         shown = table(*map(printable, made.columns), right=[printable(column) for column in made.columns[1:]])
@@ -61,7 +61,7 @@ def _text(text: str, style: str) -> Text:
 
 
 def as_markdown(report: Report) -> str:
-    """Each table under a heading, with its notes as a list."""
+    """The report as Markdown: each table under a heading, with its notes as a list."""
     lines = []
     for made in _tables(report):
         header = [_md(column) for column in made.columns]
@@ -72,7 +72,7 @@ def as_markdown(report: Report) -> str:
 
 
 def _md(text: str) -> str:
-    """``text`` as Markdown that reads as it stands; an underscore within a word needs no escape."""
+    """``text`` escaped for Markdown; an underscore within a word needs no escape."""
     return re.sub(r"[\\`*\[\]<>|~#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
 
 
@@ -87,7 +87,7 @@ def _md_cell(cell: Cell) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """A row per table, task and method; scores and differences as they are stored, without a factor of 100."""
+    """One row per table, task and method; scores and differences as stored, not multiplied by 100."""
     text = io.StringIO()
     rows = [row for board in report.boards for row in _csv_rows(*board)]
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
@@ -142,7 +142,7 @@ def as_json(report: Report) -> str:
 
 
 def as_dict(compared: ComparedBoard) -> dict[str, Any]:
-    """Everything of a board, with its runs but without their predictions."""
+    """A whole board, with its runs but without their predictions."""
     board, differences = compared
     return _finite(
         {
@@ -224,7 +224,7 @@ def _run(board: Board, run: Result) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with NaN and infinities as null, which is all that JSON has for them."""
+    """``value`` with NaN and infinities as null, since JSON has nothing else for them."""
     if isinstance(value, dict):
         return {key: _finite(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

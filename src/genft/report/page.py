@@ -1,4 +1,4 @@
-"""The report as one page: everything in it, nothing from the network. What it draws is in templates/."""
+"""The report as one self-contained HTML page, which loads nothing from the network. Its templates are in templates/."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 def render(store: Store, report: Report) -> str:
-    """The page of a report, with the pictures in the store's folder ``figures``."""
+    """The page of a report, with the figures in the store's folder ``figures``."""
     boards = [board for board, _ in report.boards]
-    runs = sum(len(of_cell) for board in boards for of_cell in board.runs.values())
+    runs = sum(len(cell) for board in boards for cell in board.runs.values())
     tasks = {task for board in boards for task in board.tasks}
     labels = {label for board in boards for label in board.labels}
     data = json.dumps({"boards": [as_dict(board) for board in report.boards]}, ensure_ascii=False)
@@ -34,15 +34,15 @@ def render(store: Store, report: Report) -> str:
             version=version("genft"),
             css=Markup(_template("report.css")),
             js=Markup(_template("report.js")),
-            data=Markup(data.replace("<", "\\u003c")),  # a text in it cannot end the script
+            data=Markup(data.replace("<", "\\u003c")),  # so that no text in the data can end the script
             figures=[_figure(path) for path in sorted((store.out / "figures").glob("*")) if path.suffix in _MIME],
             notes=report.notes,
         )
     )
 
 
-def _number(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("s" if n != 1 else "")
+def _number(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("s" if n != 1 else "")
 
 
 def _template(name: str) -> str:

@@ -1,12 +1,13 @@
 """Which differences between two methods are real: a paired bootstrap over examples and seeds.
 
-Both methods answered the same examples, with the same seeds. A draw takes as many examples as there are, with
-replacement, scores both methods on them, and takes as many seeds as there are, also in pairs: the spread of the
-difference over many draws says how much it would change with other examples *and* other seeds. With one seed only the
-examples are drawn, and the interval says nothing about another seed.
+Both methods were evaluated on the same examples, with the same seeds. Each draw resamples the examples with
+replacement, scores both methods on them, and resamples the seeds, also in pairs: the spread of the difference over many
+draws shows how much it would change with other examples *and* other seeds. With one seed, only the examples are
+resampled, and the interval does not cover other seeds.
 
-The variance of resampled means of S seeds is too small by (S − 1) / S; the seeds' deviations are therefore stretched
-by √(S / (S − 1)). Resampling cannot add what three seeds do not hold: docs/report.md has the measured coverage.
+The variance of resampled means of S seeds is too small by a factor of (S − 1) / S; the seeds' deviations are therefore
+scaled by √(S / (S − 1)). Resampling cannot add information that three seeds do not hold: docs/report.md has the
+measured coverage.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Difference:
     Attributes:
         value: mean over the seeds.
         low, high: 95 % interval.
-        p: two-sided: how often a draw has the other sign; at least 2 / (draws + 1).
-        seeds: how many seeds both methods have.
+        p: two-sided p-value: how often a draw has the other sign; at least 2 / (draws + 1).
+        seeds: the number of seeds that both methods have.
     """
 
     value: float
@@ -49,7 +50,7 @@ class Difference:
 
 
 class Tested(NamedTuple):
-    """A difference, and its p after Holm's correction over all differences that it is shown with."""
+    """A difference, and its p-value after Holm's correction over all differences of its table."""
 
     difference: Difference
     p: float
@@ -65,7 +66,7 @@ class Differences:
 
     Attributes:
         tasks: by (task, label).
-        means: by label: of the mean over the common tasks.
+        means: by label; differences of the mean over the common tasks.
         notes: a sentence for each comparison that was not possible.
     """
 
@@ -76,17 +77,17 @@ class Differences:
 
 
 class ComparedBoard(NamedTuple):
-    """A board, and the differences of its methods to one of them."""
+    """A board, and the differences between its methods and one of them."""
 
     board: Board
     differences: Differences
 
 
 def compare(board: Board, against: str | None = None) -> Differences:
-    """Every method minus ``against`` (by default the best by its mean), example by example.
+    """Compare every method with ``against`` (by default the best by its mean), example by example.
 
     Raises:
-        ConfigError: ``against`` is no column of the board.
+        ConfigError: ``against`` is not a column of the board.
     """
     if against is not None and against not in board.labels:
         raise ConfigError(not_one_of("--against", against, board.labels))
@@ -103,14 +104,14 @@ def compare(board: Board, against: str | None = None) -> Differences:
             if not (pairs and board.has_score(task, label) and board.has_score(task, reference)):
                 continue
             try:
-                of_task = paired_draws(task, pairs)
+                difference, draws = paired_draws(task, pairs)
             except DataError as e:
                 notes.append(f"not compared: {e}")
                 continue
-            tasks[task, label] = summarise(*of_task, len(pairs))
+            tasks[task, label] = summarise(difference, draws, len(pairs))
             if task in board.common:
-                observed.append(of_task[0])
-                drawn.append(of_task[1])
+                observed.append(difference)
+                drawn.append(draws)
                 fewest = min(fewest, len(pairs))
         everywhere = len(observed) == len(board.common) and {label, reference} <= set(board.complete)
         if observed and everywhere and board.mean_metric:
@@ -119,13 +120,13 @@ def compare(board: Board, against: str | None = None) -> Differences:
 
 
 def _pairs(board: Board, task: str, label: str, reference: str) -> list[tuple[Result, Result]]:
-    """The runs of both methods that have the same seed."""
+    """The runs of both methods, paired by seed."""
     ours, theirs = ({run.seed: run for run in board.runs.get((task, name), ())} for name in (label, reference))
     return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
 
 
 def paired_draws(task: str, pairs: Sequence[tuple[Result, Result]]) -> tuple[float, Floats]:
-    """(the observed difference, the drawn ones) of runs in pairs of equal seed.
+    """(the observed difference, the drawn ones) for pairs of runs with equal seeds.
 
     Raises:
         DataError: predictions cannot be read, are not of the same examples, or are not numbers.
@@ -145,12 +146,12 @@ def paired_draws(task: str, pairs: Sequence[tuple[Result, Result]]) -> tuple[flo
 def bootstrap(
     metric: Metric, first: Array, second: Array, target: Array, seed: int | tuple[int, ...] = 0, draws: int = DRAWS
 ) -> tuple[float, Floats]:
-    """(the observed difference, as many drawn ones), of scores by ``metric``.
+    """(the observed difference, ``draws`` drawn ones) between scores by ``metric``.
 
     Args:
-        first, second: what either method predicted, (seeds, examples).
-        target: (examples,).
-        seed: of the draws: equal calls give equal results.
+        first, second: the predictions of each method, (seeds, examples).
+        target: the right answers, (examples,).
+        seed: seeds the draws, so that equal calls give equal results.
     """
     if metric.counts_hits:  # leaves few distinct examples
         first, second, target = first == target, second == target, np.ones_like(target, dtype=bool)
@@ -159,18 +160,18 @@ def bootstrap(
     rng = np.random.default_rng(seed)
 
     def differences(weights: Floats) -> Floats:
-        scored = np.stack([metric.weighted(of_run, target, weights) for of_run in predicted], axis=1)
+        scored = np.stack([metric.weighted(answers, target, weights) for answers in predicted], axis=1)
         return scored[:, :seeds] - scored[:, seeds:]
 
     observed = differences(counts[None].astype(float)).mean()
     drawn = []
     for weights in resample(counts, draws, rng):
-        of_seeds = differences(weights)
-        mean = of_seeds.mean(axis=1)
+        by_seed = differences(weights)
+        mean = by_seed.mean(axis=1)
         if seeds > 1:
             chosen = rng.integers(0, seeds, (len(weights), seeds))
-            of_chosen = np.take_along_axis(of_seeds, chosen, axis=1).mean(axis=1)
-            mean = mean + np.sqrt(seeds / (seeds - 1)) * (of_chosen - mean)
+            resampled = np.take_along_axis(by_seed, chosen, axis=1).mean(axis=1)
+            mean = mean + np.sqrt(seeds / (seeds - 1)) * (resampled - mean)
         drawn.append(mean)
     return float(observed), np.concatenate(drawn)
 
@@ -188,7 +189,7 @@ def _corrected(differences: Mapping[K, Difference]) -> dict[K, Tested]:
 
 
 def holm(p: Mapping[K, float]) -> dict[K, float]:
-    """Holm's step-down correction: a p below 0.05 still means a real difference, however many were looked at."""
+    """Holm's step-down correction: p < 0.05 still means a real difference, however many are tested."""
     adjusted: dict[K, float] = {}
     highest = 0.0
     for rank, key in enumerate(sorted(p, key=lambda key: p[key])):

@@ -1,4 +1,4 @@
-"""The one style of tables in the terminal, and numbers in words. It imports no other room."""
+"""The common style of terminal tables, and numbers as text. It imports no other package of genft."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.text import Text
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table in the one style of genft; the columns named in ``right`` hold numbers."""
+    """An empty table in genft's style; the columns named in ``right`` hold numbers."""
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        header = Text(column, overflow="fold", no_wrap=False)  # labels hold brackets, and must be read whole
+        header = Text(column, overflow="fold", no_wrap=False)  # labels contain brackets and must stay readable in full
         made.add_column(header, justify="right" if column in right else "left", no_wrap=column in right)
     return made
 

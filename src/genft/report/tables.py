@@ -1,4 +1,4 @@
-"""What is shown of a board: scores with ranks and published numbers, costs, and differences, as tables of text."""
+"""A board as text tables: scores with ranks and published numbers, costs, and differences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genft.runs.protocols import PROTOCOLS
 
 class Cell(NamedTuple):
     text: str = ""
-    style: str = ""  # "bold" is the best of its row, "dim" stands beside
+    style: str = ""  # "bold" marks the best of its row, "dim" secondary text
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def tables(board: Board, differences: Differences) -> list[ReportTable]:
 
 
 def heading(board: Board) -> str:
-    """Model, suite, protocol and limits: what every table of the board is of."""
+    """Model, suite, protocol and limits, which all tables of a board share."""
     parts = [board.title, f"protocol {board.protocol}"]
     return ", ".join([*parts, f"LIMITED to {limits_text(board)}"] if any(board.limits) else parts)
 
@@ -49,7 +49,7 @@ def limits_text(board: Board) -> str:
 
 
 def metric_title(metrics: Sequence[Metric]) -> str:
-    """What the numbers of a table are: ``"matthews × 100"``; ``"score"`` if rows have metrics of their own."""
+    """The unit of a table's numbers: ``"matthews × 100"``, or ``"score"`` if the rows have different metrics."""
     names = {metric.name for metric in metrics}
     return ("score" if len(names) > 1 else names.pop()) + _unit(metrics)
 
@@ -78,7 +78,7 @@ def _scores(board: Board) -> ReportTable:
 
 
 def _score(board: Board, task: str, label: str) -> Cell:
-    """The mean over seeds, with its rank and what is particular about it in brackets."""
+    """The mean over seeds, with its rank and any peculiarity in brackets."""
     score = board.score(task, label)
     if score is None:
         return Cell("–")
@@ -98,8 +98,8 @@ def _means(table: ReportTable, board: Board) -> None:
             texts = {label: _spread(mean, metric) for label, mean in means.items()}
             table.rows.append(_row(board, name, {x: m.mean for x, m in means.items()}, texts, metric.higher_is_better))
             printed = {label: [board.published(task, label)[:1] for task in tasks] for label in board.labels}
-            of_all = [[fmean(n.value for (n,) in printed[x])] if all(printed[x]) else [] for x in board.labels]
-            _published_row(table, of_all, metric, "  published, the same tasks")
+            published = [[fmean(n.value for (n,) in printed[x])] if all(printed[x]) else [] for x in board.labels]
+            _published_row(table, published, metric, "  published, the same tasks")
         if groups := board.groups:
             over = {x: fmean(board.mean(x, tasks).mean for tasks in groups.values()) for x in board.complete}
             texts = {label: metric.shown(mean) for label, mean in over.items()}
@@ -114,13 +114,13 @@ def _means(table: ReportTable, board: Board) -> None:
 def _row(
     board: Board, name: str, values: Mapping[str, float], texts: Mapping[str, str], higher_is_better: bool
 ) -> tuple[Cell, ...]:
-    """A row with the best of its values in bold."""
+    """A row with its best value in bold."""
     best = (max if higher_is_better else min)(values.values())
     return Cell(name), *(Cell(texts.get(x, "–"), "bold" if values.get(x) == best else "") for x in board.labels)
 
 
 def mean_rows(board: Board) -> list[tuple[str, tuple[str, ...]]]:
-    """(name, tasks) of the plain means that a board has: of all common tasks, and of each group of them."""
+    """(name, tasks) of a board's plain means: over all common tasks, and over each group of them."""
     if not board.common or board.mean_metric is None:
         return []
     of = "" if board.common == board.tasks else f" of {len(board.tasks)}"
@@ -129,29 +129,29 @@ def mean_rows(board: Board) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _published_row(table: ReportTable, values: Sequence[Sequence[float]], metric: Metric, name: str) -> None:
-    """A dim row of published numbers, which are printed as the metric is shown; none if there are none."""
+    """Add a dim row of published numbers in the metric's format, if there are any."""
     if any(values):
         cells = [Cell(f"{v[0]:.{metric.digits}f}" if v else "", "dim") for v in values]
         table.rows.append((Cell(name, "dim"), *cells))
 
 
 def score_notes(board: Board) -> list[str]:
-    """What must be known to read the scores."""
+    """Notes that are needed to read the scores."""
     seeds = ", ".join(map(str, board.seeds))
     notes = [f"mean ± standard deviation over {len(board.seeds)} seeds ({seeds}), rank in brackets"]
     if len(board.seeds) == 1:
-        notes = [f"one seed ({seeds}), rank in brackets: nothing here says how another seed would do"]
+        notes = [f"one seed ({seeds}), rank in brackets: this does not show how another seed would do"]
     notes.append(protocol_note(board))
     if lower := sorted({m.name for m in map(board.metric, board.tasks) if not m.higher_is_better}):
         notes.append(f"lower is better: {', '.join(lower)}")
     if any(board.limits):
         notes.append(f"limited to {limits_text(board)}: not comparable with runs on all data")
     if not board.common:
-        notes.append("no task has a score of every method: no means and no mean ranks; --methods chooses columns")
+        notes.append("no task has a score for every method: no means and no mean ranks; --methods chooses columns")
     elif board.common != board.tasks:
         notes.append(f"means and mean ranks are over the tasks that every method has: {', '.join(board.common)}")
     elif board.complete != board.labels:
-        notes.append(f"means and mean ranks are of the methods that have every task: {', '.join(board.complete)}")
+        notes.append(f"means and mean ranks are for the methods that have every task: {', '.join(board.complete)}")
     if board.common and board.mean_metric is None:
         notes.append("no means: the tasks are scored on different scales; mean ranks compare the methods")
     sources = {f"{n.source}, {n.backbone}" for task in board.tasks for label in board.labels
@@ -211,7 +211,7 @@ def _cost_texts(costs: Costs) -> list[str]:
 def _differences(board: Board, differences: Differences) -> ReportTable:
     others = [label for label in board.labels if label != differences.reference]
     unit = _unit([board.metric(task) for task in board.tasks])
-    table = ReportTable(f"{heading(board)}: difference to {differences.reference}{unit}", ("task", *others))
+    table = ReportTable(f"{heading(board)}: difference from {differences.reference}{unit}", ("task", *others))
     for task in board.tasks:
         tested = [differences.tasks.get((task, label)) for label in others]
         if any(tested):
@@ -225,7 +225,7 @@ def _differences(board: Board, differences: Differences) -> ReportTable:
             "▲ better, ▼ worse: p < 0.05 after Holm's correction over all differences of the table (of the mean: over "
             "the methods); the 95 % intervals are not corrected",
             f"paired bootstrap: {DRAWS:,} draws of examples"
-            + (" and seeds" if len(board.seeds) > 1 else "; one seed, so nothing is said about other seeds"),
+            + (" and seeds" if len(board.seeds) > 1 else "; one seed, so other seeds are not covered"),
             *differences.notes,
         ]
     )

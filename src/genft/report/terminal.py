@@ -12,7 +12,7 @@ from genft.report.style import count, size, table
 from genft.runs.measured import Result
 from genft.runs.store import is_constant
 
-#: What the columns of :func:`comparison` mean, for the line below it.
+#: What the columns of :func:`comparison` mean; printed below the table.
 LEGEND = (
     "interval: 95 % over the examples. adapter, head: trained parameters. s/step: median. "
     "memory: the run's peak. bytes: the saved adapter."
@@ -20,7 +20,7 @@ LEGEND = (
 
 
 def comparison(results: Sequence[Result]) -> Table:
-    """A row per result, the best score first: score and interval, parameters, time, memory, size."""
+    """One row per result, best score first: score and interval, parameters, time, memory, size."""
     numbers = (results[0].scores.metric, "interval", "adapter", "head", "s/step", "memory", "bytes")
     made = table("method", *numbers, right=("method", *numbers))
     made.columns[0].justify = "left"
@@ -28,7 +28,7 @@ def comparison(results: Sequence[Result]) -> Table:
     for r in sorted(results, key=lambda r: (math.isnan(r.scores.value), -r.scores.value if higher else r.scores.value)):
         constant = is_constant(r)
         if constant:
-            made.caption = "constant: the same prediction for every example, so the training collapsed"
+            made.caption = "constant: the same prediction for every example, so training collapsed"
         made.add_row(
             f"{r.method} (constant)" if constant else r.method,
             f"{r.scores.value:.3f}",

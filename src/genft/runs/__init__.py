@@ -1,1 +1,1 @@
-"""What a run is, and what it leaves."""
+"""What a run is, and the result that it leaves."""

@@ -1,4 +1,4 @@
-"""What a run leaves: a result whose parts are each made where their content is known, or a failure."""
+"""The outcome of a run: a result, whose parts are filled in by the code that knows them, or a failure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from genft.runs.spec import LIMITS
 
 
 class Scores(Record):
-    """How good the run is on the protocol's reporting split.
+    """The scores of the run on the protocol's reporting split.
 
     Attributes:
         metric: the metric of the task.
         value: ``metrics[metric]``.
-        metrics: every metric by its name, also those of further splits.
+        metrics: every metric by name, including those of further splits.
         interval: the 95 % interval of ``value`` over the examples.
     """
 
@@ -31,10 +31,10 @@ class History(Record):
     """How training went.
 
     Attributes:
-        epochs: one entry per evaluation: epoch, losses and metrics on the selecting split.
+        epochs: one entry per evaluation: epoch, losses and metrics on the selection split.
         best_epoch: the epoch that was selected.
         steps: optimizer steps of all trainings together.
-        resumed_at: how many of them an earlier, interrupted process had done.
+        resumed_at: the number of steps that an earlier, interrupted process had done.
     """
 
     epochs: list[dict[str, float]]
@@ -44,7 +44,7 @@ class History(Record):
 
 
 class Cost(Record):
-    """What the run took: seconds of the whole run, the median of a step, the peak of memory, the adapter on disk."""
+    """What the run cost: total seconds, median seconds of a step, peak memory, and the adapter's size on disk."""
 
     seconds: float
     seconds_per_step: float
@@ -54,11 +54,11 @@ class Cost(Record):
 
 
 class Provenance(Record):
-    """What the run was made from, with and on; ``started`` is in UTC.
+    """The run's model, data, device and library versions; ``started`` is in UTC.
 
     Attributes:
-        input_fingerprint: a hash of what makes examples the model's input (tokenizer or image processor, content of
-            images); None for results of a genft that did not record it.
+        input_fingerprint: a hash of what turns examples into the model's input (tokenizer or image processor, content
+            of images); None for results of a genft that did not record it.
     """
 
     model_fingerprint: str
@@ -69,7 +69,7 @@ class Provenance(Record):
     started: str
 
 
-#: The parts of a result; each is made where its content is known.
+#: The parts of a result.
 _PARTS: dict[str, type[Record]] = {
     "scores": Scores,
     "history": History,
@@ -77,7 +77,7 @@ _PARTS: dict[str, type[Record]] = {
     "cost": Cost,
     "provenance": Provenance,
 }
-#: Fields of the flat results of genft 0.1 that have another name in their part.
+#: Fields of genft 0.1's flat results that have a different name in their part.
 _FLAT_NAMES = {("scores", "value"): "score", **{("counts", name): f"{name}_parameters" for name in Counts.model_fields}}
 
 
@@ -86,8 +86,8 @@ class Result(Record):
 
     Attributes:
         key: the hash of the run's spec, model and data: :meth:`genft.runs.spec.RunSpec.key`.
-        label: readable and unique: the name of the adapter's folder.
-        examples: how many examples each role has.
+        label: a readable and unique name, also the name of the adapter's folder.
+        examples: the number of examples in each role.
         adapter: the adapter's folder, relative to the store's.
         predictions, targets: of the reporting split: see :func:`unpack`.
     """
@@ -113,7 +113,7 @@ class Result(Record):
     @model_validator(mode="before")
     @classmethod
     def _nest(cls, values: Any) -> Any:
-        """Read a flat result, as genft 0.1 wrote it."""
+        """Accept a flat result, as written by genft 0.1."""
         if not isinstance(values, dict) or "score" not in values:
             return values
         nested = dict(values)
@@ -124,7 +124,7 @@ class Result(Record):
 
     @property
     def limited(self) -> bool:
-        """Whether only a part of the data was used, which is shown wherever the score is."""
+        """Whether only part of the data was used, which is shown wherever the score is."""
         return any(self.spec.get(limit) is not None for limit in LIMITS)
 
 
@@ -140,18 +140,18 @@ class Failure(Record):
 
 
 class ComparedRun(Record):
-    """One run of a comparison: its place in the table, and its key.
+    """One run of a comparison: its position in the table, and its key.
 
     Attributes:
-        matrix: the comparison it belongs to: equal for equal model, preset and training settings.
-        label: the column: the method, with any settings that differ from its own.
+        matrix: the comparison it belongs to: the same for the same model, preset and training settings.
+        label: the column: the method, with any settings that differ from its defaults.
     """
 
     matrix: str
     task: str
     label: str
     seed: int
-    key: str = Field(pattern=r"^[\w-]+$")  # the name of a file, and no path out of the store
+    key: str = Field(pattern=r"^[\w-]+$")  # a file name that cannot lead out of the store
 
     @property
     def position(self) -> tuple[str, str, str, int]:

@@ -1,4 +1,4 @@
-"""Protocols: which split trains, which selects the epoch, which is reported. Every table names its protocol."""
+"""Protocols: which split trains, which selects the epoch, and which reports. Every table names its protocol."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from genft.errors import ConfigError, not_one_of
 
 @dataclass(frozen=True)
 class Protocol:
-    """The selecting split is never the reporting one, unless the protocol's name says so.
+    """Which splits train, select and report. The selection split is the reporting split only if the name says so.
 
     Attributes:
         select: the split whose metric chooses the epoch, or None for a tenth of train, held out.
         report: the split whose metric is the result.
-        text: what it does, in one line.
-        retrain: whether a second training, up to the chosen epoch, includes the selecting split.
+        text: a one-line description.
+        retrain: whether a second training, up to the chosen epoch, includes the selection split.
         train: the splits that train.
-        every: epochs from one evaluation to the next.
-        suite: the only benchmark that it is for; empty for any task.
+        every: epochs between evaluations.
+        suite: the only benchmark that the protocol is for; empty for any task.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Protocol:
     suite: str = ""
 
     def check_suite(self, task: Task) -> None:
-        """Raise :class:`~genft.errors.ConfigError` if it is another benchmark's protocol."""
+        """Raise :class:`~genft.errors.ConfigError` if the protocol belongs to another benchmark."""
         if self.suite and squash(self.suite) != squash(task.suite):
             belongs = f"is a task of {task.suite}" if task.suite else "belongs to no benchmark"
             fitting = [p.name for p in PROTOCOLS.values() if not p.suite or squash(p.suite) == squash(task.suite)]
@@ -82,7 +82,7 @@ class Roles:
     Attributes:
         train, select, report: see :class:`Protocol`.
         retrain: the examples of the second training, or None if the protocol has only one.
-        also: further splits that are scored, by name: MNLI's mismatched.
+        also: further splits to score, by name: MNLI's mismatched.
     """
 
     train: Split
@@ -93,7 +93,7 @@ class Roles:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many examples each role has."""
+        """The number of examples in each role."""
         roles = {"train": self.train, "select": self.select, "retrain": self.retrain, "report": self.report}
         return {name: len(split) for name, split in roles.items() if split is not None}
 
@@ -102,7 +102,7 @@ def get_protocol(name: str) -> Protocol:
     """The protocol called ``name``.
 
     Raises:
-        ConfigError: there is none; the message has the nearest name.
+        ConfigError: there is none; the message suggests the nearest name.
     """
     if name not in PROTOCOLS:
         raise ConfigError(not_one_of("protocol", name, PROTOCOLS))
@@ -118,12 +118,12 @@ def assign_roles(
     *,
     by_class: bool = True,
 ) -> Roles:
-    """Give every split its role; with limits, at most so many examples in a fixed draw.
+    """Give every split its role; with limits, a fixed random draw of at most that many examples.
 
     Args:
         data: the splits.
         protocol: which role each has.
-        limit_train, limit_eval, limit_select: the most examples that train, report and select.
+        limit_train, limit_eval, limit_select: the most examples to train, report and select on.
         by_class: whether examples are drawn evenly by class.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From what a user asks for to a :class:`~genft.runs.spec.RunSpec`, with the source of every value."""
+"""From a user's request to a :class:`~genft.runs.spec.RunSpec`, with the source of every value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genft.runs.spec import LIMITS, RunSpec
 
 
 class Sourced(NamedTuple):
-    """A value and its source: a line of ``genft explain``."""
+    """A value and its source: one line of ``genft explain``."""
 
     value: Any
     source: str
@@ -27,7 +27,7 @@ Origins = dict[str, Sourced]
 
 
 def layer(*layers: tuple[str, Mapping[str, Any]]) -> Origins:
-    """Values of several layers, each a (source, values); later layers win."""
+    """Combine layers of (source, values); later layers win."""
     return {key: Sourced(value, source) for source, values in layers for key, value in values.items()}
 
 
@@ -37,7 +37,7 @@ class Request:
 
     Attributes:
         run, settings, training: values of the spec itself, of the method's configuration, and of training.
-        spaces: what a search varies.
+        spaces: the parameters that a search varies.
     """
 
     spec: RunSpec
@@ -47,7 +47,7 @@ class Request:
     spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
 
 
-#: The source of everything that the user sets.
+#: The source of every value that the user sets.
 USER = "command line"
 
 
@@ -60,13 +60,13 @@ def build_spec(
     training: Mapping[str, Any] | None = None,
     **run: Any,
 ) -> Request:
-    """Combine the layers: defaults, those of the method and the task, the preset's, and the user's.
+    """Combine the layers of values: defaults, the method's, the task's, the preset's, and the user's.
 
     Args:
         task: what is learned.
         model: the base model, by name.
-        preset: hyper-parameters of many methods and tasks.
-        settings: the user's settings of the method, parsed.
+        preset: hyper-parameters for many methods and tasks.
+        settings: the user's settings for the method, parsed.
         training: the user's values of :class:`Training`.
         run: the user's values of :class:`RunSpec`: method, seed, protocol, limits.
 

@@ -1,4 +1,4 @@
-"""The hyper-parameters of training, which every method has; the settings of a method are in genft.api.settings."""
+"""The hyper-parameters of training, common to all methods; the settings of a method are in genft.api.settings."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Training(Record):
         "once per epoch as the V-PETL recipe does",
     )
     warmup: float = Field(
-        default=0.06, ge=0, lt=1, description="fraction of all steps in which the learning rate rises"
+        default=0.06, ge=0, lt=1, description="fraction of all steps during which the learning rate rises"
     )
-    first_learning_rate: float = Field(default=0.0, ge=0, description="learning rate at which the warm-up begins")
-    last_learning_rate: float = Field(default=0.0, ge=0, description="learning rate at which the decay ends")
+    first_learning_rate: float = Field(default=0.0, ge=0, description="learning rate at the start of the warm-up")
+    last_learning_rate: float = Field(default=0.0, ge=0, description="learning rate at the end of the decay")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
     drop_path: float = Field(
         default=0.0, ge=0, lt=1, description="probability of skipping the last block; it rises with depth"
@@ -41,7 +41,7 @@ class Training(Record):
     max_grad_norm: float = Field(
         default=1.0, ge=0, description="gradients are clipped to this norm; 0 switches clipping off"
     )
-    eval_batch_size: int = Field(default=64, ge=1, description="examples per forward pass without gradients")
+    eval_batch_size: int = Field(default=64, ge=1, description="examples per forward pass in evaluation")
     image_size: int | None = Field(
         default=None, ge=8, le=4096, description="pixels per side; by default the model's own"
     )

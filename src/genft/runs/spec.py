@@ -19,7 +19,7 @@ LIMITS = ("limit_train", "limit_select", "limit_eval")
 
 
 class RunSpec(Record):
-    """Everything that decides a result, before models and data are looked at."""
+    """Everything that decides a result, apart from the content of the model and the data."""
 
     task: Task
     model: str
@@ -40,7 +40,7 @@ class RunSpec(Record):
         """The hash that names this run's result: equal runs have equal keys on every machine.
 
         Args:
-            method: the one called ``self.method``.
+            method: the method named ``self.method``.
             model_fingerprint, data_fingerprint: hashes of the model's files and of all examples.
             input_fingerprint: a hash of what makes examples the model's input: the files of the tokenizer or of the
                 image processor, and the content of images. The first keys of genft 0.1 were made without it.

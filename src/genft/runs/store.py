@@ -1,12 +1,12 @@
-"""Where results live: one JSON file per run, named by the key of its spec, written whole or not at all.
+"""The store of results: one JSON file per run, named by the key of its spec and written atomically.
 
-    <out>/results/<key>.json      what was measured, with the predictions
-    <out>/adapters/<name>/        what was trained
-    <out>/checkpoints/<key>/      of a run that is not finished
+    <out>/results/<key>.json      the measurements and the predictions
+    <out>/adapters/<name>/        the trained adapter
+    <out>/checkpoints/<key>/      checkpoints of an unfinished run
     <out>/failures/<key>.json     why a run has no result
-    <out>/bench.json              which of the runs are compared (the others chose learning rates, say)
+    <out>/bench.json              which of the runs are compared (others chose learning rates, for example)
 
-Several processes may write into one store: a file appears by one atomic rename, and equal keys mean equal runs.
+Several processes may write to one store: files appear by atomic rename, and equal keys mean equal runs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Store:
         self.failures = out / "failures"
 
     def open(self) -> Store:
-        """Make the folders; a folder that cannot be written is a :class:`ConfigError` before any work is done."""
+        """Create the folders; raise :class:`ConfigError` if they cannot be written, before any work is done."""
         try:
             self.results.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.results):
@@ -66,19 +66,19 @@ class Store:
         return self.out / "checkpoints" / key
 
     def drop_checkpoints(self, key: str) -> None:
-        """Remove what a finished run no longer needs; the folder around it stays: another run may be writing there."""
+        """Delete the checkpoints of a finished run; the parent folder stays, since another run may be writing there."""
         shutil.rmtree(self.checkpoints(key), ignore_errors=True)
 
     def claim(self, key: str, *, wait: bool = True) -> AbstractContextManager[Any]:
-        """A lock that one process holds while it does this run; one that dies lets go.
+        """A lock that a process holds while it executes this run; it is released if the process dies.
 
         Raises:
-            filelock.Timeout: on entering it, where another process holds it and ``wait`` is false.
+            filelock.Timeout: on entry, if another process holds the lock and ``wait`` is false.
         """
         return FileLock(self.results / f".{key}.lock", timeout=-1 if wait else 0)
 
     def claimed(self, key: str) -> bool:
-        """Whether a process is at this run now."""
+        """Whether a process is executing this run now."""
         try:
             with self.claim(key, wait=False):
                 return False
@@ -86,15 +86,15 @@ class Store:
             return True
 
     def fail(self, failure: Failure) -> None:
-        """Remember why a run has no result; a result of the same key makes it forgotten."""
+        """Record why a run has no result; a later result with the same key replaces the record."""
         try:
             self.failures.mkdir(exist_ok=True)
         except OSError as e:
-            raise ConfigError(f"{self.failures}: the folder cannot be made ({e.strerror})") from None
+            raise ConfigError(f"{self.failures}: the folder cannot be created ({e.strerror})") from None
         write_atomically(self.failures / f"{failure.key}.json", failure.model_dump_json(indent=1).encode())
 
     def failure(self, key: str) -> Failure | None:
-        """Why the run has no result, or None if it has one, or did not fail."""
+        """Why the run has no result, or None if it has one or did not fail."""
         path = self.failures / f"{key}.json"
         return _read(path, Failure) if path.is_file() and not self.path(key).is_file() else None
 
@@ -116,14 +116,14 @@ class Store:
 
     @staticmethod
     def adapter_path(name: str) -> str:
-        """Where the adapter of this name is, relative to the store."""
+        """The path of the adapter with this name, relative to the store."""
         return f"adapters/{name}"
 
     def adapter(self, name: str) -> Path:
         return self.out / self.adapter_path(name)
 
     def logs(self, name: str) -> Path:
-        """Where TensorBoard's files of a run go."""
+        """The folder for a run's TensorBoard files."""
         return self.out / "logs" / name
 
     def get(self, key: str) -> Result | None:
@@ -175,8 +175,8 @@ def _read(path: Path, record: type[R]) -> R:
     try:
         return record.model_validate(json.loads(path.read_bytes()))
     except (ValidationError, ValueError, RecursionError) as e:
-        what = record.__name__.strip("_").lower()
-        raise DataError(f"{path}: is not a {what} of this version ({_reason(e)}); delete it") from None
+        kind = record.__name__.strip("_").lower()
+        raise DataError(f"{path}: is not a {kind} of this version ({_reason(e)}); delete it") from None
     except OSError as e:
         raise DataError(f"{path}: cannot be read ({e.strerror})") from None
 
@@ -200,7 +200,7 @@ def pack(array: NDArray[Any]) -> str:
 
 
 def unpack(text: str) -> NDArray[Any]:
-    """The array that :func:`pack` was given."""
+    """The inverse of :func:`pack`."""
     unpacker = zlib.decompressobj()
     content = unpacker.decompress(base64.b64decode(text), LARGEST_ARRAY)
     if unpacker.unconsumed_tail:
@@ -227,9 +227,9 @@ def answers(result: Result) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def is_constant(result: Result) -> bool:
-    """Whether the run predicts the same for every example, and the right answers differ."""
+    """Whether the run makes the same prediction for every example although the right answers differ."""
     try:
         predicted, target = answers(result)
-    except DataError:  # which the comparison of methods reports
+    except DataError:  # reported by the comparison of methods
         return False
     return len(predicted) > 1 and bool(np.all(predicted == predicted[0]) and np.any(target != target[0]))

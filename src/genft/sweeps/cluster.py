@@ -1,8 +1,8 @@
-"""Runs on a Ray cluster: each is a task that requests CPUs and GPUs, and its messages stream back.
+"""Runs on a Ray cluster: each is a Ray task that requests CPUs and GPUs and streams its messages back.
 
-On its machine a run is a process of its own, as it is without Ray. Model, data and output must have the same paths
-there as here: in a folder that all machines share. A run whose worker is lost is sent again; it resumes from its last
-checkpoint, and the claim on its key in the store keeps two workers from doing it at once.
+On its machine a run has its own process, as without Ray. Model, data and output must have the same paths on every
+machine, so they must be in a folder that all machines share. A run whose worker is lost is submitted again; it resumes
+from its last checkpoint, and the claim on its key in the store keeps two workers from executing it at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genft.runs.spec import RunSpec
 from genft.sweeps.processes import Message, RunProcess, be_quiet
 from genft.training.prepared import PreparedRun
 
-#: How often a run is started before it counts as failed because its workers were lost.
+#: How often a run is started before lost workers count as a failure.
 ATTEMPTS = 3
 
 
@@ -29,10 +29,10 @@ class Cluster:
     """Where runs go, and what each requests.
 
     Attributes:
-        address: "local" for a cluster on this machine alone, "auto" for the one that it belongs to, or HOST:PORT if it
-            belongs to several.
-        cpus: CPUs of a run, and the number of its threads.
-        gpus: GPUs of a run; below 1, several runs share one; with 0, the run sees none.
+        address: "local" for a cluster on this machine alone, "auto" for the cluster that this machine belongs to, or
+            HOST:PORT if it belongs to several.
+        cpus: CPUs per run, which is also the number of its threads.
+        gpus: GPUs per run; below 1, several runs share one; with 0, the run sees none.
     """
 
     address: str = "local"
@@ -42,7 +42,7 @@ class Cluster:
     def run(
         self, next_run: Callable[[], PreparedRun | None], out: Path, report_to: Sequence[str] = ()
     ) -> Iterator[tuple[PreparedRun, Message]]:
-        """As :func:`genft.sweeps.processes.run_side_by_side`, on the cluster, which is left when this ends.
+        """Like :func:`genft.sweeps.processes.run_side_by_side`, but on the cluster; disconnects from it at the end.
 
         Raises:
             ConfigError: Ray is not installed, there is no cluster at the address, or no machine can grant the request.
@@ -54,18 +54,18 @@ class Cluster:
             self._check_room(ray)
             yield from self._stream(ray, next_run, out.resolve(), report_to)
         finally:
-            ray.shutdown()  # which also ends the runs that are left
+            ray.shutdown()  # also ends the remaining runs
 
     def _join(self) -> Any:
         try:
             import ray
         except ImportError:
             raise ConfigError("--ray: needs Ray: pip install 'genft[ray]'") from None
-        where: dict[str, Any] = {"address": self.address}
+        address: dict[str, Any] = {"address": self.address}
         if self.address == "local":
-            where |= {"include_dashboard": False}
+            address |= {"include_dashboard": False}
         try:
-            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(**address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as e:
             raise ConfigError(
                 f"--ray: no cluster at {self.address!r} that this machine belongs to (local, auto, or HOST:PORT): "
@@ -84,17 +84,17 @@ class Cluster:
         )
 
     def _capacity(self, ray: Any) -> int:
-        """How many runs the cluster can do at once in its present size, at least one."""
-        has = ray.cluster_resources()
-        runs = has.get("CPU", 0) / self.cpus
+        """The number of runs that the cluster can execute at once at its present size, at least one."""
+        resources = ray.cluster_resources()
+        runs = resources.get("CPU", 0) / self.cpus
         if self.gpus:
-            runs = min(runs, has.get("GPU", 0) / self.gpus)
+            runs = min(runs, resources.get("GPU", 0) / self.gpus)
         return max(1, int(runs))
 
     def _stream(
         self, ray: Any, next_run: Callable[[], PreparedRun | None], out: Path, report_to: Sequence[str]
     ) -> Iterator[tuple[PreparedRun, Message]]:
-        # Ray's own retry would repeat the stream from its beginning, so a lost run is sent again below
+        # Ray's own retry would repeat the stream from its beginning, so a lost run is submitted again below
         task = ray.remote(_messages).options(
             num_returns="streaming", num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0
         )
@@ -111,14 +111,16 @@ class Cluster:
             if not running:
                 return
             ready = ray.wait(list(running), timeout=10)[0]
-            changed = not ready  # the cluster may have grown in the meantime
+            changed = not ready  # while nothing was ready, the cluster may have grown
             for stream in ready:
                 prepared, attempt = running[stream]
                 message = _next(ray, stream)
                 if isinstance(message, _Lost) and attempt < ATTEMPTS:
                     lost.append((prepared, attempt + 1))
                 elif isinstance(message, _Lost):
-                    message = TrainingError(f"its Ray worker was lost {ATTEMPTS} times, the last time by {message.why}")
+                    message = TrainingError(
+                        f"its Ray worker was lost {ATTEMPTS} times, the last time with {message.why}"
+                    )
                 elif isinstance(message, Result) and message.key != prepared.key:
                     message = TrainingError("its Ray worker found another model or other data under the same path")
                 if isinstance(message, (Result, GenFTError, _Lost)):
@@ -142,7 +144,7 @@ def _next(ray: Any, stream: Any) -> Message | _Lost:
         return message
     except StopIteration:
         return _Lost("an end without a result")
-    except ray.exceptions.RayTaskError as e:  # of Python, on a worker without genft for example
+    except ray.exceptions.RayTaskError as e:  # a Python error, for example on a worker without genft
         return TrainingError(f"Ray worker: {str(e).splitlines()[-1].strip()}")
     except ray.exceptions.RayError as e:
         return _Lost(f"{type(e).__name__}: {first_line(e)}")
@@ -151,10 +153,10 @@ def _next(ray: Any, stream: Any) -> Message | _Lost:
 def _messages(
     spec: RunSpec, folder: Path, out: Path, threads: int, gpus: bool, report_to: Sequence[str]
 ) -> Iterator[Message]:
-    """The messages of a run, on the machine that does it; relative paths begin at ``folder``."""
+    """Yield the messages of a run on the machine that executes it; paths are relative to ``folder``."""
     os.chdir(folder)
     be_quiet()
-    # Ray names the GPUs of a task that asked for some, and leaves all visible to one that did not
+    # Ray sets the visible GPUs of a task that requests some, and leaves all visible to one that does not
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else ""
     run = RunProcess(spec, out, threads=threads, report_to=report_to, gpus=visible)
     try:

@@ -19,7 +19,7 @@ from genft.runs.spec import RunSpec
 
 @dataclass(frozen=True)
 class Entry:
-    """A column of the comparison: a method, with any settings that differ from its own."""
+    """A column of the comparison: a method, with any settings that differ from its defaults."""
 
     label: str
     method: str
@@ -27,7 +27,7 @@ class Entry:
 
 
 def parse_entries(text: str) -> tuple[Entry, ...]:
-    """``"genft,vectorfit[train_bias=false]"`` → entries, each labelled as it was written.
+    """``"genft,vectorfit[train_bias=false]"`` → entries, each labelled as written.
 
     Raises:
         ConfigError: every method and setting that does not exist, at once.
@@ -55,7 +55,7 @@ class Matrix:
     """What is compared.
 
     Attributes:
-        grid: learning rates to choose from, ascending; empty takes the preset's.
+        grid: learning rates to choose from, ascending; if empty, the preset's rate is used.
         training: the user's values of :class:`~genft.runs.settings.Training`, for every run.
         run: the user's values of :class:`~genft.runs.spec.RunSpec`: protocol and limits.
     """
@@ -70,7 +70,7 @@ class Matrix:
     run: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many runs, if no grid is extended; the first seed's run at the chosen rate is one of the grid's."""
+        """The number of runs if no grid is extended; the first seed's run at the chosen rate is one of the grid's."""
         return len(self.tasks) * len(self.entries) * (len(self.seeds) + max(0, len(self.grid) - 1))
 
     @property
@@ -85,7 +85,7 @@ class Matrix:
         training = dict(self.training)
         if rate is not None:
             training["learning_rate"] = rate
-            if entry.method == "linear":  # which trains the head only
+            if entry.method == "linear":  # trains only the head
                 training["head_learning_rate"] = rate
         return build_spec(
             task,

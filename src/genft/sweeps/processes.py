@@ -1,4 +1,4 @@
-"""Runs in processes of their own: peak memory is measured per run, and a crash ends one run only."""
+"""Runs in separate processes: peak memory is measured per run, and a crash ends only one run."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class RunProcess:
         self.spec = spec
         context = _context()
         self.receiver, sender = context.Pipe(duplex=False)
-        # a daemon: if a second Ctrl-C interrupts end(), Python's own exit still ends it
+        # a daemon, so that Python ends it on exit even if a second Ctrl-C interrupts end()
         work = (spec, out, threads, again, report_to, gpus, sender)
         self.process = context.Process(target=_work, args=work, daemon=True)
         self.process.start()
-        sender.close()  # only the child has this end now, so its death ends recv() below
+        sender.close()  # now only the child holds this end, so recv() below fails when the child dies
 
     def receive(self) -> Message:
-        """The next message: progress, or at last the result or the error that ended the run."""
+        """The next message: progress, and finally the result or the error that ended the run."""
         try:
             return self.receiver.recv()
         except EOFError:
@@ -74,17 +74,17 @@ class RunProcess:
             self.process.terminate()
 
     def end(self) -> None:
-        """Stop the process and wait until it has ended."""
+        """Stop the process and wait for it to end."""
         self.stop()
         self.process.join()
         self.receiver.close()
 
 
 def run_in_process(spec: RunSpec, out: Path, watch: Watch = ignore, *, again: bool = False) -> Result:
-    """As :func:`genft.training.run.run`, in a new process; ``watch`` is called in this one.
+    """Like :func:`genft.training.run.run_once`, but in a new process; ``watch`` is called in this one.
 
     Raises:
-        GenFTError: whatever the run raised, or its process was ended from outside.
+        GenFTError: the run's own error, or the process was killed.
     """
     process = RunProcess(spec, out, again=again)
     try:
@@ -106,8 +106,8 @@ def run_side_by_side(
     """Keep ``jobs`` processes busy with the runs that ``next_run`` returns, and yield their messages as they come.
 
     The cores are divided among the processes, so that their threads do not compete. ``next_run`` is called whenever a
-    process is free, and returns None if there is nothing to start at the moment. This ends when nothing is running and
-    nothing is left.
+    process is free, and returns None if there is nothing to start at the moment. The iterator ends when no run is in
+    progress and none is left.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     running: dict[Any, tuple[PreparedRun, RunProcess]] = {}
@@ -137,7 +137,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # genft.cli, because a child imports the script that was started again
+    # genft.cli, because a child process imports the main script again
     used = ["genft.cli", "genft.families.registry", "sklearn.model_selection", "scipy.stats"]
     context.set_forkserver_preload([__name__, *used])
     return context
@@ -152,10 +152,10 @@ def _work(
     gpus: str | None,
     sender: Connection,
 ) -> None:
-    gc.freeze()  # what the fork server imported: collecting it would copy its memory, which takes most of a tiny run
+    gc.freeze()  # collecting the fork server's imports would copy its memory, most of the time of a tiny run
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which then ends this process
     be_quiet()
-    if gpus is not None:  # the fork server may have started with others
+    if gpus is not None:  # the fork server may have started with other GPUs
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     if threads is not None:
         torch.set_num_threads(threads)
@@ -174,11 +174,11 @@ def _work(
     except Exception as e:  # out of memory, for example: the other runs of a matrix continue
         if os.environ.get("GENFT_TRACEBACK"):
             raise
-        sender.send(TrainingError(f"{type(e).__name__}: {first_line(e)} (GENFT_TRACEBACK=1 shows where)"))
+        sender.send(TrainingError(f"{type(e).__name__}: {first_line(e)} (set GENFT_TRACEBACK=1 to see where)"))
 
 
 def be_quiet() -> None:
-    """Keep progress bars, load reports and advice of libraries out of our output; show a warning as one plain line."""
+    """Keep progress bars, load reports and advice from libraries out of our output; show warnings as one plain line."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)

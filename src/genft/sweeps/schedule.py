@@ -1,7 +1,7 @@
-"""Many runs, each in a process of its own: which are finished, and which come next.
+"""Many runs, each in its own process: which are finished, and which come next.
 
 The runs of one entry on one task belong together: with a grid of learning rates, the rate is chosen first, on the
-selecting split of the first seed, and the runs that are compared follow. What is finished is in the store; run a matrix
+selection split of the first seed, and the runs that are compared follow. Finished runs are in the store; run a matrix
 again to resume it.
 """
 
@@ -24,36 +24,36 @@ from genft.sweeps.processes import run_side_by_side
 from genft.training.callbacks import Inferred, Progress
 from genft.training.prepared import PreparedRun, prepare
 
-#: How often a grid whose best rate is at an edge is extended there.
+#: How often a grid is extended if its best rate is at an edge.
 _EXTENSIONS = 4
 
 Outcome: TypeAlias = Result | GenFTError
 
-#: Asks for runs, and is sent their outcomes by key.
+#: A generator that yields the runs it needs and receives their outcomes by key.
 _Course: TypeAlias = Generator[Sequence[PreparedRun], Mapping[str, Outcome], None]
 
 
 class Schedule:
-    """The runs of a matrix: which are finished, which are waiting, and which the results call for next."""
+    """The runs of a matrix: which are finished, which are waiting, and which the results require next."""
 
     def __init__(self, matrix: Matrix, store: Store, data: Mapping[str, TaskData]) -> None:
-        """Look up what is finished.
+        """Look up the finished runs.
 
         Args:
             matrix: what is compared.
-            store: for results.
-            data: those of every task, by its name.
+            store: the store for results.
+            data: the data of every task, by its name.
 
         Raises:
-            GenFTError: a run that cannot be done.
+            GenFTError: a run cannot be executed.
         """
         self.matrix, self.store, self.data = matrix, store, data
-        self.source = find_model(matrix.model)  # once, because its fingerprint reads all weights
+        self.source = find_model(matrix.model)  # only once, because its fingerprint reads all weights
         self.waiting: list[PreparedRun] = []
         self.outcomes: dict[str, Outcome] = {}
-        self._roles: dict[tuple[Any, ...], Roles] = {}  # once for all runs that share them
+        self._roles: dict[tuple[Any, ...], Roles] = {}  # assigned once for all runs that share them
         self._labels: dict[str, str] = {}
-        #: (label, run) of the runs that are compared, as far as they are known and finished
+        #: (label, run) of the compared runs that are known and finished so far
         self.compared: list[tuple[str, PreparedRun]] = []
         self._asked: dict[str, PreparedRun] = {}
         self._courses: list[tuple[_Course, Sequence[PreparedRun]]] = []
@@ -69,16 +69,16 @@ class Schedule:
 
     @property
     def planned(self) -> int:
-        """How many runs there are in all, as far as is known now."""
+        """The total number of runs, as far as is known now."""
         return max(len(self.matrix), len(self._asked))
 
     def run(
         self, jobs: int = 1, report_to: Sequence[str] = (), cluster: Cluster | None = None
     ) -> Iterator[tuple[PreparedRun, Outcome | Progress | Inferred]]:
-        """Do what is not finished, and yield what happens. A run that fails is recorded, and the others continue.
+        """Execute the unfinished runs and yield their events. A failed run is recorded, and the others continue.
 
         Args:
-            jobs: how many processes run side by side.
+            jobs: the number of parallel processes.
             report_to: trackers.
             cluster: where to run instead of on this machine.
         """
@@ -99,17 +99,17 @@ class Schedule:
         return list({run.data.task.name: run for run in reversed(self._asked.values())}.values())[::-1]
 
     def seconds_left(self) -> float | None:
-        """An estimate from finished runs, of the same task if there are any, otherwise by the number of steps."""
+        """An estimate from finished runs: of the same task if there are any, otherwise by the number of steps."""
         done = [r for r in self.outcomes.values() if isinstance(r, Result)]
         if not done:
             return None
         per_step = statistics.median(r.cost.seconds / max(1, r.history.steps) for r in done)
-        of_task = {
+        by_task = {
             name: statistics.median(r.cost.seconds for r in done if r.task == name) for name in {r.task for r in done}
         }
-        known = [of_task.get(p.data.task.name, per_step * p.steps) for p in self._asked.values()]
+        known = [by_task.get(p.data.task.name, per_step * p.steps) for p in self._asked.values()]
         unknown = self.planned - len(self._asked)
-        left = [of_task.get(p.data.task.name, per_step * p.steps) for p in self.waiting]
+        left = [by_task.get(p.data.task.name, per_step * p.steps) for p in self.waiting]
         return sum(left) + unknown * statistics.mean(known)
 
     def _next(self) -> PreparedRun | None:
@@ -120,7 +120,7 @@ class Schedule:
         return self.waiting.pop(next(free, 0))
 
     def label(self, run: PreparedRun) -> str:
-        """The name of a run among the others."""
+        """A name that tells a run from the others."""
         return f"{run.data.task.name} {self._labels[run.key]} seed {run.spec.seed}"
 
     def _ask(self, runs: Sequence[PreparedRun]) -> Sequence[PreparedRun]:
@@ -164,7 +164,7 @@ class Schedule:
     def _choose_rate(
         self, task: Task, entry: Entry
     ) -> Generator[Sequence[PreparedRun], Mapping[str, Outcome], float | None]:
-        """The learning rate with the best selecting score, or None if every run failed."""
+        """The learning rate with the best score on the selection split, or None if every run failed."""
         scores: dict[float, float] = {}
         wanted = list(self.matrix.grid)
         for _ in range(_EXTENSIONS + 1):
@@ -173,7 +173,7 @@ class Schedule:
             except ConfigError:
                 if not scores:
                     raise
-                break  # beyond the edge is a rate that is not allowed: below the last one of the schedule
+                break  # the rate beyond the edge is not allowed: it is below the schedule's last rate
             outcomes = yield list(runs.values())
             scores |= {rate: selecting_score(outcomes[run.key]) for rate, run in runs.items()}
             wanted = beyond_the_edge(scores)
@@ -184,22 +184,22 @@ class Schedule:
 
     def _prepare(self, task: Task, entry: Entry, seed: int, rate: float | None) -> PreparedRun:
         spec = self.matrix.spec(task, entry, seed, rate)
-        of_roles = task.name, spec.protocol, spec.limit_train, spec.limit_eval, spec.limit_select
-        run = prepare(spec, self.data[task.name], self.source, self._roles.get(of_roles))
-        self._roles[of_roles] = run.roles
+        roles_key = task.name, spec.protocol, spec.limit_train, spec.limit_eval, spec.limit_select
+        run = prepare(spec, self.data[task.name], self.source, self._roles.get(roles_key))
+        self._roles[roles_key] = run.roles
         self._labels[run.key] = entry.label
         return run
 
 
 def selecting_score(outcome: Outcome) -> float:
-    """The metric of the best epoch on the selecting split; minus infinity for a failed run."""
+    """The metric of the best epoch on the selection split; minus infinity for a failed run."""
     if not isinstance(outcome, Result):
         return -math.inf
     return max(epoch[outcome.scores.metric] for epoch in outcome.history.epochs)
 
 
 def beyond_the_edge(scores: Mapping[float, float]) -> list[float]:
-    """The next learning rate if the best score is at an edge only; empty if it is inside the grid."""
+    """The next learning rate if the best score occurs only at an edge; empty if it occurs inside the grid."""
     rates = sorted(scores)
     best = max(scores.values())
     if len(rates) < 2 or not math.isfinite(best) or any(scores[rate] == best for rate in rates[1:-1]):
@@ -210,7 +210,7 @@ def beyond_the_edge(scores: Mapping[float, float]) -> list[float]:
 
 
 def _round(rate: float) -> float:
-    """One digit: 1e-3, 3e-3, 1e-2 is followed by 3e-2."""
+    """``rate`` to one digit: 1e-3, 3e-3, 1e-2 is followed by 3e-2."""
     return float(f"{rate:.1g}")
 
 

@@ -1,6 +1,6 @@
-"""Search for hyper-parameters: Optuna's TPE over the spaces of a preset, with pruning by early validation scores.
+"""Hyper-parameter search: Optuna's TPE over the spaces of a preset, with pruning by early validation scores.
 
-A trial is a run that reports on the selecting split; the reporting (test) split is read once, by the run of the winner.
+A trial is a run that reports on the selection split; the reporting (test) split is read once, by the run of the winner.
 Optuna's storage keeps everything, so a search can be interrupted, resumed, and shared by any number of processes that
 are started with the same command.
 """
@@ -42,11 +42,11 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class Search:
-    """A search that has been opened.
+    """An open search.
 
     Attributes:
-        prepared: the run of the winner, with the searched values still at their start.
-        spaces: what is searched, by name: settings of the method and fields of training.
+        prepared: the winner's run, still with the initial values of the searched parameters.
+        spaces: the searched parameters by name: settings of the method and fields of training.
         study: Optuna's study, with all trials so far.
     """
 
@@ -60,12 +60,12 @@ class Search:
 
     @property
     def ranked(self) -> list[FrozenTrial]:
-        """Complete trials, the best first."""
+        """Complete trials, best first."""
         complete = [t for t in self.study.trials if t.state.name == "COMPLETE"]
         return sorted(complete, key=lambda t: -(t.value or 0.0))
 
     def run(self, trials: int, seconds: float | None, watch: Callable[[FrozenTrial], None]) -> None:
-        """Run trials until ``trials`` are finished in all; none starts after ``seconds``."""
+        """Run trials until ``trials`` are finished in total; none starts after ``seconds``."""
         began = time.monotonic()
         while len(self.finished) < trials and (seconds is None or time.monotonic() - began < seconds):
             watch(self._one())
@@ -81,18 +81,18 @@ class Search:
             state = optuna.trial.TrialState.COMPLETE
         except optuna.TrialPruned:
             state = optuna.trial.TrialState.PRUNED
-        except GenFTError as e:  # settings that cannot be combined, or a loss that is NaN
+        except GenFTError as e:  # settings that cannot be combined, or a NaN loss
             trial.set_user_attr("error", str(e).splitlines()[0])
         except BaseException:
             trial.set_user_attr("interrupted", True)
             self.study.enqueue_trial(trial.params)  # for whoever resumes the search
             raise
         finally:
-            told = self.study.tell(trial, value, state=state, skip_if_finished=True)
-        return told
+            finished = self.study.tell(trial, value, state=state, skip_if_finished=True)
+        return finished
 
     def _score(self, trial: Trial) -> float:
-        """The metric of the best epoch on the selecting split.
+        """The metric of the best epoch on the selection split.
 
         Raises:
             optuna.TrialPruned: an epoch was worse than the median of earlier trials.
@@ -121,11 +121,11 @@ class Search:
         return spec.training.model_dump() | full_settings(get_method(spec.method), spec.settings)
 
     def spec(self, values: Mapping[str, Any]) -> RunSpec:
-        """The spec of the winner's run with these values of the searched parameters."""
+        """The spec of a run with these values of the searched parameters."""
         spec = self.prepared.spec
-        of_training = {k: v for k, v in values.items() if k in Training.model_fields}
-        settings = {k: v for k, v in values.items() if k not in of_training}
-        training = check(Training, {**spec.training.model_dump(), **of_training}, "training")
+        hyper = {k: v for k, v in values.items() if k in Training.model_fields}
+        settings = {k: v for k, v in values.items() if k not in hyper}
+        training = check(Training, {**spec.training.model_dump(), **hyper}, "training")
         return spec.model_copy(update={"settings": {**spec.settings, **settings}, "training": training})
 
     def importances(self) -> dict[str, float]:
@@ -145,9 +145,8 @@ class Search:
         Returns:
             The result, and the path of the preset.
 
-
         Raises:
-            ConfigError: no trial has been completed.
+            ConfigError: no trial was completed.
         """
         if not self.ranked:
             raise ConfigError("search: no trial was completed; allow more trials or more time")
@@ -190,30 +189,30 @@ def open_search(request: Request, out: Path, storage: str | None = None) -> Sear
         if storage is None and earlier in {path.stem for path in (out / "search").glob("*.journal")}:
             name = earlier
         if storage is None:
-            place = out / "search"
-            place.mkdir(parents=True, exist_ok=True)
-            where: Any = JournalStorage(JournalFileBackend(str(place / f"{name}.journal")))
+            folder = out / "search"
+            folder.mkdir(parents=True, exist_ok=True)
+            backend: Any = JournalStorage(JournalFileBackend(str(folder / f"{name}.journal")))
         else:
-            where = storage
+            backend = storage
         try:
             study = optuna.create_study(
-                study_name=name, storage=where, direction="maximize", load_if_exists=True, pruner=_pruner(prepared)
+                study_name=name, storage=backend, direction="maximize", load_if_exists=True, pruner=_pruner(prepared)
             )
-        except Exception as e:  # whatever the driver that the URL names raises
+        except Exception as e:  # the driver named by the URL may raise anything
             raise ConfigError(f"--storage {storage}: {str(e).splitlines()[0]}") from None
         seed = prepared.spec.seed + len(study.trials)  # the same seed would repeat the same draws
         study.sampler = optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=WARM_UP, multivariate=True, group=True, constant_liar=True
         )
-    found = Search(prepared, spaces, study)
+    search = Search(prepared, spaces, study)
     if not study.trials:  # the first trial: the values of the preset, as far as the spaces contain them
-        start = {k: v for k, v in found._fixed().items() if k in spaces and spaces[k].holds(v)}
+        start = {k: v for k, v in search._fixed().items() if k in spaces and spaces[k].holds(v)}
         study.enqueue_trial(start)
-    return found
+    return search
 
 
 def _pruner(prepared: PreparedRun) -> Any:
-    """After a quarter of the epochs, an epoch that is worse than the median of earlier trials ends its trial."""
+    """After a quarter of the epochs, a trial ends if an epoch is worse than the median of earlier trials."""
     import optuna
 
     return optuna.pruners.MedianPruner(
@@ -225,7 +224,7 @@ def searched(request: Request) -> dict[str, Space]:
     """The spaces of the request's preset, without the values that the user set.
 
     Raises:
-        ConfigError: nothing is left, or a space is for a setting that the method does not have.
+        ConfigError: nothing is left to search, or a space is for a setting that the method does not have.
     """
     method = request.spec.method
     fixed = {k for values in (request.settings, request.training) for k, v in values.items() if v.source == USER}
@@ -243,7 +242,7 @@ def searched(request: Request) -> dict[str, Space]:
 
 
 def suggest(trial: Trial, spaces: Mapping[str, Space], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """A value for every parameter whose condition holds."""
+    """Suggest a value for every parameter whose condition holds."""
     chosen: dict[str, Any] = {}
     for name, space in spaces.items():
         if all(chosen.get(other, fixed.get(other)) == value for other, value in space.when.items()):
@@ -262,9 +261,9 @@ def _suggest(trial: Trial, name: str, space: Space) -> Any:
 
 
 def _preset(name: str, spec: RunSpec, best: FrozenTrial, result: Result) -> str:
-    """The winner as a preset in TOML. Scalars and lists look in TOML as they do in JSON."""
+    """The winner as a preset in TOML. Scalars and lists are written the same way in TOML and JSON."""
     metric = result.scores.metric
-    source = f"genft search: {metric} {best.value:.4f} on the selecting split of {result.task} with {spec.model}"
+    source = f"genft search: {metric} {best.value:.4f} on the selection split of {result.task} with {spec.model}"
     lines = [f"name = {json.dumps(name)}", f"source = {json.dumps(source)}", "", f"[methods.{spec.method}.training]"]
     lines += [f"{k} = {json.dumps(v)}" for k, v in spec.training.model_dump().items() if v is not None]
     lines += ["", f"[methods.{spec.method}.settings]"]

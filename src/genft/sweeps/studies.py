@@ -1,9 +1,9 @@
-"""What each study compares, and what it measured.
+"""The studies: what each compares, and what it measured.
 
-ablation        Table 4     GenFT without its shared, its specific part, its row, its column stage
+ablation        Table 4     GenFT without its shared part, specific part, row stage or column stage
 ratio-scaling   Figure 3    w0_ratio × scaling
 shared-dim      Figure 4    columns of the shared factors
-rank            Figure 2    parameters, and here the score too, of GenFT and LoRA at equal rank
+rank            Figure 2    parameters, and here also the score, of GenFT and LoRA at equal rank
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Grid = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing that a study measures.
+    """One configuration that a study measures.
 
     Attributes:
         name: as shown: "w/o row", "LoRA".
@@ -72,9 +72,9 @@ class Measured:
 
     @property
     def printed(self) -> float | None:
-        """What the paper prints for this variant on this task, as a fraction."""
-        found = published.find(self.suite, self.task, self.variant.published) if self.variant.published else ()
-        return found[0].value / 100 if found else None
+        """The paper's number for this variant on this task, as a fraction."""
+        numbers = published.find(self.suite, self.task, self.variant.published) if self.variant.published else ()
+        return numbers[0].value / 100 if numbers else None
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Study:
     """One kind of study.
 
     Attributes:
-        text: what it shows, and where the paper does.
-        axes: what is varied, and its values unless the user gives others.
-        variants: (grid, settings of a method by its name) → what is measured.
+        text: what it shows, and where in the paper.
+        axes: the varied settings and their values, unless the user gives others.
+        variants: (grid, settings of a method by its name) → the variants to measure.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Study:
 def _variant(
     name: str, method: str, place: Mapping[str, float], changed: Mapping[str, Any], published: str | None = None
 ) -> Variant:
-    """A variant with ``changed`` settings, labelled as `genft bench` takes them."""
+    """A variant with ``changed`` settings, labelled in the notation of `genft bench`."""
     text = ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in changed.items())
     return Variant(name, Entry(f"{method}[{text}]" if text else method, method, changed), place, published)
 
@@ -140,30 +140,30 @@ def _every_point(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> li
 def _ranks(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Variant]:
     """GenFT with a + b = LoRA's r, on the same weights, query and value; LoRA keeps its scale alpha / r."""
     b, lora = settings("genft")["specific_dim"], settings("lora")
-    found = []
+    variants = []
     for rank in map(int, grid["rank"]):
         alpha = lora["lora_alpha"] * rank / lora["r"]
         whole_alpha = int(alpha) if alpha == int(alpha) else alpha
         if rank > b:
             dims = {"scope": "qv", "shared_dim": rank - b, "specific_dim": b}
-            found.append(_variant("GenFT", "genft", {"rank": rank}, dims))
-        found.append(_variant("LoRA", "lora", {"rank": rank}, {"r": rank, "lora_alpha": whole_alpha}))
-    return found
+            variants.append(_variant("GenFT", "genft", {"rank": rank}, dims))
+        variants.append(_variant("LoRA", "lora", {"rank": rank}, {"r": rank, "lora_alpha": whole_alpha}))
+    return variants
 
 
 STUDIES = {
     study.name: study
     for study in (
-        Study("ablation", "what each part of GenFT is worth (Table 4)", {}, _ablation),
+        Study("ablation", "what each part of GenFT contributes (Table 4)", {}, _ablation),
         Study(
             "ratio-scaling",
-            "how much of W0 enters, against the factor of the update (Figure 3)",
+            "how much of W0 is used, against the scale of the update (Figure 3)",
             {"w0_ratio": (0.01, 0.03, 0.1, 0.3, 1.0, 1.6), "scaling": (0.001, 0.01, 0.03, 0.1, 0.4, 1.6)},
             _every_point,
         ),
         Study(
             "shared-dim",
-            "the columns that all weights share (Figure 4)",
+            "the number of columns that all weights share (Figure 4)",
             {"shared_dim": (4, 8, 16, 32, 48, 64, 82, 100)},
             _every_point,
         ),
@@ -186,17 +186,17 @@ def get_study(name: str) -> Study:
 def study_matrices(
     study: Study, tasks: Sequence[Task], grid: Grid, settings: Mapping[str, Any], **matrix: Any
 ) -> list[tuple[Matrix, list[Variant]]]:
-    """A matrix per task, because a preset may have other settings for each.
+    """One matrix per task, because a preset may have different settings for each.
 
     Args:
         settings: the user's settings of GenFT; those that the study varies take precedence.
         matrix: what all matrices have in common: model, preset, seeds, training, run.
     """
     grid = study.grid(grid)
-    found = []
+    matrices = []
     for task in tasks:
 
-        def of(method: str, task: Task = task) -> Mapping[str, Any]:
+        def settings_of(method: str, task: Task = task) -> Mapping[str, Any]:
             own = settings if method == "genft" else {}
             spec = build_spec(task, matrix["model"], matrix["preset"], settings=own, method=method).spec
             return full_settings(get_method(method), spec.settings)
@@ -205,21 +205,21 @@ def study_matrices(
             _variant(v.name, "genft", v.place, {**settings, **v.entry.settings}, v.published)
             if v.entry.method == "genft"
             else v
-            for v in study.variants(grid, of)
+            for v in study.variants(grid, settings_of)
         ]
-        found.append((Matrix(tasks=(task,), entries=tuple(v.entry for v in variants), **matrix), variants))
-    return found
+        matrices.append((Matrix(tasks=(task,), entries=tuple(v.entry for v in variants), **matrix), variants))
+    return matrices
 
 
 def measure(schedule: Schedule, variants: Sequence[Variant]) -> list[Measured]:
-    """What a finished schedule measured, by variant; failed runs are left out."""
-    found = []
+    """The measurements of a finished schedule by variant; failed runs are left out."""
+    measured = []
     (task,) = schedule.matrix.tasks
     metric = schedule.data[task.name].task.metric
     for variant in variants:
         keys = dict.fromkeys(p.key for label, p in schedule.compared if label == variant.entry.label)
         outcomes = [schedule.outcomes.get(key) for key in keys]
-        found.append(
+        measured.append(
             Measured(task.suite, task.name, metric, variant, tuple(o for o in outcomes if isinstance(o, Result)))
         )
-    return found
+    return measured

@@ -15,16 +15,16 @@ from genft.training import ranks
 def training_arguments(
     training: Training, metric: Metric, seed: int, folder: Path, *, evaluates: bool, name: str, max_steps: int = -1
 ) -> TrainingArguments:
-    """One evaluation, checkpoint and log entry per epoch.
+    """Arguments for one evaluation, checkpoint and log entry per epoch.
 
     Args:
         training: hyper-parameters.
         metric: chooses the best epoch.
-        seed: of the order of the examples, of dropout and of augmentation.
+        seed: seeds the order of the examples, dropout and augmentation.
         folder: for checkpoints.
-        evaluates: whether there is a selecting split.
+        evaluates: whether there is a selection split.
         name: the run's name in trackers.
-        max_steps: where to stop before the last epoch; -1 for nowhere.
+        max_steps: the step to stop after, or -1 to train all epochs.
     """
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -48,13 +48,13 @@ def training_arguments(
         load_best_model_at_end=evaluates,
         metric_for_best_model=metric.name,
         greater_is_better=metric.higher_is_better,
-        save_total_limit=2,  # the best and the last; with one, Trainer deletes the last when it ends
+        save_total_limit=2,  # the best and the last; with a limit of 1, Trainer deletes the last at the end
         remove_unused_columns=False,
         label_names=["labels"],
         report_to="none",
         disable_tqdm=True,
-        average_tokens_across_devices=False,  # the loss is a mean over examples, as many in each process
+        average_tokens_across_devices=False,  # the loss is a mean over examples, and every process has the same number
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # not nn.DataParallel over all visible GPUs: torchrun is for that
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # no nn.DataParallel over all visible GPUs: use torchrun for several
     return arguments

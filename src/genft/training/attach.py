@@ -1,4 +1,4 @@
-"""Put a method on a model: peft's ``get_peft_model`` with the method's configuration, or a baseline without one."""
+"""Attach a method to a model: peft's ``get_peft_model`` with the method's configuration, or a baseline without one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
 
-import genft.bridge  # noqa: F401  registers our methods with peft, which the command line leaves to its users
+import genft.bridge  # noqa: F401  registers our methods with peft, which genft does not do at start-up under the command line
 from genft.api.recipe import Examples
 from genft.data.encode import PAD_TO
 from genft.errors import ConfigError, TargetError, not_one_of
@@ -26,16 +26,16 @@ from genft.models.prefixes import accept_prefix, families_with_prefix
 
 
 def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], examples: Examples) -> nn.Module:
-    """The model in which exactly what ``info`` trains, and the head, requires gradients.
+    """Attach the method ``info``; exactly its parameters and the head then require gradients.
 
     Args:
         loaded: the base model with its head.
         info: the method.
-        settings: those that differ from the defaults of its configuration.
-        examples: training examples, for methods that look at data before training.
+        settings: the settings that differ from the defaults of its configuration.
+        examples: training examples, for methods that use data before training.
 
     Raises:
-        ConfigError: a setting that the method refuses, or targets that this model does not have.
+        ConfigError: the method refuses a setting, or the model does not have the targets.
     """
     model = loaded.model
     if info.config is None:
@@ -58,12 +58,12 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
             info.recipe.initialise(adapted.eval(), config, examples)
         except ConfigError:
             raise
-        except NoMatchingPeftModuleError:  # raised by peft's own methods; ours name the nearest module themselves
+        except NoMatchingPeftModuleError:  # raised by peft's own methods; ours suggest the nearest module themselves
             raise _no_match(model, config.target_modules) from None
         except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as e:
             if info.family != "peft" and not isinstance(e, ValueError):
                 raise
-            raise TargetError(f"{info.name}: cannot be put on {type(model).__name__}: {e}") from None
+            raise TargetError(f"{info.name}: cannot be attached to {type(model).__name__}: {e}") from None
     if changes_base(config):
         start = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         adapted.initial_adapter = {name: tensor.detach().clone() for name, tensor in start.items()}
@@ -87,10 +87,10 @@ def make_config(
 
     Args:
         info: a method that has a configuration.
-        settings: those that differ from the configuration's defaults.
+        settings: the settings that differ from the configuration's defaults.
         model: the base model.
         task_type: peft's name for the task, or None.
-        trained_in_full: modules that are trained and saved beside the adapter.
+        trained_in_full: modules that are trained and saved in addition to the adapter.
     """
     if info.config is None:
         raise TypeError(f"the method {info.name!r} has no configuration")
@@ -112,7 +112,7 @@ def make_config(
 
 
 def _missing_targets(config: Any, model_type: str) -> list[str] | None:
-    """Default targets of the architecture, if neither the user nor peft has any."""
+    """Default targets of the architecture, if neither the user nor peft names any."""
     if getattr(config, "target_modules", ()) is not None:
         return None
     tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
@@ -121,28 +121,28 @@ def _missing_targets(config: Any, model_type: str) -> list[str] | None:
 
 
 def _check_prompt(loaded: LoadedModel, info: MethodInfo, config: Any) -> None:
-    """Refuse what peft's prompts cannot do: they know the head, but no other module to train."""
+    """Refuse what peft's prompts do not support: besides the head, they can train no other module."""
     if loaded.fresh:
         raise ConfigError(
             f"{info.name}: {', '.join(loaded.fresh)} is not in the checkpoint, so it must be trained and saved, which "
-            "peft does not do beside a prompt; choose another model or method"
+            "peft cannot do together with a prompt; choose another model or method"
         )
     model = loaded.model
     if config.peft_type == PeftType.PREFIX_TUNING and not accept_prefix(model):
         raise ConfigError(
-            f"{info.name}: {type(model).__name__} takes no past keys and values, which is what a prefix is; "
+            f"{info.name}: {type(model).__name__} takes no past keys and values, which a prefix consists of; "
             f"choose another method, or a model of a family that takes them: {', '.join(families_with_prefix())}"
         )
     room = (positions(model) - config.num_virtual_tokens) // PAD_TO * PAD_TO
     if (longest := loaded.preprocessing.max_length) and longest > room:
         raise ConfigError(
-            f"max_length: received {longest}; beside the {config.num_virtual_tokens} virtual tokens of {info.name}, "
-            f"{type(model).__name__} has room for {max(room, 0)}; use --max-length"
+            f"max_length: received {longest}; in addition to the {config.num_virtual_tokens} virtual tokens of "
+            f"{info.name}, {type(model).__name__} has room for {max(room, 0)}; use --max-length"
         )
 
 
 def changes_base(config: Any) -> bool:
-    """Whether this start of LoRA takes what it trains out of W0, so that its adapter fits no other model."""
+    """Whether this start of LoRA subtracts the initial adapter from W0, so that the adapter fits no other model."""
     start = getattr(config, "init_lora_weights", None)
     return isinstance(start, str) and start.startswith(("pissa", "corda", "olora", "lora_ga"))
 

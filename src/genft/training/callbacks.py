@@ -1,4 +1,4 @@
-"""What watches a training run: progress, the time of a step, and the stop when the loss becomes NaN."""
+"""Callbacks of a training run: progress, the time per step, and stopping when the loss becomes NaN."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from genft.models.parameters import Counts
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of a run to whoever watches it; small, because it crosses processes.
+    """One progress report of a run; small, because it is sent between processes.
 
     Attributes:
         phase: "train" or "evaluate".
-        step, steps: within the phase.
-        epoch: the metrics of an epoch that has just been evaluated, otherwise None.
+        step, steps: the current and the last step of the phase.
+        epoch: the metrics of an epoch that has just been evaluated, or None.
     """
 
     phase: str
@@ -35,15 +35,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What model, method and data decided without the user: reported before training begins.
+    """What was inferred from model, method and data, not set by the user; reported before training begins.
 
     Attributes:
-        targets: how many modules are adapted, by the last part of their names: ``{"query": 6}``.
-        settings: those of the method that the model and the number of steps decided.
+        targets: the number of adapted modules by the last part of their names: ``{"query": 6}``.
+        settings: the method's settings that follow from the model and the number of steps.
         head: paths of the modules that are trained and saved in full.
         counts: numbers of parameters.
-        preprocessing: how the model's input is made.
-        device: what the run computes on.
+        preprocessing: how the model's input is prepared.
+        device: the device that the run uses.
         notes: sentences about anything unusual.
     """
 
@@ -60,11 +60,11 @@ Watch = Callable[[Progress | Inferred], None]
 
 
 def ignore(event: Progress | Inferred) -> None:
-    """Watch nothing."""
+    """A watcher that does nothing."""
 
 
 class Watcher(TrainerCallback):
-    """Passes progress on to ``watch``."""
+    """Forwards progress to ``watch``."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
@@ -87,7 +87,7 @@ class Watcher(TrainerCallback):
 
 
 class Stopwatch(TrainerCallback):
-    """The seconds of every optimizer step, without data loading and evaluation."""
+    """Measures the seconds of every optimizer step, without data loading and evaluation."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -118,7 +118,7 @@ class StopOnNaN(TrainerCallback):
 
     @property
     def kept(self) -> str:
-        """Where training can resume, in words."""
+        """Where training can resume, as a clause for messages."""
         if self.last_good:
             return f"the checkpoint of step {self.last_good} is kept, and training can resume from it"
         return "there is no earlier checkpoint"
@@ -129,7 +129,7 @@ class StopOnNaN(TrainerCallback):
             return
         raise TrainingError(
             f"the loss became {float(loss)} in step {state.global_step + 1} of {state.max_steps}; {self.kept}; "
-            f"try a lower learning rate (it is {learning_rate:g})"
+            f"try a lower learning rate (it was {learning_rate:g})"
         )
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that hold only what is trained, and the one from which an interrupted run resumes."""
+"""Checkpoints that hold only the trained tensors, and the search for the one from which a run resumes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """The optimizer step of a checkpoint; 0 for none."""
+    """The optimizer step of a checkpoint, or 0 if there is none."""
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
@@ -80,7 +80,7 @@ def _damaged_file(checkpoint: Path) -> Path | None:
 
 
 class SmallCheckpoints(Trainer):
-    """``Trainer`` whose checkpoints hold the trained tensors alone; one that cannot be written ends the run."""
+    """``Trainer`` whose checkpoints hold only the trained tensors; if one cannot be written, the run ends."""
 
     def __init__(self, **kwargs: Any) -> None:
         self.stop_on_nan = StopOnNaN()
@@ -101,10 +101,10 @@ class SmallCheckpoints(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # every process writes one, and trainer_state.json marks them complete
+        self.accelerator.wait_for_everyone()  # every process writes one, and trainer_state.json marks them as complete
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save only what is trained; peft would otherwise ask the Hub about the vocabulary of the base."""
+        """Save only the trained tensors; otherwise, peft would ask the Hub about the base's vocabulary."""
         model: Any = self.model
         folder = output_dir or str(self.args.output_dir)
         os.makedirs(folder, exist_ok=True)
@@ -117,7 +117,7 @@ class SmallCheckpoints(Trainer):
 
     @property
     def _trains_prompt(self) -> bool:
-        """peft saves the prompt that an encoder makes, not the encoder, and training cannot resume from that."""
+        """Whether a prompt is trained; peft saves its encoder's output, not the encoder, and could not resume."""
         return isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -142,4 +142,4 @@ class SmallCheckpoints(Trainer):
             super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Weights that are not trained are not in a checkpoint, so there is nothing to warn about."""
+        """Do not warn: frozen weights are missing from our checkpoints on purpose."""

@@ -1,7 +1,7 @@
-"""The training loop: ``transformers.Trainer``, with the few things that it leaves open.
+"""The training loop: ``transformers.Trainer`` with a few extensions.
 
-Batches of texts of similar length, a learning rate of its own for the head, a schedule over all epochs, and a stop when
-the loss is NaN. Checkpoints are in ``checkpoints.py``.
+It adds batches of texts of similar length, a separate learning rate for the head, a schedule over all epochs, and a
+stop when the loss is NaN. Checkpoints are in ``checkpoints.py``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from genft.training.schedule import learning_rate
 
 
 class Loop(SmallCheckpoints):
-    """``Trainer`` with a learning rate of its own for the head.
+    """``Trainer`` with a separate learning rate for the head.
 
     Args:
-        examples: those that train.
+        examples: the training examples.
         head: paths of the modules that are trained in full.
         training: hyper-parameters.
-        recipe: what the method asks of training.
-        kwargs: of ``Trainer``.
+        recipe: what the method requires of training.
+        kwargs: arguments of ``Trainer``.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Loop(SmallCheckpoints):
         self.remove_callback(PrinterCallback)
 
     def train_or_resume(self, folder: Path) -> int:
-        """Train, from the newest checkpoint in ``folder`` if there is one; the step of this checkpoint, or 0.
+        """Train, from the newest checkpoint in ``folder`` if there is one; return the step of that checkpoint, or 0.
 
         Raises:
             TrainingError: the loss became NaN, a checkpoint cannot be written, or the GPU's memory is too small.
@@ -63,7 +63,7 @@ class Loop(SmallCheckpoints):
         return step_of(newest)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW in groups by learning rate, decayed or not."""
+        """AdamW with parameter groups by learning rate and weight decay."""
         if self.optimizer is None:
             trained: Any = model or self.model
             decayed = set(self.get_decay_parameter_names(trained))
@@ -94,7 +94,7 @@ class Loop(SmallCheckpoints):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The schedule covers all epochs, even if training stops after some of them."""
+        """A schedule over all epochs, even if training stops early."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer or self.create_optimizer()
             per_epoch = -(-len(self.examples) // self.get_total_train_batch_size(self.args))
@@ -128,4 +128,4 @@ class Loop(SmallCheckpoints):
 
     @_train_batch_size.setter
     def _train_batch_size(self, size: int) -> None:
-        """Trainer would take it from a checkpoint, which another number of processes may have written."""
+        """Ignore the size from a checkpoint, which a different number of processes may have written."""

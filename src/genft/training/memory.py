@@ -1,4 +1,4 @@
-"""The peak memory of a piece of code, as exactly as the platform can tell."""
+"""The peak memory of a block of code, as exactly as the platform can measure it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """``with PeakMemory() as peak: ...``, then ``peak.bytes``; ``peak.of`` says what was measured.
+    """``with PeakMemory() as peak: ...``, then ``peak.bytes``; ``peak.of`` states what was measured.
 
-    On a GPU: the most memory that torch has allocated there. On a CPU: the largest resident memory of this process
-    within the block, or since the process began if the system cannot reset its record (Linux can). The interpreter,
-    the libraries and the model are part of it, so only processes that do one run each can be compared.
+    On a GPU: the most memory that torch allocated there. On a CPU: the peak resident memory of this process within the
+    block, or since the process began if the system cannot reset its record (Linux can). It includes the interpreter,
+    the libraries and the model, so only processes that execute one run each can be compared.
     """
 
     bytes: int = 0

@@ -1,4 +1,4 @@
-"""A run before it starts: everything that its spec names has been looked up, read and checked."""
+"""A run that is ready to start: everything that its spec names has been looked up, read and checked."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from genft.training import ranks
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A spec with what it names: what a run will do, and the key of its result.
+    """A spec with the objects that it names, and the key of its result.
 
     Attributes:
-        method, protocol, family: what the spec's names stand for.
+        method, protocol, family: the objects behind the spec's names.
         data: the examples.
-        roles: the examples by what they are used for.
-        source: where the base model is; it is not loaded yet.
+        roles: the examples by their role.
+        source: the location of the base model, which is not loaded yet.
         key: the name of the result.
-        former_key: the name that a genft gave it whose keys left out ``input_fingerprint``.
-        input_fingerprint: a hash of what makes examples the model's input.
+        former_key: the result's name in versions of genft whose keys left out ``input_fingerprint``.
+        input_fingerprint: a hash of what turns examples into the model's input.
     """
 
     spec: RunSpec
@@ -79,7 +79,7 @@ class PreparedRun:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the first training; most protocols have no second."""
+        """Optimizer steps of the first training run; most protocols have no second one."""
         return self.training.epochs * self.steps_per_epoch(self.roles.train)
 
     def steps_per_epoch(self, train: Split) -> int:
@@ -89,14 +89,14 @@ class PreparedRun:
 def prepare(
     spec: RunSpec, data: TaskData | None = None, source: ModelSource | None = None, roles: Roles | None = None
 ) -> PreparedRun:
-    """Look up what the spec names, read the data, assign the roles and find the model, without loading it.
+    """Look up everything that the spec names, read the data, assign the roles and find the model without loading it.
 
     Args:
         spec: the run.
-        data, source, roles: those of this spec, if they are known already.
+        data, source, roles: those of this spec, if already known.
 
     Raises:
-        GenFTError: everything that can be refused before training is refused here.
+        GenFTError: anything that can be refused before training.
     """
     method, protocol = get_method(spec.method), get_protocol(spec.protocol)
     family = get_family(spec.task)
@@ -109,7 +109,7 @@ def prepare(
     source = source or find_model(spec.model)
     data = data or read(spec.task)
     family = get_family(data.task)
-    family.check(spec.training)  # once more, now that the classes are known
+    family.check(spec.training)  # again, now that the classes are known
     roles = roles or assign_roles(
         data, protocol, spec.limit_train, spec.limit_eval, spec.limit_select, by_class=family.by_class
     )

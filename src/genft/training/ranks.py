@@ -1,7 +1,7 @@
-"""One run on several processes, as ``torchrun`` and ``accelerate launch`` start them: each has a share of every batch.
+"""One run on several processes started by ``torchrun`` or ``accelerate launch``: each gets a share of every batch.
 
-All of them do the same work in step. Only the first prints, writes and reads the store, and it tells the others what it
-found; on several machines they read checkpoints from a folder that all of them can see.
+All processes work in lockstep. Only the first one prints and accesses the store, and it broadcasts what it read; on
+several machines, they read checkpoints from a shared folder.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ T = TypeVar("T")
 
 
 def _state() -> PartialState:
-    """Joins the other processes when it is first called, if the environment names any."""
+    """The process group; joins the other processes on the first call, if the environment defines any."""
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def count() -> int:
-    """How many processes do this run; 1 if nothing says otherwise."""
+    """The number of processes of this run; 1 by default."""
     return _state().num_processes
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The rank of this process, from 0."""
     return _state().process_index
 
 
@@ -39,7 +39,7 @@ def is_first() -> bool:
 
 
 def share(value: T) -> T:
-    """The value that the first process has, in all of them."""
+    """Broadcast the first process's value to all processes."""
     values = [value]
     broadcast_object_list(values)
     return values[0]
@@ -51,12 +51,12 @@ def only_first(value: T, otherwise: T) -> T:
 
 
 def first_goes_first() -> AbstractContextManager[None]:
-    """``with first_goes_first(): ...`` runs in the first process, then in the others, who find what it fetched."""
+    """``with first_goes_first(): ...`` runs in the first process, then in the others, which reuse what it fetched."""
     return _state().main_process_first()
 
 
 class SharedStore(Store):
-    """The store as the processes of one run use it: the first reads and writes, and the others learn what it found."""
+    """The store for the processes of one run: the first reads and writes, and the others receive what it read."""
 
     def claim(self, key: str, *, wait: bool = True) -> Any:
         return super().claim(key, wait=wait) if is_first() else nullcontext()

@@ -1,4 +1,4 @@
-"""One run, from what was prepared to a stored result: fit, retrain or not, score, save, store."""
+"""One run, from a prepared run to a stored result: fit, retrain if needed, score, save, store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from genft.training.trackers import tracker_callbacks
 def run_once(
     prepared: PreparedRun, store: Store, watch: Watch = ignore, report_to: Sequence[str] = (), *, again: bool = False
 ) -> Result:
-    """The result from the store, or from :func:`run`; if another process is at this run, the one that it stores.
+    """Return the stored result, or call :func:`run`; if another process is executing this run, wait for its result.
 
     Args:
         again: run even if there is a result.
@@ -30,22 +30,22 @@ def run_once(
     with store.claim(prepared.key):
         stored = None if again else prepared.stored(store)
         if stored is not None:
-            store.drop_checkpoints(prepared.key)  # of a process that was killed after it had stored its result
+            store.drop_checkpoints(prepared.key)  # left by a process that was killed after storing its result
             return stored
         return run(prepared, store, watch, report_to)
 
 
 def run(prepared: PreparedRun, store: Store, watch: Watch = ignore, report_to: Sequence[str] = ()) -> Result:
-    """Do the run, or resume it if it was interrupted; its result is in the store when this returns.
+    """Execute the run, or resume it if it was interrupted, and store its result.
 
     Args:
         prepared: the run.
-        store: for checkpoints, the adapter and the result.
-        watch: told of what was inferred, and of progress.
+        store: the store for checkpoints, the adapter and the result.
+        watch: called with what was inferred, and with progress.
         report_to: trackers; TensorBoard's files go to ``logs`` in the store.
 
     Raises:
-        GenFTError: the first thing that is wrong, in one sentence.
+        GenFTError: the first problem, in one sentence.
     """
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     roles, store, watch = prepared.roles, ranks.SharedStore(store.out), ranks.only_first(watch, ignore)
@@ -75,7 +75,7 @@ def run(prepared: PreparedRun, store: Store, watch: Watch = ignore, report_to: S
 
 
 def _save(session: Session, scored: Scored, store: Store) -> int:
-    """Save the adapter; the size of its weight file in bytes, or 0 in processes that do not write."""
+    """Save the adapter; return the size of its weight file in bytes, or 0 in processes that do not write."""
     if not ranks.is_first():
         return 0
     prepared = session.prepared

@@ -15,13 +15,13 @@ from genft.families.metrics import Array
 
 
 class LengthGrouped(Sampler[int]):
-    """A random order, drawn anew for every epoch, in which the examples of a batch have similar lengths."""
+    """A new random order for every epoch, in which the examples of a batch have similar lengths."""
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before every epoch, also after a resume: the order depends on seed and epoch only."""
+        """Called before every epoch, also after resuming: the order depends only on seed and epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -33,6 +33,6 @@ class LengthGrouped(Sampler[int]):
 
 
 def longest_first(dataset: Encoded) -> tuple[Subset[Any], Array]:
-    """(the examples by falling length, which wastes the least padding; the order of their indices)."""
+    """(the examples by decreasing length, which wastes the least padding; the order of their indices)."""
     order = np.argsort([-n for n in dataset.lengths], kind="stable")
     return Subset(dataset, order.tolist()), order

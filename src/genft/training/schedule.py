@@ -1,4 +1,4 @@
-"""The learning rate over a run, and after which epochs it is evaluated."""
+"""The learning-rate schedule of a run, and the epochs after which it is evaluated."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def learning_rate(training: Training, peak: float, step: int, steps_per_epoch: i
     """The rate of optimizer step ``step`` (from 0) for parameters whose peak rate is ``peak``.
 
     A linear rise from ``first_learning_rate``, then the decay to ``last_learning_rate``. "timm-cosine" is timm's
-    CosineLRScheduler as the V-PETL recipe uses it: constant within an epoch, and its cosine begins with the warm-up, so
-    that a small step down follows the warm-up.
+    CosineLRScheduler as used by the V-PETL recipe: constant within an epoch, with a cosine that begins with the
+    warm-up, so that a small step down follows the warm-up.
     """
     now, end = step, training.epochs * steps_per_epoch
     rise = start = math.ceil(training.warmup * end)

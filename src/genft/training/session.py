@@ -1,4 +1,4 @@
-"""A model with a method on it: trained, scored, and let go."""
+"""A model with a method attached: trained, scored, and freed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Fitted:
     seconds_per_step: float
 
     def then(self, second: Fitted) -> Fitted:
-        """With a second training up to the epoch that this one has chosen."""
+        """Combine with a second training run, up to the epoch that this one selected."""
         history = self.history.model_copy(
             update={
                 "steps": self.history.steps + second.history.steps,
@@ -53,7 +53,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Scored:
-    """What was measured on the reporting split: scores, and packed predictions and targets."""
+    """The measurements on the reporting split: scores, and packed predictions and targets."""
 
     scores: Scores
     predictions: str
@@ -61,20 +61,20 @@ class Scored:
 
 
 class Session:
-    """The base model of a run with the method on it, made from the run's seed.
+    """The base model of a run with the method attached, initialised from the run's seed.
 
     Attributes:
         loaded: the base model with its head.
-        model: the same with the method on it.
-        inferred: what model, method and data decided.
+        model: the base model with the method attached.
+        inferred: what was inferred from model, method and data.
     """
 
     def __init__(self, prepared: PreparedRun, train: Split | None = None, watch: Watch = ignore) -> None:
         """
         Args:
             prepared: the run.
-            train: the examples to train on, by default those that its protocol says.
-            watch: told of progress.
+            train: the examples to train on; by default, those that the protocol assigns.
+            watch: called with progress.
         """
         self.prepared, self.watch = prepared, watch
         self.train = train or prepared.roles.train
@@ -112,10 +112,10 @@ class Session:
         """Train to the best epoch on ``select``, resuming from the newest of ``checkpoints`` if there is any.
 
         Args:
-            select: evaluated after every few epochs, as the protocol says, and after the last; None keeps the last.
-            checkpoints: their folder.
-            trackers: callbacks that watch from outside.
-            stop_after: the epoch after which to stop, on the schedule of all epochs.
+            select: evaluated every few epochs, as the protocol specifies, and after the last; None keeps the last.
+            checkpoints: the folder for checkpoints.
+            trackers: callbacks of experiment trackers.
+            stop_after: the epoch after which to stop; the schedule still covers all epochs.
 
         Raises:
             TrainingError: the loss became NaN, a checkpoint cannot be written, or the GPU's memory is too small.
@@ -129,7 +129,9 @@ class Session:
             *trackers,
         ]
         self.loop = self._make_loop(select, checkpoints, callbacks, stop_after)
-        if not ranks.is_first():  # dropout of its own; the order of the examples has a generator of its own
+        if (
+            not ranks.is_first()
+        ):  # so that every process has its own dropout; the order of the examples has a separate generator
             set_seed(prepared.spec.seed + ranks.rank())
         resumed_at = self.loop.train_or_resume(checkpoints)
         epochs = _epochs(self.loop.state.log_history, metric)
@@ -165,7 +167,7 @@ class Session:
         )
 
     def score(self) -> Scored:
-        """Score the reporting split, and those that are scored beside it. The model must have been trained."""
+        """Score the reporting split and any further splits. The model must have been trained."""
         family, metric = self.prepared.family, self.prepared.family.metric
         predicted, target = self._predict(self.prepared.roles.report)
         metrics = family.scores(predicted, target)
@@ -180,7 +182,7 @@ class Session:
         return Scored(scores, pack(family.compact(predicted)), pack(family.compact(target)))
 
     def close(self) -> None:
-        """Free the model, which its trainer refers to in circles."""
+        """Free the model, which is part of reference cycles with its trainer."""
         del self.loop, self.model, self.loaded
         gc.collect()
 
@@ -195,7 +197,7 @@ class Session:
 
 
 def _epochs(log: Sequence[Mapping[str, float]], metric: Metric) -> list[dict[str, float]]:
-    """Per evaluation: the epoch, metric and loss on the selecting split, and the training loss."""
+    """For each evaluation: the epoch, metric and loss on the selection split, and the training loss."""
     losses = {round(entry["epoch"]): entry["loss"] for entry in log if "loss" in entry}
     return [
         {
@@ -210,14 +212,14 @@ def _epochs(log: Sequence[Mapping[str, float]], metric: Metric) -> list[dict[str
 
 
 def _best(epochs: Sequence[Mapping[str, float]], metric: Metric) -> int | None:
-    """The epoch with the best metric, the first of equals as Trainer keeps it; None without any evaluation."""
+    """The epoch with the best metric, the first of equals as in Trainer; None if nothing was evaluated."""
     choose = max if metric.higher_is_better else min
     best = choose(epochs, key=lambda entry: entry[metric.name], default=None)
     return int(best["epoch"]) if best else None
 
 
 def _examples(prepared: PreparedRun, loaded: LoadedModel, n: int) -> Iterator[dict[str, Any]]:
-    """``n`` training examples, drawn with the run's seed, as the model's inputs one by one."""
+    """``n`` training examples drawn with the run's seed, one model input at a time."""
     train = prepared.roles.train
     drawn = np.random.default_rng(prepared.spec.seed).permutation(len(train))[:n]
     data = encode([train.inputs[i] for i in drawn], None, loaded.preprocessing, loaded.tokenizer)

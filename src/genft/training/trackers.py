@@ -1,4 +1,4 @@
-"""Experiment trackers, those of transformers, under --report-to. They are not part of a run's key."""
+"""Experiment trackers (those of transformers), set with --report-to. They are not part of a run's key."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """``names`` without repetition, if each is a tracker and installed.
+    """Return ``names`` without duplicates if each is an installed tracker.
 
     Raises:
-        ConfigError: every name that is not, at once.
+        ConfigError: all unknown or missing trackers at once.
     """
     unknown = [not_one_of("--report-to", name, TRACKERS) for name in names if name not in TRACKERS]
     absent = [name for name in names if name in TRACKERS and find_spec(name) is None]

@@ -46,9 +46,9 @@ def adapted(model: nn.Module, name: str, **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("build", "name", "words"),
     [
-        (swin, "vpt_deep", "cannot take prompts, because its attention knows positions"),
+        (swin, "vpt_deep", "cannot take prompts, because its attention depends on positions"),
         (swin, "mam", "cannot take a prefix"),
-        (dinov3, "vpt_shallow", "cannot take prompts, because its attention knows positions"),
+        (dinov3, "vpt_shallow", "cannot take prompts, because its attention depends on positions"),
         (dinov3, "mam", "cannot take a prefix"),
         (decoder, "mam", "cannot take a prefix, because it is a decoder's"),
     ],

@@ -19,17 +19,17 @@ from genft.errors import MergeError
 from genft.models.blocks import anatomy_of, argument_names, attention_end_of, attention_of, norms_of
 
 CANNOT_MERGE = (
-    "merge: this adapter computes inside the block, beside its weights, so no change of the base weights equals it; "
+    "merge: this adapter adds computations to the block, which no change of the base weights can replace; "
     "keep it attached"
 )
 
 
 class _Call(threading.local):
-    """What one hook leaves for a later one in the same call of the block; every thread has its own.
+    """Values that one hook passes to a later one in the same call of the block; separate for every thread.
 
     Attributes:
         stream: the residual stream between attention and MLP.
-        prefix: keys and values of the tokens that attention is run over in addition.
+        prefix: keys and values of the additional tokens for attention.
     """
 
     stream: Tensor | None = None
@@ -43,7 +43,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
     """A transformer block with the computations of any number of adapters inside it.
 
     They are attached by hooks inside the block, not around it, so that gradient checkpointing, which recomputes the
-    inside of the block, recomputes them too. Only prompts go around it: they are part of the block's input.
+    inside of the block, recomputes them too. Only prompts are added outside: they are part of the block's input.
     """
 
     def __init__(self, base_layer: nn.Module, prefix: str) -> None:
@@ -60,12 +60,12 @@ class BlockLayer(AdapterLayer[BlockMethod]):
             self._hooked.add(hook)
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
-        # peft looks for a weight of the module's own, and a block has none
+        # peft looks for the module's own weight, and a block has none
         like = next((p for p in base_layer.parameters() if p.is_floating_point()), None)
         return (None, None) if like is None else (like.device, like.dtype)
 
     def _install(self, hook: str) -> None:
-        """Register what calls one hook of the methods."""
+        """Register the module hooks that call one hook of the methods."""
         block = self.get_base_layer()
         anatomy, attention, attention_end = anatomy_of(block), attention_of(block), attention_end_of(block)
         if hook == "beside_mlp" and anatomy is not None:
@@ -93,7 +93,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         self._handles.append(block.get_submodule(path).register_forward_hook(call))
 
     def active(self) -> list[tuple[BlockMethod, BlockSite, Factors]]:
-        """Method, site and factors of every adapter that takes part now."""
+        """Method, site and factors of every active adapter."""
         if self.disable_adapters:
             return []
         return [
@@ -106,7 +106,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
     def _cast(self, x: Tensor, factors: Factors) -> Tensor:
         return self._cast_input_dtype(x, next(iter(factors.values())).dtype)
 
-    # ---------------------------------------------------------------- beside and after the block's own computations
+    # ---------------------------------------------------------------- parallel to and after the block's computations
 
     def _read_stream(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if not self.disable_adapters:
@@ -127,7 +127,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         return output
 
     def _offset_norm(self, norm: str, module: nn.LayerNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        # a normalisation is linear in its weight and bias, so offsets of them add what they would give alone
+        # a normalisation is linear in its weight and bias, so the contribution of their offsets can be added
         for method, site, factors in self.active():
             offset = method.norm_offset(site, norm, factors)
             if offset is not None:
@@ -137,8 +137,8 @@ class BlockLayer(AdapterLayer[BlockMethod]):
 
     # ---------------------------------------------------------------- a prefix of keys and values
 
-    # Attention runs over some more tokens, first in the list, whose keys and values are then replaced; its output for
-    # them is dropped. This serves every implementation of attention, and fused projections.
+    # Attention gets additional tokens at the start, whose keys and values are then replaced; its output for them is
+    # dropped. This works for every implementation of attention, and for fused projections.
 
     def _make_room(self, names: tuple[str, ...], module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         pairs = [method.prefix(factors, training=self.training) for method, _, factors in self.active()]
@@ -183,7 +183,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
-        """The bare block again (peft calls this; the tuner refuses a merge before)."""
+        """Return the bare block. peft calls this; the tuner has already refused a merge."""
         for handle in self._handles:
             handle.remove()
         return self.get_base_layer()
@@ -192,4 +192,4 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         raise MergeError(CANNOT_MERGE)
 
     def unmerge(self) -> None:
-        """Nothing is ever merged."""
+        """Do nothing, because nothing is ever merged."""

@@ -1,4 +1,4 @@
-"""Additional tokens for a module that works on a list of tokens: input and mask grow, the output shrinks again."""
+"""Additional tokens for a module that processes a list of tokens: lengthen its input and mask, shorten its output."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def input_of(args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ..
 def lengthened(
     args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], new: Tensor, *, at: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a module with ``new`` tokens put before position ``at`` of its input.
+    """The arguments of a module with ``new`` tokens inserted before position ``at`` of its input.
 
     Args:
-        args: positional arguments; the input (batch, tokens, width) is the first of them, or of ``names``.
+        args: positional arguments; the input (batch, tokens, width) is the first one, or named ``names[0]``.
         kwargs: keyword arguments.
         names: names of the module's parameters in order.
         new: the tokens, (tokens, width) for the whole batch, or (batch, tokens, width).
-        at: where in the list of tokens they start.
+        at: the position of the first new token.
     """
     # cut to one length by hand: torch 2.9 cannot trace zip() over two lengths
     values = dict(zip(names[: len(args)], args[: len(names)], strict=True)) | kwargs
@@ -58,14 +58,14 @@ def _with(
 
 
 def _unmasked(mask: Tensor, extra: int, at: int, *, square: bool) -> Tensor:
-    """A mask over keys, or over queries and keys, with ``extra`` more tokens that all may see.
+    """A mask over keys, or over queries and keys, with ``extra`` more tokens that are visible to all.
 
     Args:
-        mask: (batch, keys) with 1 or True for what is seen, or (…, queries or 1, keys); floating point masks are
+        mask: (batch, keys) with 1 or True for visible tokens, or (…, queries or 1, keys); floating-point masks are
             added to the scores.
-        extra: how many tokens are added.
-        at: the position of the first of them.
-        square: whether a mask of two dimensions is (queries, keys).
+        extra: the number of added tokens.
+        at: the position of the first one.
+        square: whether a two-dimensional mask is (queries, keys).
     """
     seen = 0 if mask.is_floating_point() else 1
     dims = [-1]
@@ -80,7 +80,8 @@ def _unmasked(mask: Tensor, extra: int, at: int, *, square: bool) -> Tensor:
 
 
 def shortened(output: Any, extra: int, *, at: int) -> Any:
-    """A module's output (batch, tokens, width), or the first of several, without ``extra`` tokens from ``at`` on."""
+    """A module's output (batch, tokens, width), or the first of several, without the ``extra`` tokens starting at
+    ``at``."""
     if not extra:
         return output
     if isinstance(output, tuple):
@@ -94,5 +95,5 @@ def replaced(x: Tensor, first: Tensor) -> Tensor:
 
 
 def joined(parts: list[Tensor], dim: int = 0) -> Tensor:
-    """The parts one after another along ``dim``; a single part without a copy."""
+    """The parts concatenated along ``dim``; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)

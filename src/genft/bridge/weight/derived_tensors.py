@@ -1,4 +1,4 @@
-"""Frozen tensors that a method derives from a weight, kept beside the weight."""
+"""Frozen tensors that a method derives from a weight, stored with the weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genft.ops.tracing import is_traced
 
 
 class DerivedTensors(nn.Module):
-    """Frozen tensors by name that move with the model. They are not buffers, because DDP would broadcast those in
+    """Frozen tensors by name, which move with the model. They are not buffers, because DDP would broadcast those in
     every forward pass.
 
     Args:
@@ -34,10 +34,10 @@ class DerivedTensors(nn.Module):
         self._source = WatchedWeight(weight) if plain and self.tensors else None
 
     def are_outdated(self, weight: Tensor, tokens: int = 1) -> bool:
-        """Whether the weight has changed since: by ``load_state_dict``, an edit, an optimizer.
+        """Whether the weight has changed since, for example by ``load_state_dict``, an edit or an optimizer.
 
-        Its storage and version are looked at in every call, its values part by part. A weight
-        that has only moved, or was merged into and restored, has the same values and is not outdated.
+        Its storage and version are checked in every call, its values part by part. A weight that has only moved, or was
+        merged into and restored, has the same values, so its tensors are not outdated.
         """
         if not self.tensors or is_traced() or type(weight) not in (Tensor, nn.Parameter):
             return False
@@ -52,9 +52,9 @@ class DerivedTensors(nn.Module):
         return not self._source.equals(before)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DerivedTensors:
-        # what is on the meta device has no values to move; it is derived anew once W0 has some
+        # tensors on the meta device have no values to move; they are derived again once W0 has values
         self.tensors = {name: t if t.is_meta else fn(t) for name, t in self.tensors.items()}
-        self._source = None  # the weight moves or changes its dtype, and stays the one that they were derived from
+        self._source = None  # the weight moves or changes its dtype, but is still the source of these tensors
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -1,4 +1,4 @@
-"""A weight in evaluation: its update is made once and kept until something that it was made from changes."""
+"""A weight in evaluation mode: its update is computed once and cached until one of its sources changes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from genft.ops.tracing import is_traced
 
 
 class EvaluatingLayer(MergingLayer):
-    """An adapted weight that keeps its update from one forward pass in evaluation to the next."""
+    """An adapted weight that caches its update between forward passes in evaluation mode."""
 
     def __init__(self, base_layer: nn.Module, prefix: str, update_cache: UpdateCache) -> None:
         super().__init__(base_layer, prefix)
         self.update_cache = update_cache
 
     def derived_tensors(self, adapter_name: str) -> dict[str, Tensor]:
-        """What the adapter's method derived from W0, by the names that it has in this module."""
+        """The tensors that the adapter's method derived from W0, by their names in this module."""
         raise NotImplementedError
 
     def _update(self, names: list[str], x: Tensor, exact: bool, wanted: str) -> Update:
-        """The update in the cheapest form of those that are ``wanted``."""
+        """The update in the cheapest form that ``wanted`` allows."""
         raise NotImplementedError
 
     def _wanted(self, names: list[str]) -> str:
-        """The plan that an active adapter asks for."""
+        """The plan that an active adapter requests."""
         plans = (self.attachments[name].method.plan for name in names)
         return next((plan for plan in plans if plan != "auto"), "auto")
 
@@ -45,7 +45,7 @@ class EvaluatingLayer(MergingLayer):
         key = (*names, exact, x.dtype, x.device, *sources.identity)
         update = self.update_cache.get(self, key, x.numel() // x.shape[-1])
         if update is None:
-            # what is made in inference mode could not meet a gradient later
+            # a tensor created in inference mode could not be used with gradients later
             with torch.inference_mode(False), torch.no_grad():
                 update, keep = self._update_to_keep(names, x, exact)
             if keep:
@@ -53,7 +53,7 @@ class EvaluatingLayer(MergingLayer):
         return update
 
     def _sources(self, frozen: FrozenWeight, names: list[str]) -> Sources:
-        """What the active updates are made from."""
+        """The tensors that the active updates are computed from."""
         trained: list[Tensor] = []
         derived: list[Tensor] = []
         for name in names:
@@ -65,7 +65,7 @@ class EvaluatingLayer(MergingLayer):
         return Sources(trained, [frozen.stored] if bias is None else [frozen.stored, bias], derived)
 
     def _update_to_keep(self, names: list[str], x: Tensor, exact: bool) -> tuple[Update, bool]:
-        """W0 + ΔW if the sum is exact and there is room, else what costs least memory; and whether to keep it."""
+        """(W0 + ΔW if the sum is exact and there is room, else the form with the least memory; whether to cache it)."""
         cache, wanted = self.update_cache, self._wanted(names)
         dense = self.out_features * self.in_features * x.element_size()
         if exact and wanted in ("auto", "materialised") and cache.fits(self, dense):
@@ -79,7 +79,7 @@ class EvaluatingLayer(MergingLayer):
         update.full = [(site, d.to(x.dtype)) for site, d in update.full]
         return update, cache.fits(self, update.nbytes, warn=True)
 
-    # whatever changes the update drops what is kept of it
+    # everything that changes the update drops it from the cache
 
     def train(self, mode: bool = True) -> EvaluatingLayer:
         if mode:

@@ -1,7 +1,7 @@
 """The forms of one layer's forward pass, as functions of tensors.
 
-An update is made in the cheapest form that ``ops/plan.py`` finds: the sum W0 + ΔW, thin products L (Rᵀ x) beside
-W0 x, or the product ΔW x beside the base module's own output.
+An update is computed in the cheapest form according to ``ops/plan.py``: the sum W0 + ΔW, thin products L (Rᵀ x) added
+to W0 x, or the product ΔW x added to the base module's own output.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from genft.ops.lowrank import low_rank_linear
 
 @dataclass
 class Update:
-    """What the active adapters add to one weight, ready for products with tokens.
+    """The update that the active adapters add to one weight, ready to multiply tokens.
 
     Attributes:
         form: the form of the product.
         bias: b0 + Δb (o,), or None.
-        weight: W0 + ΔW in the form "weight".
-        thin: (L, R) by site in the forms "factored" and "materialised".
-        full: ΔW by site in the form "beside".
+        weight: W0 + ΔW, in the form "weight".
+        thin: (L, R) by site, in the forms "factored" and "materialised".
+        full: ΔW by site, in the form "beside".
     """
 
     form: plan.Form
@@ -41,7 +41,7 @@ class Update:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors but the bias."""
+        """The bytes of all tensors except the bias."""
         tensors = [t for _, left, right in self.thin for t in (left, right)] + [d for _, d in self.full]
         return sum(t.nbytes for t in tensors) + (0 if self.weight is None else self.weight.nbytes)
 
@@ -56,7 +56,7 @@ def sum_is_exact(frozen: FrozenWeight, x: Tensor) -> bool:
 
 
 def shape_of(sites: list[Site], x: Tensor, exact: bool, rank: int | None) -> plan.Shape:
-    """What the cost model needs to know of a product of ``x`` (..., i) with the rows of ``sites``."""
+    """The sizes of a product of ``x`` (..., i) with the rows of ``sites``, for the cost model."""
     return plan.Shape(
         o=sum(site.out_features for site in sites),
         i=x.shape[-1],
@@ -70,7 +70,7 @@ def shape_of(sites: list[Site], x: Tensor, exact: bool, rank: int | None) -> pla
 
 
 def planned(update: Update, w0: Tensor, x: Tensor, exact: bool, wanted: str) -> Update:
-    """``update``, which holds thin and full pieces, in the cheapest form of those that are ``wanted``."""
+    """Convert ``update``, which has thin and full pieces, to the cheapest form that ``wanted`` allows."""
     sites = [site for site, _, _ in update.thin] + [site for site, _ in update.full]
     if not sites:  # a bias alone
         return update
@@ -98,7 +98,7 @@ def summed(w0: Tensor, update: Update) -> Tensor:
 
 
 def exact_product(x: Tensor, w0: Tensor, update: Update) -> Tensor:
-    """(W0 + ΔW) x + b0 + Δb, where the sum is exact."""
+    """(W0 + ΔW) x + b0 + Δb, if the sum is exact."""
     bias = None if update.bias is None else update.bias.to(x.dtype)
     if update.weight is not None:
         return F.linear(x, update.weight, bias)
@@ -109,11 +109,11 @@ def exact_product(x: Tensor, w0: Tensor, update: Update) -> Tensor:
 
 
 def products(x: Tensor, update: Update, cast: Callable[[Tensor, torch.dtype], Tensor]) -> list[tuple[Site, Tensor]]:
-    """ΔW x by site, to be added to the base module's own output.
+    """ΔW x by site, to add to the base module's own output.
 
     Args:
         x: (..., i).
-        update: in the form "beside" or "factored".
+        update: an update in the form "beside" or "factored".
         cast: brings ``x`` to the dtype of the thin factors.
     """
     pieces = [(site, F.linear(x, d.to(x.dtype))) for site, d in update.full]

@@ -1,4 +1,4 @@
-"""Does every factor get a gradient? A method tried on a tiny random weight before it is attached to a model."""
+"""Check that every factor gets a gradient: try a method on a tiny random weight before attaching it to a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def silent_factors(method: WeightMethod, site: Site) -> list[str]:
     """Names of the factors whose gradient is exactly zero in each of the first three steps.
 
     Exact zeros do not depend on the values of a random weight or a random gradient, so a factor that is silent here is
-    silent on every weight of this kind: A = B = 0, for example, is a saddle that no step leaves.
+    silent on every weight of this kind: A = B = 0, for example, is a saddle point that no step leaves.
     """
     o, i = (6, 6) if site.out_features == site.in_features else (6, 4)
     small = replace(site, out_features=o, in_features=i, start=0)

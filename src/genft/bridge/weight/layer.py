@@ -1,7 +1,7 @@
-"""A linear weight with the updates of any number of adapters beside it.
+"""A linear weight with the updates of any number of adapters.
 
-:class:`WeightLayer` serves every :class:`~genft.api.method.WeightMethod`: it keeps the tensors and computes the
-forward pass in the form that the plan chooses. It never looks into a method's mathematics.
+:class:`WeightLayer` works with every :class:`~genft.api.method.WeightMethod`: it stores the tensors and computes the
+forward pass in the form that the plan chooses. It does not depend on a method's mathematics.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class WeightLayer(EvaluatingLayer):
         self.derive(adapter.name)
 
     def derive(self, adapter_name: str) -> None:
-        """Ask the adapter's method for the tensors that it derives from W0."""
+        """Let the adapter's method derive its tensors from W0."""
         attachment = self.attachments[adapter_name]
         derived = DerivedTensors(saved=attachment.method.saves_derived)
         if self.frozen.is_linear:
@@ -53,9 +53,10 @@ class WeightLayer(EvaluatingLayer):
         getattr(self, self.derived_name)[adapter_name] = derived
 
     def derived_tensors(self, adapter_name: str) -> dict[str, Tensor]:
-        """What the adapter's method derived from W0, by the names that it has in this module; anew if W0 has changed.
+        """The tensors that the adapter's method derived from W0, by their names in this module; derived again if W0 has
+        changed.
 
-        They do not follow a base weight that is trained as well and changes in every step, unless deriving is cheap.
+        They do not follow a base weight that is trained too and so changes in every step, unless deriving is cheap.
         """
         derived: DerivedTensors = getattr(self, self.derived_name)[adapter_name]
         follows = self.attachments[adapter_name].method.derives_every_step or not self.frozen.trained
@@ -66,13 +67,13 @@ class WeightLayer(EvaluatingLayer):
         return derived.tensors
 
     def _apply(self, *args: Any, **kwargs: Any) -> WeightLayer:
-        for name in self.attachments:  # a change of W0 could not be told from its move afterwards
+        for name in self.attachments:  # afterwards, a change of W0 could not be distinguished from its move
             self.derived_tensors(name)
         super()._apply(*args, **kwargs)
         return self
 
     def factors(self, adapter_name: str, site: Site) -> dict[str, Tensor]:
-        """The trained tensors of one site, and those that its method derived from W0, by symbol."""
+        """The trained tensors of one site and those that its method derived from W0, by symbol."""
         tensors = super().factors(adapter_name, site)
         prefix = own_key(site, "")
         for key, value in self.derived_tensors(adapter_name).items():
@@ -83,14 +84,14 @@ class WeightLayer(EvaluatingLayer):
     # ---------------------------------------------------------------- updates
 
     def delta(self, adapter_name: str, site: Site, w0: Tensor, seed: int | Tensor | None = None) -> Tensor | None:
-        """ΔW (o, i) of one site, in the dtype of the factors (float32 unless the user asked for less)."""
+        """ΔW (o, i) of one site, in the dtype of the factors (float32 unless the user chose a lower precision)."""
         factors = self.factors(adapter_name, site)
         with no_autocast(w0.device):
             method = self.attachments[adapter_name].method
             return method.delta_weight(w0[site.start : site.stop], factors, dropout_seed=seed)
 
     def delta_bias(self, adapter_name: str) -> Tensor | None:
-        """Δb over all rows of the module, or None if the adapter leaves the bias alone."""
+        """Δb over all rows of the module, or None if the adapter does not change the bias."""
         attachment = self.attachments[adapter_name]
         if not attachment.method.overrides("delta_bias"):
             return None
@@ -132,7 +133,7 @@ class WeightLayer(EvaluatingLayer):
         return y
 
     def _update(self, names: list[str], x: Tensor, exact: bool, wanted: str) -> Update:
-        """The update in the cheapest form of those that are ``wanted``."""
+        """The update in the cheapest form that ``wanted`` allows."""
         update, w0 = Update("beside", self._bias(names)), self.frozen_weight()
         for name in names:
             method = self.attachments[name].method
@@ -175,23 +176,23 @@ class WeightLayer(EvaluatingLayer):
             update = self._update(names, x, exact, self._wanted(names))
         if exact:
             return exact_product(x, self.frozen_weight(), update)
-        # in the precision of the base module, and so that a base that is trained as well gets its gradient
+        # in the precision of the base module, and so that a base that is trained too gets its gradient
         y = self._add_biases(self.base_layer(*args, **kwargs), names)
         return add_columns(y, products(x, update, self._cast_input_dtype))
 
     def _check_values(self, frozen: FrozenWeight, x: Tensor) -> None:
         if frozen.is_meta and not x.is_meta:
             raise GenFTError(
-                "base model: an adapted weight is offloaded (on the meta device), and ΔW is generated from it; "
-                "keep adapted weights in memory, with another device_map for example"
+                "base model: an adapted weight is offloaded (on the meta device), but ΔW is generated from it; "
+                "keep adapted weights in memory, for example with another device_map"
             )
 
     def _own_form(
         self, frozen: FrozenWeight, names: list[str], exact: bool, x: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor | None:
-        """The layer in the method's own form, if it has one and its adapter is alone with all rows of the weight."""
+        """The output in the method's own form, if it has one and is the only adapter, on all rows of the weight."""
         if len(names) != 1 or len(self.attachments[names[0]].sites) != 1 or frozen.trained:
-            return None  # what is derived from W0 does not follow a base that is trained
+            return None  # derived tensors do not follow a base that is trained
         name = names[0]
         method, (site,) = self.attachments[name].method, self.attachments[name].sites
         if site.out_features != self.out_features or not method.overrides("linear"):
@@ -209,7 +210,7 @@ class WeightLayer(EvaluatingLayer):
         return method.linear(x, base, bias, self.factors(name, site), shape_of([site], x, exact, None))
 
     def _call_attention(self, frozen: FrozenWeight, names: list[str], *args: Any, **kwargs: Any) -> Any:
-        """nn.MultiheadAttention called with W0 + ΔW and b0 + Δb in place of its own, whatever the precision."""
+        """Call nn.MultiheadAttention with W0 + ΔW and b0 + Δb in place of its own tensors, whatever the precision."""
         self._check_values(frozen, args[0])
         if torch.is_grad_enabled() and frozen.trained:
             raise GenFTError(
@@ -237,7 +238,7 @@ class WeightLayer(EvaluatingLayer):
     # ---------------------------------------------------------------- conversion
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether the update is additive on a linear weight, and nothing else (a LoRA adapter has no bias)."""
+        """Whether the update is only additive on a linear weight (a LoRA adapter has no bias)."""
         if not self.frozen.is_linear or adapter_name not in self.attachments:
             return False
         return self.delta_bias(adapter_name) is None

@@ -1,4 +1,4 @@
-"""Folding updates into the base weight, and putting the exact weight back."""
+"""Fold updates into the base weight, and restore the exact weight."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from genft.models.weights import FrozenWeight, Snapshot
 
 
 class MergingLayer(AdapterLayer[WeightMethod]):
-    """An adapted weight W0 with bias b0 whose updates can be merged; the exact W0 and b0 stay readable meanwhile."""
+    """An adapted weight W0 with bias b0 whose updates can be merged; the exact W0 and b0 stay readable when merged."""
 
     def __init__(self, base_layer: nn.Module, prefix: str) -> None:
         super().__init__(base_layer, prefix)
         self._frozen = FrozenWeight.of(base_layer)
         self.out_features, self.in_features = self._frozen.out_features, self._frozen.in_features
-        self.quantization_backend = self._frozen.backend  # under the name that peft reads
+        self.quantization_backend = self._frozen.backend  # the attribute that peft reads
         self._before_merge: Snapshot | None = None  # None while nothing is merged
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
@@ -30,14 +30,14 @@ class MergingLayer(AdapterLayer[WeightMethod]):
         raise NotImplementedError
 
     def delta_bias(self, adapter_name: str) -> Tensor | None:
-        """Δb over all rows of the module, or None if the adapter leaves the bias alone."""
+        """Δb over all rows of the module, or None if the adapter does not change the bias."""
         raise NotImplementedError
 
     @property
     def frozen(self) -> FrozenWeight:
-        """The base module's weight and bias as they are stored now."""
+        """The base module's weight and bias as currently stored."""
         base = self.get_base_layer()
-        if self._frozen.module is not base:  # exchanged, or this layer is a replica of nn.DataParallel
+        if self._frozen.module is not base:  # the module was replaced, or this layer is a replica of nn.DataParallel
             self._frozen = FrozenWeight(base)
         return self._frozen
 
@@ -47,7 +47,7 @@ class MergingLayer(AdapterLayer[WeightMethod]):
         if self._before_merge is None:
             return frozen.weight
         if frozen.backend is not None:
-            raise MergeError("merge: a quantised base holds one merged adapter at a time; unmerge it first")
+            raise MergeError("merge: a quantised base can hold only one merged adapter; unmerge it first")
         return frozen.in_rows(self._before_merge.weight)
 
     def frozen_bias(self) -> Tensor | None:
@@ -58,14 +58,14 @@ class MergingLayer(AdapterLayer[WeightMethod]):
         """Fold updates into the base weight. The exact W0 and b0 are kept, so that :meth:`unmerge` restores them.
 
         Raises:
-            MergeError: the base weight cannot be written, or another adapter method lies between it and this layer.
-            ValueError: with ``safe_merge``, if the merged weight is not finite; nothing is changed then.
+            MergeError: the base weight cannot be written, or another adapter method is between it and this layer.
+            ValueError: the merged weight is not finite (with ``safe_merge``); nothing is changed then.
         """
         for name in check_adapters_to_merge(self, adapter_names):
             if name in self.attachments:
                 self._merge_one(name, safe_merge)
 
-    @torch.inference_mode(False)  # a weight made in inference mode could not be trained on after an unmerge
+    @torch.inference_mode(False)  # a weight created in inference mode could not be trained after unmerging
     @torch.no_grad()
     def _merge_one(self, name: str, safe_merge: bool) -> None:
         frozen = self.frozen
@@ -101,7 +101,7 @@ class MergingLayer(AdapterLayer[WeightMethod]):
             )
 
     def unmerge(self) -> None:
-        """Put the exact W0 and b0 back."""
+        """Restore the exact W0 and b0."""
         if self._before_merge is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return

@@ -1,4 +1,4 @@
-"""Where the updates of sites go: rows of a weight, columns of an output."""
+"""Add the updates of sites to the right rows of a weight or columns of an output."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from genft.api.method import Site
 
 
 def call_with(module: nn.Module, tensors: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-    """``module`` called with ``tensors`` in place of its own; the module itself is not touched.
+    """Call ``module`` with ``tensors`` in place of its own; the module itself is not changed.
 
-    A shallow copy does what ``torch.func.functional_call`` does, and also where FSDP has turned the parameters into
+    A shallow copy does what ``torch.func.functional_call`` does, but also works if FSDP has turned the parameters into
     plain attributes, which would hide the replacements.
     """
     if torch.compiler.is_compiling():
@@ -34,7 +34,7 @@ def place_rows(pieces: list[tuple[Site, Tensor]], rows: int) -> Tensor:
 
 
 def fill_gaps(pieces: list[tuple[Site, Tensor]], rows: int, gap: Any) -> list[Tensor]:
-    """The pieces in row order, with ``gap(n, piece)`` for every n rows that none covers."""
+    """The pieces in row order, with ``gap(n, piece)`` for every run of n rows that no piece covers."""
     parts: list[Tensor] = []
     position = 0
     for site, piece in sorted(pieces, key=lambda p: p[0].start):
@@ -48,7 +48,7 @@ def fill_gaps(pieces: list[tuple[Site, Tensor]], rows: int, gap: Any) -> list[Te
 
 
 def add_rows(w0: Tensor, updates: list[tuple[Site, Tensor]]) -> Tensor:
-    """W0 with every update added at its rows; updates of several adapters may meet in the same rows."""
+    """W0 with every update added at its rows; updates of several adapters may overlap."""
     by_rows: dict[tuple[int, int], Tensor] = {}
     for site, update in updates:
         key = (site.start, site.stop)
@@ -78,7 +78,8 @@ def add_columns(y: Tensor, updates: list[tuple[Site, Tensor]]) -> Tensor:
 
 
 def channel_view(bias: Tensor, module: nn.Module, y: Tensor) -> Tensor:
-    """A bias shaped to be added to the module's output: channels come second in a convolution, last elsewhere."""
+    """A bias reshaped to be added to the module's output: the channel dimension is the second of a convolution, the
+    last otherwise."""
     convolution = isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm))
     return bias.view(-1, *(1,) * (y.dim() - 2)) if convolution and y.dim() > 2 else bias
 

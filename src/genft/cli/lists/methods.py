@@ -1,4 +1,4 @@
-"""``genft list methods``, from the catalogue, so that neither peft nor torch is imported."""
+"""``genft list methods``, read from the catalogue, so that neither peft nor torch is imported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def show(as_json: bool) -> None:
 
 def _methods() -> tuple[Listed, ...]:
     catalogue = read_catalogue()
-    if not is_current(catalogue):  # a method has been added, and nobody has renewed the catalogue: count, in seconds
+    if not is_current(catalogue):  # a method was added after the catalogue was written: count, in seconds
         from genft.counts import make_catalogue
 
         catalogue = make_catalogue()

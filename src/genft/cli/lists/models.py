@@ -1,4 +1,4 @@
-"""``genft list models``: the packaged models, and how any other is named."""
+"""``genft list models``: the packaged models, and how to name any other."""
 
 from __future__ import annotations
 

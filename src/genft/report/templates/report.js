@@ -1,6 +1,6 @@
 "use strict";
-// Everything on the page is drawn from the JSON beside this script. The filters, and the open panel, live in the
-// address after the #, so that a view can be kept and shared.
+// Everything on the page is drawn from the JSON embedded next to this script. The filters and the open panel are stored
+// in the address after the #, so that a view can be bookmarked and shared.
 
 const { boards } = JSON.parse(document.getElementById("data").textContent);
 const methods = [...new Set(boards.flatMap(b => b.methods.map(m => m.label)))];
@@ -27,19 +27,19 @@ function make(namespace, tag, attributes, children) {
 const h = (tag, attributes, ...children) => make("http://www.w3.org/1999/xhtml", tag, attributes, children);
 const s = (tag, attributes, ...children) => make("http://www.w3.org/2000/svg", tag, attributes, children);
 
-/** A table that scrolls where the page is narrower. */
+/** A table that scrolls if the page is narrower. */
 const table = (label, heads, rows, attributes = {}) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
   h("table", attributes, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows)));
 const heads = texts => texts.map(text => h("th", { scope: "col" }, text));
 const cellsOf = texts => texts.map(text => h("td", {}, text));
 
-/** Attributes that make an element of a drawing do what a button does. */
+/** Attributes that make an element of a drawing act as a button. */
 function pressable(label, press) {
   const key = e => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); press(); } };
   return { role: "button", tabindex: 0, "aria-label": label, onclick: press, onkeydown: key };
 }
 
-// A method has a colour and a mark everywhere
+// A method has the same colour and mark everywhere
 
 const MARKS = [
   "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.8L4.6 3.6H-4.6z", "M0-5L5 0L0 5L-5 0z",
@@ -53,7 +53,7 @@ const named = label => h("span", { class: "name" }, icon(label), label);
 
 // Numbers
 
-/** A score as its metric is read: most of them × 100. What is not finite has come as null. */
+/** A score in the format of its metric, mostly × 100. Values that are not finite arrive as null. */
 const score = (metric, v) => v === null ? "not finite" : (metric.scale * v).toFixed(metric.digits).replace("-", "−");
 const count = n => n < 1e7 ? Math.round(n).toLocaleString("en") : `${(n / 1e6).toFixed(2)} M`;
 const short = n => n >= 1e6 ? `${+(n / 1e6).toPrecision(3)} M` : n >= 1e3 ? `${+(n / 1e3).toPrecision(3)} k` : `${+n.toPrecision(3)}`;
@@ -64,7 +64,7 @@ function size(n) {
 const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
 const sentence = text => `${text[0].toUpperCase()}${text.slice(1)}.`;
 const spread = (metric, value, deviation) => [score(metric, value), h("span", { class: "sd" }, deviation === null ? "" : ` ± ${score(metric, deviation)}`)];
-/** What a table of several metrics is of: the one name and unit they have, as far as they have one. */
+/** The common name and unit of several metrics, if they have one. */
 function measure(metrics) {
   const [names, units] = [new Set(metrics.map(m => m.name)), new Set(metrics.map(m => m.unit))];
   return (names.size === 1 ? [...names][0] : "score") + (units.size === 1 ? [...units][0] : "");
@@ -75,7 +75,7 @@ function deviation(values) {
   return values.length > 1 ? Math.sqrt(values.reduce((a, v) => a + (v - m) ** 2, 0) / (values.length - 1)) : null;
 }
 
-// What of a board is shown, and its means: over tasks that each of the methods has, never over different ones
+// The visible part of a board, and its means: only over tasks that each of the methods has
 
 function groupOf(board, task) {
   return [board.suite_title, task.group].filter(Boolean).join(" ") || "other tasks";
@@ -119,7 +119,7 @@ function view(board) {
 function leaderboard(v) {
   const { board } = v;
   const of = m => v.means.get(m.label);
-  const low = v.meanMetric?.higher_is_better === false; // columns that are best where they are low go "up"
+  const low = v.meanMetric?.higher_is_better === false; // columns where lower is better sort upwards
   const column = (name, value, text = m => score(v.meanMetric, value(m))) => ({ name, value: m => of(m) && value(m), text: m => of(m) && text(m), up: low });
   const means = [column(`mean of ${v.common.length} task${v.common.length === 1 ? "" : "s"}`, m => of(m).mean, m => spread(v.meanMetric, of(m).mean, of(m).deviation))];
   const groups = v.parts.map((part, i) => column(`mean, ${part.name} (${part.tasks.length})`, m => of(m).parts[i].mean));
@@ -177,14 +177,14 @@ function notes(v) {
   const without = v.methods.filter(m => !v.complete.includes(m)).map(m => m.label);
   const lower = [...new Set(v.tasks.map(v.metric).filter(m => !m.higher_is_better).map(m => m.name))];
   if (lower.length) lines.push(`Lower is better: ${lower.join(", ")}.`);
-  if (!v.common.length) lines.push("No task has a score of every method shown: no means.");
-  else if (without.length) lines.push(`Means and mean ranks are of the methods that have every task; not of ${without.join(", ")}.`);
+  if (!v.common.length) lines.push("No task has a score for every method shown: no means.");
+  else if (without.length) lines.push(`Means and mean ranks are for the methods that have every task, not for ${without.join(", ")}.`);
   else if (v.common.length < v.tasks.length) lines.push(`Means and mean ranks are over the tasks that every method shown has: ${v.common.map(t => t.name).join(", ")}.`);
   if (v.common.length && !v.meanMetric) lines.push("No means: the tasks are scored on different scales.");
   return [...lines.map(line => h("p", { class: "quiet" }, line)), doubts(board)];
 }
 
-/** What must be known before a number is trusted: missing seeds, collapsed trainings, mixed settings. */
+/** What to know before trusting a number: missing seeds, collapsed training runs, mixed settings. */
 function doubts(board) {
   if (!board.doubts.length) return null;
   return h("details", { class: "doubts", open: board.doubts.length < 4 && "" }, h("summary", {}, `Before you trust a number (${board.doubts.length})`),
@@ -193,7 +193,7 @@ function doubts(board) {
 
 // Drawings
 
-/** Round numbers between two; whole ones if what is counted has no halves. */
+/** Round tick values between two numbers; integers only if ``whole``. */
 function ticks(low, high, whole = false) {
   const rough = Math.max((high - low) / (whole ? 6 : 4), whole ? 1 : 0), power = 10 ** Math.floor(Math.log10(rough));
   const step = (whole ? [1, 2, 5, 10] : [1, 2, 2.5, 5, 10]).map(x => x * power).find(x => x >= rough);
@@ -202,7 +202,7 @@ function ticks(low, high, whole = false) {
   return marks;
 }
 
-/** Scales and axes of a drawing of W × H; x is logarithmic where it covers a decade and is no count (``whole``). */
+/** Scales and axes of a drawing of W × H; x is logarithmic if it covers a decade and is not a count (``whole``). */
 function frame(W, H, xs, ys, { xTitle, yTitle, xText, pad = 0.08, whole = false }) {
   const [left, right, top, bottom] = [34, 8, 26, 40];
   const log = !whole && Math.max(...xs) >= 10 * Math.min(...xs);
@@ -241,7 +241,7 @@ function pareto(v, title, cost, text) {
       .map(([l, middle]) => ({ l, r: l + width, t: middle - 6, b: middle + 6 }));
     const clashes = q => (q.r > W) + (q.l < 0) + taken.filter(o => o.l < q.r && q.l < o.r && o.t < q.b && q.t < o.b).length;
     const place = places.reduce((best, q) => clashes(q) < clashes(best) ? q : best);
-    if (clashes(place)) return null; // its mark and colour name it, and so does its title
+    if (clashes(place)) return null; // its mark, colour and title still identify it
     taken.push(place);
     return s("text", { class: "label", x: place.l, y: place.b - 2, "aria-hidden": "true" }, p.m.label);
   });
@@ -279,18 +279,18 @@ function bars(v, task) {
     s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `Scores on ${task.name}` }, drawn));
 }
 
-/** One task: the selecting split's score after every epoch, thin for a seed, bold for their mean. */
+/** One task: the selection split's score after every epoch, thin for a seed, bold for their mean. */
 function curves(v, task) {
   const W = 320, H = 230, metric = v.metric(task);
   const epochs = r => r.history.epochs.filter(e => e[metric.name] != null).map(e => [e.epoch, metric.scale * e[metric.name]]);
   const lines = v.methods.filter(m => v.cell(task, m.label)).map(m => ({ m, seeds: v.cell(task, m.label).runs.map(epochs) }));
   const all = lines.flatMap(l => l.seeds.flat());
   if (!all.length) return null;
-  const { x, y, axes } = frame(W, H, all.map(p => p[0]), all.map(p => p[1]), { xTitle: "epoch", yTitle: `${measure([metric])}, selecting split`, xText: t => `${t}`, whole: true });
+  const { x, y, axes } = frame(W, H, all.map(p => p[0]), all.map(p => p[1]), { xTitle: "epoch", yTitle: `${measure([metric])}, selection split`, xText: t => `${t}`, whole: true });
   const path = points => points.map((p, i) => `${i ? "L" : "M"}${x(p[0]).toFixed(1)} ${y(p[1]).toFixed(1)}`).join("");
   const average = seeds => seeds[0].filter(p => seeds.every(q => q.some(z => z[0] === p[0]))).map(([epoch]) => [epoch, mean(seeds.map(q => q.find(z => z[0] === epoch)[1]))]);
   return h("figure", { class: "card" }, h("h4", {}, task.name),
-    s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${metric.name} on the selecting split of ${task.name} after every epoch` }, axes,
+    s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${metric.name} on the selection split of ${task.name} after every epoch` }, axes,
       lines.map(l => l.seeds.length > 1 ? l.seeds.map(points => s("path", { class: "seed", d: path(points), stroke: colour(l.m.label) })) : null),
       lines.map(l => {
         const points = average(l.seeds);
@@ -341,7 +341,7 @@ function fill(board, cell, key) {
   panel.replaceChildren(
     h("div", { class: "top" }, h("h2", { id: "panel-title" }, named(cell.label), ` on ${cell.task} `), h("button", { type: "button", class: "plain", onclick: () => panel.close() }, "Close")),
     limited(board),
-    cell.runs.some(r => r.constant) ? h("p", { class: "alert" }, `Seed ${cell.runs.filter(r => r.constant).map(r => r.seed).join(", ")}: the same prediction for every example; the training collapsed.`) : "",
+    cell.runs.some(r => r.constant) ? h("p", { class: "alert" }, `Seed ${cell.runs.filter(r => r.constant).map(r => r.seed).join(", ")}: the same prediction for every example; training collapsed.`) : "",
     h("p", { class: "quiet" }, `${sentence(board.protocol.note)} ${sentence(`${name}${metric.unit}: ${metric.text}${metric.higher_is_better ? "" : ", lower is better"}`)}`),
     table("Runs", heads(["seed", name, "95 % over examples", "best epoch", "s/step", "run", "memory"]), rows),
     printed.length ? h("div", {}, h("h3", {}, "Published"), h("ul", {}, printed)) : "",
@@ -349,7 +349,7 @@ function fill(board, cell, key) {
     ...cell.runs.map(r => run(board, r, r.key === key)));
 }
 
-/** A score by a metric that the board may not be about; a further split stands in brackets behind its name. */
+/** A score by a metric that the board may not use; a further split is named in brackets after it. */
 function metricText(board, name, x) {
   const known = board.metrics[name.replace(/ \(.*/, "")];
   return known ? score(known, x) : `${x}`;
@@ -364,10 +364,10 @@ function run(board, r, isOpen) {
   };
   const copy = e => navigator.clipboard?.writeText(r.command).then(() => { e.target.textContent = "Copied"; });
   return h("details", { open: isOpen && "" }, h("summary", {}, `seed ${r.seed}, learning rate ${r.spec.training?.learning_rate ?? "–"}, ${r.history.epochs.length} epochs${r.limited ? ", limited data" : ""}`),
-    r.command ? h("pre", {}, r.command) : h("p", { class: "quiet" }, "Of a suite of your own: the bench that made it repeats it."),
+    r.command ? h("pre", {}, r.command) : h("p", { class: "quiet" }, "A task of your own suite: run the bench that produced it to repeat it."),
     r.command ? h("button", { type: "button", class: "plain", onclick: copy }, "Copy the command") : null,
     h("dl", {}, Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    h("details", {}, h("summary", {}, "Everything that was asked for"), h("pre", {}, JSON.stringify(r.spec, null, 1))));
+    h("details", {}, h("summary", {}, "Full specification"), h("pre", {}, JSON.stringify(r.spec, null, 1))));
 }
 
 // The page
@@ -396,7 +396,7 @@ function section(board) {
 function draw() {
   const focused = document.activeElement?.closest?.("th")?.textContent;
   const shown = boards.filter(b => !hidden.protocols.has(b.protocol.name)).map(section).filter(Boolean);
-  document.getElementById("boards").replaceChildren(...(shown.length ? shown : [h("p", { class: "alert" }, "Nothing is left to show: switch a filter on again.")]));
+  document.getElementById("boards").replaceChildren(...(shown.length ? shown : [h("p", { class: "alert" }, "Nothing to show: enable a filter.")]));
   if (focused) [...document.querySelectorAll("th")].find(th => th.textContent === focused)?.querySelector("button")?.focus();
 }
 
@@ -414,7 +414,7 @@ function filters() {
   form.hidden = !form.children.length;
 }
 
-/** Keep what is shown in the address: a list that is whole, and a closed panel, are left out. */
+/** Store the view in the address; complete lists and a closed panel are left out. */
 function address(changes) {
   const view = new URLSearchParams(location.hash.slice(1));
   for (const [name, value] of Object.entries(changes)) {
