@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from genft import ConfigError, GenFTError
-from genft.cli import app
+from genft.cli import app, bench
 from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
 from genft.runs.store import Store
@@ -171,7 +171,7 @@ def test_the_option_and_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """``--ray`` alone is this machine; a task after it is a task."""
     words = ("bench", "-m", "nothing", "--out", "/nowhere", "--dry-run")
     made: list[Cluster] = []
-    monkeypatch.setattr(cluster, "Cluster", lambda *given: made.append(Cluster(*given)))
+    monkeypatch.setattr(bench, "Cluster", lambda *given: made.append(Cluster(*given)))
     for more in (["sst2", "--ray"], ["--ray", "sst2"], ["sst2", "--ray", "auto", "--ray-cpus", "2"], ["sst2"]):
         CliRunner().invoke(app, [*words, *more])
     assert made == [Cluster("local", 1, 0), Cluster("local", 1, 0), Cluster("auto", 2, 0)]

