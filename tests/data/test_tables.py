@@ -105,7 +105,7 @@ def test_an_endless_text_is_refused_with_its_line(tmp_path: Path, name: str) -> 
 
 def test_a_file_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "available_memory", lambda: 800)
-    with pytest.raises(DataError, match=r"has 120 bytes; with the memory that is free, at most 100 can be read"):
+    with pytest.raises(DataError, match=r"has 120 bytes; free memory allows at most 100"):
         read_table(write(tmp_path / "a.csv", "t" * 120))
 
 
