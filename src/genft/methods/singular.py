@@ -11,7 +11,7 @@ from genft.ops import svd as svd_cache
 
 
 class SingularMethod(WeightMethod[ConfigT]):
-    """A method that derives U, σ and V from W0. The weights of an adapter are decomposed together and cached on disk."""
+    """A method that derives U, σ and V from W0. All weights of an adapter are decomposed at once and cached on disk."""
 
     def __init__(self, config: ConfigT) -> None:
         super().__init__(config)
