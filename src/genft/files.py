@@ -1,4 +1,4 @@
-"""Atomic file writes."""
+"""Atomic writes, and reads that refuse anything but regular files."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 from genft.errors import ConfigError, DataError
 
-#: Bytes of a task's or model's name that go into a file name, which may have 255 in all.
+#: The most bytes of a task's or model's name in a file name, which may have 255 bytes in total.
 LONGEST_PART = 60
 
 
 def name_part(text: str) -> str:
-    """The beginning of ``text`` that fits into a file name beside other parts."""
+    """The beginning of ``text`` that fits into a file name together with other parts."""
     return text.encode()[:LONGEST_PART].decode(errors="ignore")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that other processes see whole or not at all, even if the machine stops in between.
+    """Write a file so that other processes see all of it or nothing, even if the machine crashes in between.
 
     Raises:
         ConfigError: the file cannot be written, or ``path`` is something other than a file (a device, a folder).
     """
-    target = path.resolve()  # a link stays a link; the file that it points to is written
+    target = path.resolve()  # a link stays a link; its target is written
     if target.exists() and not target.is_file():
         raise ConfigError(f"{path}: is not a regular file, so nothing was written to it")
     temporary = target.with_name(f".{uuid.uuid4().hex}.partial")  # two machines may have the same process ids
@@ -42,14 +42,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
-    """The content of a regular file. A pipe or a device, which may never end, is refused without waiting for it.
+    """The content of a regular file. Pipes and devices, which may never end, are refused without blocking.
 
     Args:
         path: the file.
         most: the largest size in bytes.
 
     Raises:
-        DataError: it cannot be read, is no regular file, or is too large.
+        DataError: it cannot be read, is not a regular file, or is too large.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
@@ -57,9 +57,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise DataError(f"{path}: is a pipe or a device, not a regular file; save its content to a file first")
             if most is not None and status.st_size > most:
-                raise DataError(
-                    f"{path}: has {status.st_size:,} bytes; with the memory that is free, at most {most:,} can be read"
-                )
+                raise DataError(f"{path}: has {status.st_size:,} bytes; free memory allows at most {most:,}")
             return file.read()
     except FileNotFoundError:
         missing = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"

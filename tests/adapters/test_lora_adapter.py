@@ -108,11 +108,11 @@ def test_biases_of_vectorfit_are_lora_biases(tmp_path: Path) -> None:
 def test_what_a_program_would_drop_is_refused() -> None:
     model = get_peft_model(BERT.build(), VectorFitConfig(init_weights=False, avf=False))
     for program in ("vllm", "llama.cpp"):
-        with pytest.raises(ConfigError, match=rf"^to-lora: {program} drops the biases that this adapter has trained"):
+        with pytest.raises(ConfigError, match=rf"^to-lora: {program} drops the trained biases of this adapter"):
             to_lora(model, program=program)
     with_head = get_peft_model(BERT.build(), GenFTConfig(task_type="SEQ_CLS", shared_dim=3))
     for program in ("vllm", "llama.cpp", "diffusers"):
-        with pytest.raises(ConfigError, match=rf"^to-lora: {program} loads no module besides LoRA.* classifier"):
+        with pytest.raises(ConfigError, match=rf"^to-lora: {program} loads only LoRA weights.* classifier"):
             to_lora(with_head, program=program)
     assert to_lora(with_head).program == "peft"
     with pytest.raises(ConfigError, match=r"for: 'vlm' is not known; allowed: .*; nearest: 'vllm'"):
@@ -123,7 +123,7 @@ def test_a_rank_that_vllm_does_not_load_is_refused() -> None:
     torch.manual_seed(0)
     wide = nn.Sequential(nn.Linear(600, 600, bias=False))
     model = get_peft_model(wide, VectorFitConfig(target_modules=["0"], avf=False, init_weights=False))
-    with pytest.raises(ConfigError, match=r"the rank is 600, and vllm loads 512 at most; bound it with --rank"):
+    with pytest.raises(ConfigError, match=r"the rank is 600, but vllm loads at most 512; limit it with --rank"):
         to_lora(model, program="vllm")
     assert to_lora(model, program="vllm", rank=16).config.r == 16
 

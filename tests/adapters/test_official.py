@@ -133,10 +133,10 @@ def test_the_command(tmp_path: Path) -> None:
         torch.testing.assert_close(opened.model(input_ids=IDS).logits, wanted, rtol=1e-4, atol=1e-5)
     again = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "ours")])
     assert again.exit_code == 2
-    assert "exists already; give a new folder" in again.stderr
+    assert "already exists; choose a new folder" in again.stderr
     other = CliRunner().invoke(app, ["import-official", str(tmp_path / "base"), *arguments[2:], "--out", "x"])
     assert other.exit_code == 2
-    assert "holds neither adapter_config.json nor best_model.pt" in other.stderr
+    assert "contains neither adapter_config.json nor best_model.pt" in other.stderr
 
 
 def write_images(folder: Path, base: nn.Module, **changed: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -228,7 +228,7 @@ def test_a_folder_of_theirs_met_by_peft_is_one_sentence(tmp_path: Path) -> None:
     ("changed", "error", "sentence"),
     [
         ({"bias": "all"}, ConfigError, "bias: 'all' trains the base's own biases"),
-        ({"fan_in_fan_out": True}, ConfigError, "fan_in_fan_out: weights stored transposed"),
+        ({"fan_in_fan_out": True}, ConfigError, "fan_in_fan_out: transposed weights"),
         ({"generator_share_dim": 0, "drop": 0.1}, ConfigError, "drop: 0.1 without a generator .* in evaluation too"),
     ],
 )
@@ -243,7 +243,7 @@ def test_what_cannot_be_imported_is_refused_by_name(
 
 def test_damaged_and_strange_folders_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AdapterFileError, match=r"holds neither adapter_config.json nor best_model.pt"):
+    with pytest.raises(AdapterFileError, match=r"contains neither adapter_config.json nor best_model.pt"):
         import_official(tmp_path / "empty", roberta(), tmp_path / "ours")
     (tmp_path / "empty" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(AdapterFileError, match="is not an adapter of the GenFT authors' code"):
@@ -267,5 +267,5 @@ def test_damaged_and_strange_folders_are_refused_by_name(tmp_path: Path) -> None
         import_official(tmp_path / "images", ViT(), tmp_path / "ours")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note").write_text("mine")
-    with pytest.raises(ConfigError, match=r"out: .*full exists already"):
+    with pytest.raises(ConfigError, match=r"out: .*full already exists"):
         import_official(tmp_path / "theirs", roberta(), tmp_path / "full")

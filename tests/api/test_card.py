@@ -75,7 +75,7 @@ def test_the_card_says_genft_the_import_the_base_and_the_method(
     assert "import genft" in block
     assert str(base) in block
     if save is by_transformers:  # which saves neither the task nor the class of the model
-        assert "of another class than `AutoModel` gives" in card.text
+        assert "another class than `AutoModel` returns" in card.text
         block = block.replace("AutoModel", "AutoModelForSequenceClassification")
     names: dict[str, Any] = {}
     exec(block.replace("THIS FOLDER", str(tmp_path)), names)
@@ -92,7 +92,7 @@ def test_what_a_colleague_without_genft_meets_is_on_the_card(base: Path, tmp_pat
     script = "\n".join(lines).replace("THIS FOLDER", str(tmp_path))
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert done.stderr.splitlines()[-1] in re.search(r"stops with `(.*?)`", text)[1]  # type: ignore[index]
+    assert done.stderr.splitlines()[-1] in re.search(r"peft raises `(.*?)`", text)[1]  # type: ignore[index]
 
 
 def test_somebody_s_own_card_keeps_its_text(base: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_somebody_s_own_card_keeps_its_text(base: Path, tmp_path: Path) -> None:
 
 def test_a_card_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / CARD).write_text("---\ntags: [\n---\n# Mine\n", encoding="utf-8")
-    with pytest.warns(UserWarning, match="left as it is, because its front matter cannot be read"):
+    with pytest.warns(UserWarning, match="left unchanged because its front matter cannot be read"):
         GenFTConfig().save_pretrained(str(tmp_path))
     assert (tmp_path / CARD).read_text(encoding="utf-8") == "---\ntags: [\n---\n# Mine\n"
     assert GenFTConfig.from_pretrained(tmp_path) == GenFTConfig()

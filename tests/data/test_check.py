@@ -59,7 +59,7 @@ def test_every_fault_is_told_with_its_place(root: Path) -> None:
         ("test.txt: line 4", "000003.png: cannot be read as an image"),
         ("test.txt: line 5", "000004.png does not exist"),
         ("test.txt: line 11", "'2' is not one of the classes"),
-        ("test.txt: line 12", "leads out of"),
+        ("test.txt: line 12", "is outside"),
     ]:
         assert any(f"{place}: " in fault and what in fault for fault in found["faults"]), (place, what, said)
     assert len(found["faults"]) == 4
@@ -97,7 +97,7 @@ def test_all_benchmarks_that_are_there(tmp_path: Path) -> None:
 def test_nothing_to_check(tmp_path: Path) -> None:
     for arguments, message in [
         ([str(tmp_path)], "nothing to check: it has no folder of a GLUE, VTAB-1k or FGVC task"),
-        ([str(tmp_path), "svhn"], "there is no folder svhn in"),
+        ([str(tmp_path), "svhn"], "no folder svhn in"),
         ([str(tmp_path / "no")], "no: does not exist"),
         ([str(tmp_path), "svnh"], "nearest: 'svhn'"),
     ]:

@@ -31,7 +31,7 @@ def test_copies_of_texts_stay_together(tmp_path: Path) -> None:
     data = read(task_from_path(path))
     assert all(len(names) == 1 for names in sides(data).values())
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 44, "validation": 4, "test": 12}
-    assert "30 examples are copies of another; copies are in one split" in data.notes
+    assert "30 examples are copies of another; copies are kept in the same split" in data.notes
     assert not any("optimistic" in note for note in data.notes)
 
 

@@ -25,7 +25,7 @@ def test_texts_and_pairs_are_cut(bert: Path) -> None:
     data = encode([("w1 w2", "good"), ("w1 " * 9, "bad")], [0, 1], preprocessing, tokenizer(bert))
     assert data[0] == {"input_ids": [2, 5, 6, 3, 24, 3], "attention_mask": [1] * 6, "labels": 0}
     assert data.lengths == [6, 6]
-    with pytest.raises(ConfigError, match="reads one text or two, not 3"):
+    with pytest.raises(ConfigError, match="received 3; a model reads one text or two"):
         encode([("a", "b", "c")], None, preprocessing, tokenizer(bert))
 
 

@@ -165,5 +165,5 @@ def test_image_folders_with_splits(tmp_path: Path) -> None:
 def test_image_folders_need_two_classes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a" / "x.png")
-    with pytest.raises(DataError, match="1 folders of images; one folder per class"):
+    with pytest.raises(DataError, match="found 1 folders of images; at least two classes, with one folder each"):
         load(tmp_path)

@@ -37,13 +37,13 @@ def test_splits_in_any_spelling(tmp_path: Path, names: tuple[str, ...]) -> None:
 def test_splits_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val", "Validation"):
         fill(tmp_path / name, "cats", "dogs")
-    with pytest.raises(DataError, match="both mean the validation split; keep one"):
+    with pytest.raises(DataError, match="are both named for the validation split; keep one"):
         load(tmp_path)
 
 
 def test_a_test_split_without_one_for_training_is_refused(tmp_path: Path) -> None:
     fill(fill(tmp_path, "cats", "dogs") / "Test", "cats", "dogs")
-    with pytest.raises(DataError, match=r"has the split Test, but no folder for training"):
+    with pytest.raises(DataError, match=r"has a folder Test, but no training folder"):
         load(tmp_path)
 
 
@@ -53,7 +53,7 @@ def test_a_class_may_be_called_test(tmp_path: Path) -> None:
 
 def test_what_lies_beside_the_splits_is_told(tmp_path: Path) -> None:
     fill(fill(tmp_path, "extra", n=3) / "train", "cats", "dogs")
-    assert f"{tmp_path}: 3 images beside the folders of the splits left out: extra" in load(tmp_path).notes
+    assert f"{tmp_path}: 3 images outside the split folders left out: extra" in load(tmp_path).notes
 
 
 def test_hidden_and_system_files_are_left_out(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_single_files_and_folders_without_images_are_counted(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     notes = load(tmp_path).notes
     assert f"{tmp_path}: 3 files left out: 2 × .cr2, 1 × .txt" in notes
-    assert f"{tmp_path}: 1 image in no class folder left out" in notes
+    assert f"{tmp_path}: 1 image outside class folders left out" in notes
     assert f"{tmp_path / 'empty'}: the folder is left out: it has no files" in notes
     assert any("docs: the folder is left out: none of its files is an image" in note for note in notes)
 

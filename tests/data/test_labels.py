@@ -46,14 +46,14 @@ def test_blanks_around_labels_are_told_and_make_no_classes(tmp_path: Path) -> No
     data = load(rows(tmp_path, "a", "a ", " b", "b"))
     assert data.task.classes == ("a", "b")
     (note,) = (note for note in data.notes if "blanks" in note)
-    assert note.startswith("20 rows have blanks around the label, which are ignored: 'a ' is 'a' (first: ")
+    assert note.startswith("20 rows have spaces around the label, which are ignored: 'a ' is 'a' (first: ")
     assert note.endswith("line 3)")
 
 
 def test_classes_that_look_alike_are_told(tmp_path: Path) -> None:
     notes = load(rows(tmp_path, "good", "Good", "bad", "bad\u200b")).notes
-    assert "the classes 'Good', 'good' differ only in case or in characters that cannot be seen" in notes
-    assert "the classes 'bad', 'bad\\u200b' differ only in case or in characters that cannot be seen" in notes
+    assert "the classes 'Good', 'good' differ only in case or in invisible characters" in notes
+    assert "the classes 'bad', 'bad\\u200b' differ only in case or in invisible characters" in notes
 
 
 def test_rows_without_text_are_counted(tmp_path: Path) -> None:

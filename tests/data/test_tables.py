@@ -28,20 +28,20 @@ def test_quotation_marks_in_tabs_are_text_where_every_line_is_a_row(tmp_path: Pa
     assert table.rows[0] == {"text": '"I like number 0.', "label": "pos"}
     assert table.where(2).endswith("line 4")
     (note,) = table.notes
-    assert "60 rows (as quotes they would join lines to 20, first at line 2)" in note
+    assert "60 rows (treated as quotes, they would join lines into 20 rows, first at line 2)" in note
 
 
 def test_a_quotation_mark_that_is_never_closed_is_text_between_tabs(tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "a.tsv", 'text\tlabel\n"so\tx\nno\ty\n'))
     assert table.column("text") == ['"so', "no"]
-    assert "quotation marks are read as part of the texts" in table.notes[0]
+    assert "quotation marks are treated as part of the texts" in table.notes[0]
 
 
 def test_rows_with_line_breaks_are_counted(tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "a.csv", 'text,label\n"one\ntwo\nthree",x\nfour,y\n"five\nsix",x\n'))
     assert len(table.rows) == 3
     (note,) = table.notes
-    assert "2 of 3 rows hold line breaks in quotes; the longest begins at line 2 and has 3 lines" in note
+    assert "2 of 3 rows contain quoted line breaks; the longest begins at line 2 and has 3 lines" in note
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_rows_with_line_breaks_are_counted(tmp_path: Path) -> None:
 def test_another_separator_is_found_and_told(tmp_path: Path, name: str, separator: str, word: str) -> None:
     table = read_table(write(tmp_path / name, f"text{separator}label\nrow{separator}a\n"))
     assert table.rows == [{"text": "row", "label": "a"}]
-    assert table.notes == (f"{tmp_path / name}: its values are separated by {word}",)
+    assert table.notes == (f"{tmp_path / name}: values are separated by {word}",)
     with pytest.raises(DataError, match=r"line 2: 3 values.*but the header has 2"):
         read_table(write(tmp_path / name, f"text{separator}label\nrow{separator}a{separator}b\n"))
 
@@ -64,8 +64,11 @@ def test_one_column_needs_no_separator(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('{"text": "a", "label": ["x", "y"]}', r"line 1: the column 'label' holds a list; it needs one value per row"),
-        ('{"text": {"a": 1}, "label": "x"}', r"line 1: the column 'text' holds an object"),
+        (
+            '{"text": "a", "label": ["x", "y"]}',
+            r"line 1: the column 'label' contains a list; it needs one value per row",
+        ),
+        ('{"text": {"a": 1}, "label": "x"}', r"line 1: the column 'text' contains an object"),
         ('{"text": "a", "label": "x", "label": "y"}', r"line 1: the name 'label' has two values"),
         ('{"text": "a", "label": NaN}', r"line 1: the label 'NaN' looks like a missing value"),
         ('{"text": "a", "label": "  "}', r"line 1: no value in the column 'label'"),
@@ -102,7 +105,7 @@ def test_an_endless_text_is_refused_with_its_line(tmp_path: Path, name: str) -> 
 
 def test_a_file_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "available_memory", lambda: 800)
-    with pytest.raises(DataError, match=r"has 120 bytes; with the memory that is free, at most 100 can be read"):
+    with pytest.raises(DataError, match=r"has 120 bytes; free memory allows at most 100"):
         read_table(write(tmp_path / "a.csv", "t" * 120))
 
 

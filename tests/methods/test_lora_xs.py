@@ -30,7 +30,7 @@ def test_lora_xs_is_the_equation(shape: tuple[int, int]) -> None:
 
 
 def test_a_small_weight_uses_all_its_singular_values() -> None:
-    with pytest.warns(UserWarning, match=r"r = 5 is more than the singular values of 0 \(4, 6\)"):
+    with pytest.warns(UserWarning, match=r"r = 5 exceeds the number of singular values of 0 \(4, 6\)"):
         model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), LoraXSConfig(target_modules=["0"], r=5))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 16
 

@@ -75,7 +75,7 @@ def test_svft_random_differs_by_seed_and_weight() -> None:
 
 
 def test_a_band_wider_than_the_matrix_is_refused() -> None:
-    with pytest.raises(TargetError, match=r"off_diagonals: received 4; M of 0 \(4, 6\) has 3 on each side"):
+    with pytest.raises(TargetError, match=r"off_diagonals: received 4; M of 0 \(4, 6\) has only 3 on each side"):
         get_peft_model(
             nn.Sequential(nn.Linear(6, 4)), SVFTConfig(target_modules=["0"], pattern="banded", off_diagonals=4)
         )

@@ -18,7 +18,7 @@ def test_the_grid_follows_from_the_model(family: str) -> None:
 
 def test_another_number_of_tokens_is_refused() -> None:
     model = get_peft_model(FAMILIES["vit"].build(), VAPTConfig())
-    with pytest.raises(ConfigError, match=r"grid: received 14, which is 196 patches .* blocks read 5 tokens"):
+    with pytest.raises(ConfigError, match=r"grid: received 14, i.e. 196 patches .* blocks read 5 tokens"):
         model(**FAMILIES["vit"].batch())
 
 

@@ -32,7 +32,7 @@ def adapter_card(saved: SavedTask, *, is_peft: bool) -> Card:
         ),
     ]
     if saved.base_is_local:
-        paragraphs.append("The base was a local folder on the machine of training: pass its location as `base=`.")
+        paragraphs.append("The base was a local folder on the training machine: pass its location as `base=`.")
     if is_peft:
         auto, task = ("SequenceClassification", "text-classification")
         if saved.kind == "image":

@@ -1,7 +1,7 @@
-"""A standard LoRA adapter, ready to be saved, in the form that the program reads that will load it.
+"""A standard LoRA adapter, ready to be saved in the form that the target program reads.
 
-Each program reads less than peft writes. What it would drop or misread is refused, so that an adapter that is written
-for a program means the same there:
+Each program supports only part of what peft writes. Whatever it would drop or misread is refused, so an adapter
+written for a program computes the same there:
 
     vLLM        r, lora_alpha and target_modules; no other module, no bias; one scale lora_alpha / r for all weights;
                 r at most 512, the largest value of its --max-lora-rank
@@ -24,19 +24,19 @@ from torch import Tensor
 from genft.bridge.adapter_file import PEFT_PREFIX
 from genft.errors import ConfigError, not_one_of
 
-#: Where diffusers' pipelines look for a LoRA adapter.
+#: The file in which diffusers' pipelines expect a LoRA adapter.
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What a program can load.
+    """What a program is able to load.
 
     Attributes:
-        biases: whether it adds the bias of lora_B.
-        modules: whether it loads modules that are saved whole, such as a head.
-        ranks: whether each weight may have a rank of its own.
-        largest_rank: None if there is no limit.
+        biases: whether it supports a bias on lora_B.
+        modules: whether it loads modules that are saved in full, such as a head.
+        ranks: whether the rank may differ between weights.
+        largest_rank: the largest rank allowed, or None if there is no limit.
     """
 
     biases: bool = False
@@ -55,7 +55,7 @@ READERS = {
 
 @dataclass(frozen=True)
 class ConvertedLayer:
-    """One weight: the rank of its LoRA form, and ‖ΔW − B A‖ / ‖ΔW‖ (Frobenius)."""
+    """A converted weight: the rank of its LoRA form, and ‖ΔW − B A‖ / ‖ΔW‖ (Frobenius)."""
 
     module: str
     rank: int
@@ -67,13 +67,13 @@ class LoraAdapter:
     """A standard LoRA adapter, ready to be saved.
 
     Attributes:
-        config: names its targets one by one where a pattern would catch others; scale 1 everywhere.
+        config: lists its targets individually if a pattern would match other modules; the scale is 1 everywhere.
         tensors: lora_A (k, i) and lora_B (o, k) of every weight, its bias if biases were trained, and the modules
-            saved whole, by peft's names.
-        layers: what the conversion cost.
-        exact: whether the update has low rank by construction and all of it is here.
-        notes: sentences about what is unusual.
-        program: what it is written for, a member of :data:`READERS`.
+            saved in full, under peft's names.
+        layers: the rank and the approximation error of each weight.
+        exact: whether the update has low rank by construction and is represented in full.
+        notes: sentences about anything unusual.
+        program: the target program, a key of :data:`READERS`.
         base_class: the class of the adapted model.
     """
 
@@ -86,7 +86,7 @@ class LoraAdapter:
     base_class: str = ""
 
     def save(self, folder: Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors; for diffusers also the file of its pipelines."""
+        """Write adapter_config.json and adapter_model.safetensors; for diffusers, also the file that pipelines load."""
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}
         save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
         if self.program == "diffusers":
@@ -98,7 +98,7 @@ def check_program(name: str) -> str:
     """``name`` if it is in :data:`READERS`.
 
     Raises:
-        ConfigError: naming the nearest one that is.
+        ConfigError: ``name`` is unknown; the message gives the nearest known one.
     """
     if name not in READERS:
         raise ConfigError(not_one_of("for", name, READERS))
@@ -106,34 +106,34 @@ def check_program(name: str) -> str:
 
 
 def fit(lora: LoraAdapter, program: str) -> LoraAdapter:
-    """The adapter in the form that ``program`` reads, meaning the same.
+    """An equivalent adapter in the form that ``program`` reads.
 
     Raises:
-        ConfigError: the program could not load a part of it.
+        ConfigError: the program cannot load part of it.
     """
     reader = READERS[check_program(program)]
     if not reader.modules and lora.config.modules_to_save:
         raise ConfigError(
-            f"to-lora: {program} loads no module besides LoRA, and this adapter has "
+            f"to-lora: {program} loads only LoRA weights, but this adapter contains "
             f"{', '.join(lora.config.modules_to_save)}, trained in full; merge it instead, or write it for peft"
         )
     if not reader.biases and lora.config.lora_bias:
         raise ConfigError(
-            f"to-lora: {program} drops the biases that this adapter has trained, so its answers would differ; merge it "
+            f"to-lora: {program} drops the trained biases of this adapter, so its outputs would differ; merge it "
             "instead, or train without biases (VectorFit: train_bias=False)"
         )
     if not reader.ranks:
         lora = _of_one_rank(lora)
     if reader.largest_rank is not None and lora.config.r > reader.largest_rank:
         raise ConfigError(
-            f"to-lora: the rank is {lora.config.r}, and {program} loads {reader.largest_rank} at most; bound it with "
+            f"to-lora: the rank is {lora.config.r}, but {program} loads at most {reader.largest_rank}; limit it with "
             "--rank, or merge the adapter instead"
         )
     return lora
 
 
 def _of_one_rank(lora: LoraAdapter) -> LoraAdapter:
-    """Every pair filled up with zeros to the largest rank, so that one r and one scale of 1 hold for all."""
+    """Every pair padded with zeros to the largest rank, so that a single r and a scale of 1 apply to all."""
     rank = max(layer.rank for layer in lora.layers)
     config = replace(lora.config, r=rank, lora_alpha=rank, rank_pattern={}, alpha_pattern={})
     return replace(lora, config=config, tensors={name: _filled(name, t, rank) for name, t in lora.tensors.items()})
@@ -149,11 +149,11 @@ def _filled(name: str, tensor: Tensor, rank: int) -> Tensor:
 
 
 def named_for_diffusers(tensors: dict[str, Tensor], class_name: str) -> dict[str, Tensor]:
-    """The tensors by the names that a pipeline of diffusers knows: ``unet.….lora_A.weight``.
+    """The tensors under the names that a diffusers pipeline expects: ``unet.….lora_A.weight``.
 
     Args:
-        tensors: by peft's names.
-        class_name: of the adapted model.
+        tensors: under peft's names.
+        class_name: the class of the adapted model.
     """
     kinds = {"UNet": "unet", "TextModel": "text_encoder"}
     part = next((part for kind, part in kinds.items() if kind in class_name), "transformer")

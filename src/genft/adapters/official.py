@@ -1,4 +1,4 @@
-"""Import of adapters saved by the GenFT authors' own code, converted exactly into adapters of this package.
+"""Imports adapters saved by the GenFT authors' own code, and converts them exactly into adapters of this package.
 
 Their repository (xuguangning1218/GenFT) also contains a package called ``genft``, and a fork of peft that uses the same
 ``peft_type`` as ours, GENFT. There are two layouts:
@@ -39,7 +39,7 @@ from genft.models.source import find_model
 ADAPTER = "default"
 ACTIVATIONS = {"relu": "relu", "leakyrelu": "leaky_relu", "gelu": "gelu", "tanh": "tanh"}
 INITS = {"zero": "zeros"}
-#: Their part of the generator → our factor.
+#: Maps the parts of their generator to our factors.
 SHARED = {"1_a": "u_in", "1_b": "u_out", "2_a": "v_in", "2_b": "v_out"}
 
 _SHARED_KEY = re.compile(r"(?:^|.*\.)genft_share_([12]_[ab])\.linear\.(weight|bias)$")
@@ -48,14 +48,14 @@ _PAIR_KEY = re.compile(r"^(.*?)\.?genft_individual_weight_([ab])(?:\.default)?$"
 
 @dataclass
 class Published:
-    """The content of one of their saved adapters.
+    """The content of an adapter saved by their code.
 
     Attributes:
-        settings: settings for our configuration.
+        settings: the settings of our configuration.
         shared: the shared factors and biases, under our names.
-        pairs: location (module path, or number of the block) → (A, B), as they store them.
-        rest: all other tensors by name: the head.
-        heads: modules that were trained in full, as named in their configuration.
+        pairs: maps each location (module path, or block number) to (A, B), as they store them.
+        rest: all other tensors by name, that is, the head.
+        heads: the modules trained in full, as named in their configuration.
         task_type: peft's task type; None for images.
     """
 
@@ -72,8 +72,9 @@ def import_official(folder: str | Path, base: str | Path | nn.Module, out: str |
 
     Args:
         folder: contains adapter_config.json (texts), or best_model.pt and args.yaml (images).
-        base: the pretrained model that it was trained on: a Hub id, a packaged name, a folder, or the model itself.
-        out: a folder that does not exist yet, or is empty.
+        base: the pretrained model that the adapter was trained on: a Hub id, a packaged name, a folder, or the model
+            itself.
+        out: the folder to write to; it must be empty or not exist.
 
     Returns:
         The base model with the adapter.
@@ -84,7 +85,7 @@ def import_official(folder: str | Path, base: str | Path | nn.Module, out: str |
     """
     source, target = Path(folder), Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"out: {target} exists already; give a new folder")
+        raise ConfigError(f"out: {target} already exists; choose a new folder")
     published = _read_images(source) if (source / "best_model.pt").exists() else _read_texts(source)
     model = base if isinstance(base, nn.Module) else _load(str(base), published)
     adapted = _attach(published, model)
@@ -100,7 +101,7 @@ def _read_texts(folder: Path) -> Published:
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except OSError:
-        raise AdapterFileError(f"{folder}: holds neither adapter_config.json nor best_model.pt") from None
+        raise AdapterFileError(f"{folder}: contains neither adapter_config.json nor best_model.pt") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise AdapterFileError(f"{folder / 'adapter_config.json'}: is not valid JSON") from None
     if not isinstance(config, dict) or not is_official(config):
@@ -108,7 +109,7 @@ def _read_texts(folder: Path) -> Published:
     if config.get("bias", "none") != "none":
         raise ConfigError(f"bias: {config['bias']!r} trains the base's own biases as well, which cannot be imported")
     if config.get("fan_in_fan_out"):
-        raise ConfigError("fan_in_fan_out: weights stored transposed (Conv1D) cannot be imported")
+        raise ConfigError("fan_in_fan_out: transposed weights (Conv1D) cannot be imported")
     shared, pairs, rest = _sorted_out(_tensors(folder), folder)
     settings = _settings(config, shared, config.get("drop", 0.0))
     settings |= {"ratio_power": 1, "transpose_delta": False, "specific_scope": "module", "init_shared": "linear"}
@@ -127,11 +128,13 @@ def _read_images(folder: Path) -> Published:
     try:
         arguments = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
     except OSError:
-        raise AdapterFileError(f"{folder / 'args.yaml'}: is missing; it holds the settings of best_model.pt") from None
+        raise AdapterFileError(f"{folder / 'args.yaml'}: is missing; it has the settings of best_model.pt") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise AdapterFileError(f"{folder / 'args.yaml'}: is not valid YAML") from None
     if not isinstance(arguments, dict) or "generator_share_dim" not in arguments:
-        raise AdapterFileError(f"{folder / 'args.yaml'}: has no generator_share_dim, so it is not of the authors' code")
+        raise AdapterFileError(
+            f"{folder / 'args.yaml'}: has no generator_share_dim, so it is not from the authors' code"
+        )
     content = _load_pickle(folder / "best_model.pt")
     if not isinstance(content.get("model"), dict):
         raise AdapterFileError(f"{folder / 'best_model.pt'}: has no tensors under 'model'")
@@ -140,7 +143,7 @@ def _read_images(folder: Path) -> Published:
     settings |= {"ratio_power": 4, "transpose_delta": True, "specific_scope": "layer"}
     blocks = {path: re.fullmatch(r"blocks\.(\d+)\.attn", path) for path in pairs}
     if strange := next((path for path, match in blocks.items() if match is None), None):
-        raise AdapterFileError(f"{folder / 'best_model.pt'}: {strange!r} is no block of a ViT")
+        raise AdapterFileError(f"{folder / 'best_model.pt'}: {strange!r} is not a block of a ViT")
     numbered = {match.group(1): pairs[path] for path, match in blocks.items() if match}
     return Published(settings, shared, numbered, rest, ["head"], None)
 
@@ -181,10 +184,10 @@ def _load_pickle(file: Path) -> dict[str, Any]:
     """Read a torch.save file of tensors and plain values; nothing in it is executed."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many types; its message about an unsafe file is what the user needs
+    except Exception as e:  # torch raises many types; its message about an unsafe file is the useful one
         raise AdapterFileError(f"{file}: cannot be read ({first_line(e)})") from None
     if not isinstance(content, dict):
-        raise AdapterFileError(f"{file}: does not hold a dictionary of tensors")
+        raise AdapterFileError(f"{file}: does not contain a dictionary of tensors")
     return content
 
 
@@ -210,7 +213,7 @@ def _sorted_out(
         else:
             rest[name] = tensor
     if half := next((path for path, pair in halves.items() if len(pair) < 2), None):
-        raise AdapterFileError(f"{folder}: {half} has one of genft_individual_weight_a and _b without the other")
+        raise AdapterFileError(f"{folder}: {half} has only one of genft_individual_weight_a and _b")
     return shared, {path: (pair["a"], pair["b"]) for path, pair in halves.items()}, rest
 
 
@@ -290,4 +293,4 @@ def _fill_heads(published: Published, adapted: PeftModel, folder: Path) -> None:
                 raise AdapterFileError(f"{folder}: {key} has shape {shapes}")
             parameter.copy_(left.pop(key))
     if left:
-        raise AdapterFileError(f"{folder}: {next(iter(left))} has no place in the base model")
+        raise AdapterFileError(f"{folder}: {next(iter(left))} has no counterpart in the base model")

@@ -1,7 +1,7 @@
-"""The model card of a saved adapter: what it is, what to install, and the lines that load it.
+"""The model card of a saved adapter: what it is, what to install, and the code that loads it.
 
-Names of classes, tasks and models come from data and command lines. They are escaped: as YAML in the front matter, as
-Python literals in code, and as plain Markdown text elsewhere.
+Names of classes, tasks and models come from data and command lines, so they are escaped: as YAML in the front matter,
+as Python literals in code, and as Markdown text elsewhere.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ AUTO_CLASSES = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 
-#: What begins markup in Markdown, wherever it stands.
+#: Characters that can start Markdown markup anywhere in a line.
 _MARKUP = re.compile(r"([\\`*_\[\]<>#|~$&])")
-#: Around the part of a card that genft writes into somebody else's.
+#: Delimit the section that genft inserts into an existing card.
 _BEGIN, _END = "<!-- genft: how to load this adapter -->", "<!-- end of genft's part -->"
 _OWN_PART = re.compile(rf"{_BEGIN}.*?{_END}", re.DOTALL)
-#: The title of huggingface_hub's template, in which nothing is filled in.
+#: The title of huggingface_hub's template when nobody has filled it in.
 _BLANK = re.compile(r"\A\s*# Model Card for Model ID\s*$", re.MULTILINE)
 
 
@@ -57,15 +57,15 @@ class Card:
 
 
 def write_card(folder: Path, method: str, base: str | None, class_name: str) -> None:
-    """Say in the card of ``folder`` how its adapter is loaded.
+    """Add instructions for loading the adapter to the card in ``folder``.
 
-    A card that somebody has filled in keeps its text, and gets this part in front; peft's empty template is replaced.
+    A card that somebody has written keeps its text and gets this section in front; peft's empty template is replaced.
 
     Args:
-        folder: of the adapter.
-        method: its registered name.
-        base: the base model, as the configuration names it.
-        class_name: of the base model, in transformers.
+        folder: the adapter's folder.
+        method: the registered name of its method.
+        base: the base model's name in the configuration.
+        class_name: the base model's class in transformers.
     """
     title = f"{markdown(method)} adapter" + (f" on {markdown(base)}" if base else "")
     part = "\n\n".join((_BEGIN, *_how_to_load(method, base, class_name), _END))
@@ -84,30 +84,34 @@ def write_card(folder: Path, method: str, base: str | None, class_name: str) -> 
         else:
             card.text = f"{part}\n\n{card.text.lstrip()}"
         card.save(file)
-    except Exception as e:  # somebody's front matter: PyYAML and huggingface_hub raise many kinds
-        warnings.warn(f"{file}: left as it is, because its front matter cannot be read: {first_line(e)}", stacklevel=2)
+    except Exception as e:  # front matter may be anything: PyYAML and huggingface_hub raise many types
+        warnings.warn(f"{file}: left unchanged because its front matter cannot be read: {first_line(e)}", stacklevel=2)
 
 
 def _how_to_load(method: str, base: str | None, class_name: str) -> list[str]:
     paragraphs = [
-        f"Trained with genft (method {markdown(method)}), a package beside peft. Install it with "
+        f"Trained with genft (method {markdown(method)}), an extension of peft. Install it with "
         "`pip install genft`, then:",
         with_peft(class_name, base or "THE BASE MODEL", (), "import genft  # makes the method known to peft"),
-        f"Without `import genft`, peft stops with `KeyError: '{method.upper()}'`. Without genft: "
-        '`genft merge "THIS FOLDER" --out merged` writes a plain model, and `genft to-lora` a LoRA adapter where '
-        "there is one, on a machine that has genft.",
+        f"Without `import genft`, peft raises `KeyError: '{method.upper()}'`. To use the adapter without genft, run "
+        '`genft merge "THIS FOLDER" --out merged` on a machine that has genft, which writes a plain model; if the '
+        "method allows, `genft to-lora` writes a LoRA adapter.",
     ]
     if class_name == "AutoModel":
-        paragraphs.append("If the adapted model was of another class than `AutoModel` gives, load that class instead.")
+        paragraphs.append("If the adapted model has another class than `AutoModel` returns, load that class instead.")
     if class_name.endswith("Classification"):
-        paragraphs.append("Give `from_pretrained` the labels of training (`num_labels=`); the head is in the adapter.")
+        paragraphs.append(
+            "Pass the number of training labels to `from_pretrained` (`num_labels=`); the head is in the adapter."
+        )
     if base and Path(base).expanduser().is_dir():
-        paragraphs.append("The base was a folder on the machine of training: give its place, or its name on the Hub.")
+        paragraphs.append(
+            "The base was a local folder on the training machine; pass its path on yours, or its name on the Hub."
+        )
     return paragraphs
 
 
 def markdown(text: str) -> str:
-    """``text`` as Markdown that shows it as it is, on one line."""
+    """``text`` escaped so that Markdown renders it literally, on one line."""
     return _MARKUP.sub(r"\\\1", visible(text))
 
 
@@ -116,13 +120,13 @@ def code(*lines: str) -> str:
 
 
 def outputs_as_code(labels: Sequence[str]) -> str:
-    """The arguments of ``from_pretrained`` that give a head its outputs and their names."""
+    """The arguments of ``from_pretrained`` that set the number and the names of a head's outputs."""
     names = ", ".join(map(_literal, labels))
     return f"num_labels={len(labels)}, id2label=dict(enumerate([{names}]))"
 
 
 def with_peft(class_name: str, base: str, labels: Sequence[str], *imports: str) -> str:
-    """The lines that put the adapter on its base with peft."""
+    """The code that loads the adapter onto its base with peft."""
     head = f", {outputs_as_code(labels)}" if labels else ""
     return code(
         *imports,
@@ -135,6 +139,6 @@ def with_peft(class_name: str, base: str, labels: Sequence[str], *imports: str) 
 
 
 def _literal(text: str) -> str:
-    """A Python string in double quotes, of printable ASCII and letters; three backquotes cannot end the block."""
+    """A Python string in double quotes, printable and without backquotes, which could end the code block."""
     inner = "".join(c if c.isprintable() and c not in '\\"`' else f"\\U{ord(c):08x}" for c in text)
     return f'"{inner}"'

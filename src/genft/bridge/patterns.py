@@ -1,4 +1,4 @@
-"""Patterns from configurations: an adapter_config.json may be a stranger's, and its patterns may backtrack for ever."""
+"""Checks the regular expressions of configurations: those of an untrusted adapter may backtrack forever."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 from genft.errors import ConfigError
 
-#: Settings of configurations (ours and peft's) whose value peft matches as a regular expression.
+#: Settings (ours and peft's) whose value peft matches as a regular expression.
 PATTERNS = ("target_modules", "exclude_modules")
-#: Settings whose keys it matches.
+#: Settings whose keys peft matches as regular expressions.
 KEY_PATTERNS = ("rank_pattern", "alpha_pattern")
-#: Seconds of processor time that all patterns of a configuration may take on all names of a model.
+#: The CPU time, in seconds, that matching all patterns of a configuration with all names of a model may take.
 SECONDS = 1
-#: More characters than any sensible pattern has.
+#: The most characters of a pattern; no sensible one is longer.
 LONGEST = 10_000
 
 _MATCH = f"""
@@ -32,13 +32,13 @@ for pattern in patterns:
 
 
 def check_patterns(settings: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Refuse patterns that do not compile, or take longer than a second on the names of a model.
+    """Refuse patterns that do not compile, or take more than a second to match with the names of a model.
 
-    Only a pattern with two repeats or more can take long. Such a one is tried in a process of its own, which can be
-    ended: Python's engine cannot be interrupted within a match.
+    Only a pattern with two or more quantifiers can take long. Such patterns are tried in a separate process that can be
+    killed, because Python's engine cannot be interrupted during a match.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: a pattern is refused; the message names the setting.
     """
     doubtful: list[tuple[str, str]] = []
     for setting, pattern in _patterns(settings):
@@ -57,12 +57,12 @@ def check_patterns(settings: Mapping[str, Any], names: Iterable[str]) -> None:
         setting, pattern = doubtful[done]
         raise ConfigError(
             f"{setting}: matching {_short(pattern)} with the names of this model takes more than {SECONDS} second; "
-            "its repeats can be divided in too many ways"
+            "its quantifiers can match in too many ways"
         )
 
 
 def _patterns(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """(setting, pattern) as peft builds them from a configuration."""
+    """(setting, pattern) pairs, as peft builds them from a configuration."""
     for setting in PATTERNS:
         if isinstance(value := settings.get(setting), str):
             yield setting, value
@@ -74,7 +74,7 @@ def _patterns(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _matched_in_time(patterns: list[str], names: list[str]) -> int:
-    """How many of the patterns, from the first on, were matched with all names in the time allowed."""
+    """The number of patterns, counted from the first, that were matched with all names within the time limit."""
     command = [sys.executable, "-I", "-S", "-c", _MATCH]
     tried = subprocess.run(command, input=json.dumps([patterns, names]), capture_output=True, text=True)
     return len(patterns) if tried.returncode == 0 else len(tried.stdout.splitlines())

@@ -1,16 +1,16 @@
-"""A cache of updates in evaluation mode, valid until one of the tensors that they were computed from changes.
+"""A cache of updates in evaluation mode; an entry is valid until a tensor that it was computed from changes.
 
 Computing the update of a weight costs much more than multiplying one token by it, so generating text with a key-value
 cache would spend its time recomputing the same ΔW. W0 + ΔW is cached if the sum is exact and fits into ``limit``;
 otherwise ΔW or its thin factors.
 
 A stale update would be a silent error, and a version counter does not see writes through ``.data`` (moving averages,
-older optimizers). So values are compared: trained tensors in full with a copy, once per forward pass of the model;
-frozen weights by the products of their rows with a fixed vector, all rows in a pass over 32 tokens or more, else the
-next 32nd part of the rows. So a write through ``.data`` to a few rows of a frozen weight is noticed within 32 passes at
-worst, any other change at once.
+older optimizers). Values are therefore compared: trained tensors in full with a copy, once per forward pass of the
+model; frozen weights by the products of their rows with a fixed vector, all rows in a pass over 32 tokens or more,
+otherwise the next 32nd of the rows. A write through ``.data`` to a few rows of a frozen weight is thus noticed within
+32 passes at worst, any other change immediately.
 
-Threads may share a model in evaluation mode: the cache is modified under a lock, and a thread compares tensors again
+Threads may share a model in evaluation mode: the cache is modified under a lock, and a thread compares tensors
 unless it has already done so in its current pass.
 """
 
@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from genft.bridge.forward_pass import ForwardPass
 from genft.ops.entries import no_autocast
 
-#: The most bytes for the cached updates of one model.
+#: The default size limit, in bytes, of the cached updates of one model.
 LIMIT = 2**30
 
-#: The number of parts of a frozen weight's rows; a pass over few tokens compares one part.
+#: The number of parts of a frozen weight's rows; a pass over fewer tokens compares only one part.
 PARTS = 32
 
 #: A frozen weight with at most this many entries is always compared as a whole.
@@ -100,7 +100,7 @@ class UpdateCache:
 
     @property
     def nbytes(self) -> int:
-        """The present size of the cached updates in bytes."""
+        """The current size of the cached updates in bytes."""
         with self._lock:
             return sum(entry.update.nbytes for entry in self._entries.values())
 
@@ -202,8 +202,8 @@ class WatchedWeight:
         return self.same(tokens)
 
     def same(self, tokens: int) -> bool:
-        """Whether the tensor is unchanged: all rows are compared if the pass has enough tokens to be worth it, else
-        only the next part of them."""
+        """Whether the tensor is unchanged: all rows are compared if the pass has enough tokens to justify it,
+        otherwise only the next part of them."""
         t = self.tensor
         if (t.data_ptr(), t._version, t.shape, t.dtype) != self.identity:
             return False

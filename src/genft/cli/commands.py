@@ -69,7 +69,7 @@ COMMANDS = {
         Entry(
             "import-official",
             "genft.cli.import_official:import_official",
-            "Make an adapter of the GenFT authors' own code one of this package.",
+            "Convert an adapter of the GenFT authors' own code into one of this package.",
             _HAND_OVER,
         ),
     )

@@ -1,4 +1,4 @@
-"""``genft import-official``: take over an adapter that the GenFT authors' own code has saved."""
+"""``genft import-official``: convert an adapter saved by the GenFT authors' own code."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from genft.sweeps.processes import be_quiet
 
 
 class ImportOptions(MergeOptions):
-    official: Path = argument("A folder that the authors' code has saved.", metavar="FOLDER")
+    official: Path = argument("A folder saved by the authors' code.", metavar="FOLDER")
     pretrained: str = option(
-        "The model that it was trained on: a Hub id, a packaged name, or a folder.", names=("--base",), metavar="MODEL"
+        "The model that the adapter was trained on: a Hub id, a packaged name, or a folder.",
+        names=("--base",),
+        metavar="MODEL",
     )
 
 
 @takes_options
 def import_official(options: ImportOptions, output: JsonOptions) -> None:
-    """Make an adapter of the GenFT authors' own code one of this package.
+    """Convert an adapter of the GenFT authors' own code into one of this package.
 
-    Their package is called genft as well, and its files are different. The result computes exactly what theirs does; a
-    setting that has no exact counterpart is refused by name. Texts: adapter_config.json and the tensors beside it.
-    Images: best_model.pt and args.yaml.
+    Their package is also called genft, but its files differ. The result computes exactly what theirs does; a setting
+    without an exact counterpart is refused by name. Text adapters consist of adapter_config.json and a file of tensors,
+    image adapters of best_model.pt and args.yaml.
 
         genft import-official THEIRS --base FacebookAI/roberta-base --out ours
     """
@@ -40,6 +42,6 @@ def import_official(options: ImportOptions, output: JsonOptions) -> None:
         return
     console = screen()
     console.print(
-        f"{class_name}: {counts.adapter:,} numbers of the adapter and {counts.head:,} of the head, unchanged."
+        f"{class_name}: {counts.adapter:,} adapter parameters and {counts.head:,} head parameters, unchanged."
     )
     console.print(f"Adapter saved to {options.out}", soft_wrap=True, markup=False)

@@ -15,8 +15,8 @@ from genft.data.task import Fault, Split, Task, TaskData, find_tasks, list_tasks
 from genft.data.vtab import read_vtab
 from genft.errors import ConfigError, not_one_of
 
-#: Readers by the ``reader`` of a task; they report every row that is wrong. A new layout is a function here and a file
-#: beside this one.
+#: Maps a task's ``reader`` to the function that reads it and reports every invalid row. To support a new layout, add
+#: a module to this package and its function here.
 READERS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "bbc-news": read_bbc_news,
     "fgvc": read_fgvc,
@@ -25,7 +25,7 @@ READERS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "image-folder": read_image_folder,
     "vtab-1k": read_vtab,
 }
-#: Those of benchmarks on disk.
+#: The readers of benchmarks that are stored on disk.
 LAYOUTS = frozenset(("fgvc", "glue", "vtab-1k"))
 
 
@@ -49,7 +49,7 @@ def read(task: Task) -> TaskData:
 
 
 def compare_sizes(data: TaskData) -> list[str]:
-    """A sentence for every split whose size is not the task's."""
+    """One sentence for every split whose size differs from the size that the task expects."""
     sizes = {name: len(split) for name, split in data.splits.items()}
     return [
         f"{name} has {sizes.get(name, 0):,} examples; {data.task.name} should have {expected:,}"

@@ -1,4 +1,4 @@
-"""Whether data on disk can be used, and are those of their benchmark: everything that is wrong, with file and line."""
+"""Checks whether data on disk can be used and match their benchmark; every fault is reported with file and line."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from genft.data.task import Task, TaskData
 from genft.errors import DataError, GenFTError
 from genft.files import read_regular
 
-#: Told how many of how many images have been opened.
+#: Progress callback: called with the number of images opened so far and the total.
 Step = Callable[[int, int], None]
 
 
 @dataclass
 class Checked:
-    """What a check of one task found; every list holds sentences.
+    """The outcome of checking one task; every list contains sentences.
 
     Attributes:
         data: the examples, or None if nothing could be read.
         there: whether the task's folder was found.
-        faults: what makes results wrong: labels out of range, missing or unreadable images, bad rows.
-        differences: sizes and classes that differ from the benchmark's and make results incomparable.
-        copies: examples that are in two splits.
-        notes: what was inferred, decoded in a special way or left out, with counts.
+        faults: problems that make results wrong: labels out of range, missing or unreadable images, invalid rows.
+        differences: sizes and classes that differ from the benchmark's, so that results cannot be compared.
+        copies: examples that occur in two splits.
+        notes: what was inferred, converted while decoding, or skipped, with counts.
     """
 
     task: Task
@@ -43,23 +43,23 @@ class Checked:
 
     @property
     def good(self) -> bool:
-        """Copies are no fault of a benchmark, which is published with them; in your own data they are."""
+        """Whether the data can be used. Copies are accepted in a published benchmark, but not in your own data."""
         return self.there and not (self.faults or self.differences or (self.copies and not self.task.sizes))
 
     @property
     def classes(self) -> int:
-        """How many classes have examples, in any split; 0 in a regression."""
+        """The number of classes with at least one example in any split; 0 for a regression."""
         if self.task.regression:
             return 0
         return len({label for split in self.data.splits.values() for label in split.labels}) if self.data else 0
 
 
 def check_task(task: Task, step: Step) -> Checked:
-    """Read ``task``, open every image, and look for examples that are in two splits.
+    """Read ``task``, open every image, and look for examples that occur in two splits.
 
     Args:
         task: the task.
-        step: told how many of how many images have been opened.
+        step: called after each image with the number of images opened so far and the total.
     """
     checked = Checked(task)
     try:
@@ -81,21 +81,21 @@ def check_task(task: Task, step: Step) -> Checked:
 
 
 def check_data(data: TaskData, step: Step) -> Checked:
-    """As :func:`check_task`, of data that have been read already; what their reader noted is not repeated."""
+    """Like :func:`check_task`, for data that have already been read; the notes of their reader are not repeated."""
     checked = Checked(data.task, data)
     _look_into(checked, data, step)
     return checked
 
 
 def require(faults: Sequence[str]) -> None:
-    """Refuse data that would end a run, or make its result wrong.
+    """Refuse data that would stop a run or make its result wrong.
 
     Raises:
-        DataError: with the first of the faults, and the number of the others.
+        DataError: there are faults; the message gives the first one and the number of the others.
     """
     if faults:
         more = f" (and {len(faults) - 1:,} more: genft data check lists them)" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{more}; --no-check trains without looking")
+        raise DataError(f"{faults[0]}{more}; use --no-check to train without this check")
 
 
 def _look_into(checked: Checked, data: TaskData, step: Step) -> None:
@@ -112,7 +112,7 @@ def _check_images(data: TaskData, step: Step) -> tuple[list[str], list[str]]:
     """Open every image.
 
     Returns:
-        (a sentence for every image that cannot be read, sentences with counts about what the decoder decides)
+        (one sentence per unreadable image, sentences that count the conversions made by the decoder)
     """
     total, done = sum(map(len, data.splits.values())), 0
     faults: list[str] = []
@@ -131,14 +131,14 @@ def _check_images(data: TaskData, step: Step) -> tuple[list[str], list[str]]:
 
 
 def unreadable_images(paths: Sequence[Path]) -> dict[Path, str]:
-    """Why an image cannot be read, for each that cannot."""
+    """Maps each unreadable image to the reason."""
     with ThreadPoolExecutor() as pool:
         problems = pool.map(_open, paths)
         return {path: problem for path, (_, problem) in zip(paths, problems, strict=True) if problem}
 
 
 def _open(path: str | Path) -> tuple[str | None, str]:
-    """(what the decoder decided, what is wrong with the file)."""
+    """(the conversion that the decoder made, what is wrong with the file)."""
     try:
         return decode(Path(path), read_regular(Path(path))).remark, ""
     except DataError as e:
@@ -146,7 +146,7 @@ def _open(path: str | Path) -> tuple[str | None, str]:
 
 
 def _contradictions(data: TaskData, content: dict[str, list[str]]) -> list[str]:
-    """A sentence about examples that are the same and have different labels."""
+    """A sentence about identical examples with different labels."""
     if data.task.regression:
         return []
     labels: dict[str, set[float]] = {}
@@ -157,8 +157,8 @@ def _contradictions(data: TaskData, content: dict[str, list[str]]) -> list[str]:
     if not odd:
         return []
     name, k = next((name, k) for name, values in content.items() for k, value in enumerate(values) if value in odd)
-    what = "image" if data.task.kind == "image" else "text"
-    counted = f"1 {what} occurs" if len(odd) == 1 else f"{len(odd):,} {what}s occur"
+    noun = "image" if data.task.kind == "image" else "text"
+    counted = f"1 {noun} occurs" if len(odd) == 1 else f"{len(odd):,} {noun}s occur"
     return [f"{counted} with different labels (first: {data.place(name, k)})"]
 
 

@@ -1,4 +1,4 @@
-"""Examples that are the same for a reader: texts by their words, images by their files."""
+"""Detection of duplicate examples: texts are compared by their words, images by the bytes of their files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORD = re.compile(r"\w+")
 
 
 def contents(kind: Kind, split: Split) -> list[str]:
-    """Per example what it is: equal for copies. Case, spaces and punctuation make no other text."""
+    """A key per example that is equal for copies; texts that differ only in case, spaces or punctuation are copies."""
     if kind == "image":
         return digests([path for (path,) in split.inputs])
     return ["\t".join(map(_words, texts)) for texts in split.inputs]
@@ -26,13 +26,13 @@ def _words(text: str) -> str:
 def draw_together(
     labels: Sequence[float], content: Sequence[str], size: int, seed: int, stratify: bool
 ) -> tuple[list[int], list[int]]:
-    """(the remaining rows, about ``size`` drawn ones): all rows of equal content are on one side.
+    """(the remaining rows, about ``size`` drawn rows), with all rows of equal content on the same side.
 
     Args:
-        labels, content: per row its class number or value, and what it holds.
-        size: how many rows to draw; without copies exactly as many are drawn.
-        seed: of the drawing.
-        stratify: whether to draw by class.
+        labels, content: the class number or value of each row, and its key from :func:`contents`.
+        size: how many rows to draw; without copies, exactly this many are drawn.
+        seed: the random seed.
+        stratify: whether to stratify by class.
     """
     copies: dict[str, list[int]] = {}
     for row, text in enumerate(content):

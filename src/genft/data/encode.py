@@ -1,4 +1,4 @@
-"""Examples as the model's input: tokens of texts, pixels of images. Training and prediction use the same code."""
+"""Encodes examples as model inputs: texts as tokens, images as pixels. Training and prediction share this code."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from genft.errors import ConfigError
 
 Item = dict[str, Any]
 
-#: Texts of a batch are padded to a multiple of this many tokens.
+#: The texts of a batch are padded to a multiple of this many tokens.
 PAD_TO = 8
 
-#: What an image is resized to before a crop of the model's size: FGVC's 256 for 224.
+#: The shorter side that an image is resized to before cropping, relative to the model's size: FGVC's 256 for 224.
 _CROP_FROM = 256 / 224
-#: How much of the free memory the resized images may take.
+#: The fraction of free memory that resized images may take.
 _CACHE_SHARE = 1 / 4
 
 
 class Encoded(Dataset[Item]):
-    """What texts and images have in common.
+    """Base class of encoded texts and images.
 
     Attributes:
-        labels: the targets, or None for examples without.
+        labels: the targets, or None if the examples have none.
         label_type: the type of a target: ``int`` for a class number, ``float`` for a value.
-        lengths: the size of each input: tokens of a text; 1 for images, which all have one size.
+        lengths: the length of each input: the tokens of a text; 1 for images, which all have the same size.
     """
 
     lengths: list[int]
@@ -51,7 +51,7 @@ class Encoded(Dataset[Item]):
 
 
 class TextDataset(Encoded):
-    """Tokens of texts or text pairs, cut to ``max_length``; padding is left to the batch."""
+    """Tokens of texts or text pairs, truncated to ``max_length``; padding happens per batch."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class TextDataset(Encoded):
         super().__init__(labels, label_type)
         columns = [list(column) for column in zip(*inputs, strict=True)]
         if len(columns) > 2:
-            raise ConfigError(f"text columns: a model reads one text or two, not {len(columns)}")
+            raise ConfigError(f"text columns: received {len(columns)}; a model reads one text or two")
         self.tokens = tokenizer(*columns, truncation=True, max_length=preprocessing.max_length)
         self.lengths = [len(ids) for ids in self.tokens["input_ids"]]
 
@@ -75,12 +75,12 @@ class TextDataset(Encoded):
 class ImageDataset(Encoded):
     """Pixels (3, size, size), float32, normalised.
 
-    Images are resized to a square or, with ``preprocessing.crop``, to a shorter side of 256/224 of the size, whose
-    centre is taken. The images of a batch are decoded in parallel.
+    Images are resized to a square or, with ``preprocessing.crop``, to a shorter side of 256/224 of the size and then
+    cropped. The images of a batch are decoded in parallel.
 
     Args:
-        augment: "randaug", or "crop" for a random crop and flip in place of the centre crop; "none" for evaluation.
-        several_passes: whether to keep the resized images in memory, as bytes, as far as it allows.
+        augment: "randaug", or "crop" for a random crop and flip instead of the centre crop; "none" for evaluation.
+        several_passes: whether to cache resized images as bytes, as far as free memory allows.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ImageDataset(Encoded):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Item]:
-        """A batch, as DataLoader requests it; random numbers are drawn in order, so that the seed decides them."""
+        """A batch, as DataLoader requests it; random numbers are drawn in order, so they depend only on the seed."""
         items = []
         for index, pixels in zip(indices, self.pool.map(self.pixels, indices), strict=True):
             if index not in self.cache and pixels.nbytes <= self.room:
@@ -162,13 +162,13 @@ def encode(
     augment: str = "none",
     several_passes: bool = False,
 ) -> Encoded:
-    """A data set of texts or images, as ``preprocessing`` says.
+    """A data set of texts or images, encoded as ``preprocessing`` specifies.
 
     Args:
-        inputs: per example its texts, or the path of its image.
-        labels: per example its class number or value, or None for examples without.
-        preprocessing: how they become the model's input.
-        tokenizer: for texts.
+        inputs: the texts of each example, or the path of its image.
+        labels: the class number or value of each example, or None if there are no labels.
+        preprocessing: how examples become the model's input.
+        tokenizer: the model's tokenizer, used for texts.
         label_type: the type of a label in a batch.
         augment, several_passes: for images; see :class:`ImageDataset`.
     """

@@ -1,4 +1,4 @@
-"""FGVC's five sets in the layout of VPT (arXiv 2203.12119): a JSON file ``{image: class}`` per split."""
+"""FGVC's five data sets in the layout of VPT (arXiv 2203.12119): a JSON file ``{image: class}`` per split."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from genft.errors import DataError
 
 _REPO = "XiN0919/FGVC"
 _LISTS = {"train": "train.json", "validation": "val.json", "test": "test.json"}
-_IMAGE_FOLDERS = ("images", "Images", "")  # of CUB and NABirds, of Stanford Dogs, of Flowers and Cars
+_IMAGE_FOLDERS = ("images", "Images", "")  # CUB and NABirds; Stanford Dogs; Flowers and Cars
 
 
 def read_fgvc(task: Task, fault: Fault = refuse) -> TaskData:
-    """The splits that have a list. Train decides the classes, and no other split may have further ones."""
+    """The splits that have a list. The classes come from train, and no other split may add one."""
     folder = task_folder(task, list(_LISTS.values()), _REPO)
     if not (folder / _LISTS["train"]).is_file():
         raise DataError(f"{folder / _LISTS['train']}: is missing, and the classes are numbered from it")
-    splits, notes = {}, []
+    splits, notes, missing = {}, [], []
     for name, file in _LISTS.items():
         if (folder / file).is_file():
             splits[name] = _read_list(folder, folder / file, fault)
         else:
-            notes.append(f"{folder / file} is not there")
+            missing.append(folder / file)
     if not splits["train"].labels:
         raise DataError(f"{folder / _LISTS['train']}: lists no image that exists")
     classes = infer_classes(splits["train"].labels, str(folder / _LISTS["train"]))
     if len(classes) != task.class_count:
         notes.append(f"train has {len(classes)} classes; {task.name} should have {task.class_count}")
-    return finish(task.model_copy(update={"classes": classes}), splits, fault, notes)
+    return finish(task.model_copy(update={"classes": classes}), splits, fault, notes, missing)
 
 
 def _read_list(folder: Path, path: Path, fault: Fault) -> Rows:
@@ -57,4 +57,4 @@ def _read_list(folder: Path, path: Path, fault: Fault) -> Rows:
 
 
 class _pairs(list[tuple[str, Any]]):
-    """The entries of a JSON object in order, including an image that has two."""
+    """The entries of a JSON object in order; an image that is listed twice appears twice."""

@@ -14,13 +14,13 @@ from genft.data.tables import TABLES, read_table
 from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
 
-# One fixed split, whatever the seed of a run: otherwise runs with several seeds use different rows.
+# The split does not depend on the run's seed; otherwise runs with different seeds would use different rows.
 _SPLIT_SEED = 0
 _FEWEST_ROWS = 10
 
 
 def read_files(task: Task, fault: Fault = refuse) -> TaskData:
-    """The rows of ``task.files``; a validation or test split that is not given is held out from training."""
+    """The rows of ``task.files``; a missing validation or test split is held out from training."""
     tables = {name: read_table(path, task.encoding) for name, path in task.files.items()}
     notes = [note for table in tables.values() for note in table.notes]
     splits: dict[str, Rows] = {}
@@ -72,21 +72,21 @@ def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
                 if image.is_file():
                     rows.add((str(image),), path.name, str(image))
                 else:
-                    what = "a link to a file that does not exist" if image.is_symlink() else "not a regular file"
-                    fault(f"{image}: is {what}")
+                    problem = "a link to a file that does not exist" if image.is_symlink() else "not a regular file"
+                    fault(f"{image}: is {problem}")
         if not rows.inputs and name != "train":
             raise DataError(f"{folders[name]}: has no images in class folders")
     if len(classes) < 2:
         raise DataError(
-            f"{folders['train']}: {len(classes)} folders of images; one folder per class and at least two "
-            "classes are needed"
+            f"{folders['train']}: found {len(classes)} folders of images; at least two classes, with one folder "
+            "each, are needed"
         )
     notes += [f"classes from the folders: {_listed(classes)}", *similar_classes(classes)]
     return _complete(finish(task.model_copy(update={"classes": classes}), splits, fault, notes))
 
 
 def _complete(data: TaskData) -> TaskData:
-    """Hold out the splits that are not given: a fifth of the rows for test, then a tenth of the rest for validation.
+    """Hold out the missing splits: a fifth of the rows for test, then a tenth of the rest for validation.
 
     Copies stay together, so that no held-out example is also trained on.
     """
@@ -124,9 +124,11 @@ def _complete(data: TaskData) -> TaskData:
 
 def _about_copies(rows: int, different: int) -> str:
     if different < _FEWEST_ROWS:
-        return f"only {different} of {rows:,} examples are different: copies are in several splits, scores optimistic"
+        return (
+            f"only {different} of {rows:,} examples are distinct: copies occur in several splits, scores are optimistic"
+        )
     counted = "1 example is a copy" if rows - different == 1 else f"{rows - different:,} examples are copies"
-    return f"{counted} of another; copies are in one split"
+    return f"{counted} of another; copies are kept in the same split"
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
@@ -146,13 +148,13 @@ def task_from_path(
     """The task that a user's own file or image folder describes.
 
     Raises:
-        DataError: nothing is at ``path`` (with the nearest name that is), or genft cannot read this kind of file.
+        DataError: ``path`` does not exist (the message gives the nearest name), or genft cannot read this kind of file.
     """
-    for given in filter(None, (path, validation, test)):
-        if not given.exists():
-            beside = [p.name for p in given.parent.iterdir()] if given.parent.is_dir() else []
-            close = nearest(given.name, beside)
-            raise DataError(f"{given}: does not exist" + (f"; nearest: {close!r}" if close else ""))
+    for file in filter(None, (path, validation, test)):
+        if not file.exists():
+            siblings = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
+            close = nearest(file.name, siblings)
+            raise DataError(f"{file}: does not exist" + (f"; nearest: {close!r}" if close else ""))
     kind: Literal["text", "image"] = "image" if path.is_dir() else "text"
     if kind == "text" and path.suffix.lower() not in TABLES:
         raise DataError(not_one_of(f"{path}: the ending", path.suffix, TABLES))

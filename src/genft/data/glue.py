@@ -10,18 +10,18 @@ from genft.data.task import Fault, Task, TaskData, refuse
 from genft.errors import DataError, not_one_of
 
 _REPO = "nyu-mll/glue"
-#: Columns whose names in the official files differ from the Hub's: the texts, and the label.
+#: The text columns and the label column of tasks whose official files name them differently from the Hub.
 _COLUMNS = {
     "mrpc": (("#1 String", "#2 String"), "Quality"),
     "stsb": (("sentence1", "sentence2"), "score"),
     "qqp": (("question1", "question2"), "is_duplicate"),
     "mnli": (("sentence1", "sentence2"), "gold_label"),
 }
-_COLA_HEADER = ["source", "label", "mark", "sentence"]  # its files have none
+_COLA_HEADER = ["source", "label", "mark", "sentence"]  # its files have no header
 _FILES = {"train": "train.tsv", "validation": "dev.tsv"}
 _MNLI_FILES = {"train": "train.tsv", "validation": "dev_matched.tsv", "mismatched": "dev_mismatched.tsv"}
 _HUB_SPLITS = {"validation_matched": "validation", "validation_mismatched": "mismatched"}
-_SCORES = (0.0, 5.0)  # of STS-B
+_SCORES = (0.0, 5.0)  # the range of STS-B
 
 
 def read_glue(task: Task, fault: Fault = refuse) -> TaskData:
@@ -29,6 +29,7 @@ def read_glue(task: Task, fault: Fault = refuse) -> TaskData:
     files = _MNLI_FILES if task.name == "mnli" else _FILES
     splits: dict[str, Rows] = {}
     notes: list[str] = []
+    missing: list[Path] = []
     if task.root is None:
         splits = _from_hub(task, list(files.values()))
     else:
@@ -38,10 +39,10 @@ def read_glue(task: Task, fault: Fault = refuse) -> TaskData:
                 splits[name], dropped = _read_tsv(task, folder / file)
                 notes += dropped
             else:
-                notes.append(f"{folder / file} is not there")
+                missing.append(folder / file)
     for rows in splits.values():
         rows.labels = [_class_of(label, task) for label in rows.labels]
-    data = finish(task, splits, fault, notes)
+    data = finish(task, splits, fault, notes, missing)
     if task.regression:
         low, high = _SCORES
         for name, split in data.splits.items():
@@ -52,13 +53,13 @@ def read_glue(task: Task, fault: Fault = refuse) -> TaskData:
 
 
 def _class_of(label: str, task: Task) -> str:
-    """The class of a label, which the files write as its name or as its number."""
+    """The class of a label, which the files give as a name or as a number."""
     numbers = {str(k): name for k, name in enumerate(task.classes)}
     return numbers.get(label, label)
 
 
 def _read_tsv(task: Task, path: Path) -> tuple[Rows, list[str]]:
-    """(the rows, notes). Quotes are data, and a line ends at a newline only."""
+    """(the rows, notes). Quotes are part of the data, and a line ends only at a newline."""
     lines = decode_utf8(path, read_data_file(path)).split("\n")
     first = 1 if task.name == "cola" else 2
     header = _COLA_HEADER if task.name == "cola" else lines.pop(0).rstrip("\r").split("\t")
@@ -76,7 +77,7 @@ def _read_tsv(task: Task, path: Path) -> tuple[Rows, list[str]]:
             short.append(number)
     if not short:
         return rows, []
-    # as in the Hub's copy: a few rows of QQP are broken over two lines
+    # as in the Hub's copy: a few rows of QQP are split across two lines
     return rows, [f"{path}: {len(short):,} lines with too few columns were dropped; the first is line {short[0]}"]
 
 

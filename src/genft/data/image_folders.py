@@ -1,4 +1,4 @@
-"""A user's own images: a folder per class, or folders for train, validation and test with class folders in them."""
+"""A user's own images: one folder per class, either directly or inside folders for train, validation and test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genft.data.images import PICTURES, image_suffixes, plugin_for
 from genft.data.task import SplitName, squash
 from genft.errors import DataError
 
-#: What people call the folder of a split; case, spaces and punctuation do not matter.
+#: Common names for the folder of a split; case, spaces and punctuation are ignored.
 _SPLIT_NAMES: dict[SplitName, frozenset[str]] = {
     "train": frozenset(("train", "training", "trn", "trainset", "trainingset", "traindata", "trainingdata")),
     "validation": frozenset(
@@ -20,18 +20,18 @@ _SPLIT_NAMES: dict[SplitName, frozenset[str]] = {
     ),
     "test": frozenset(("test", "testing", "tst", "testset", "testingset", "testdata")),
 }
-#: What operating systems and programs leave in folders, beside names that begin with a dot.
+#: Names that operating systems and programs leave behind, in addition to those that begin with a dot.
 _SYSTEM = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found", "__pycache__"))
 
 
 @dataclass
 class Scan:
-    """The files in a folder and below.
+    """The files in a folder and its subfolders.
 
     Attributes:
-        images: those that are read, by name.
-        hidden: how many are in hidden or system folders, or hidden themselves.
-        others: how many there are by ending that are not read.
+        images: the files that are read, sorted by name.
+        hidden: the number of files that are hidden or in hidden or system folders.
+        others: the number of files that are not read, by ending.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Scan:
     others: Counter[str] = field(default_factory=Counter)
 
     def notes(self, where: str) -> list[str]:
-        """A sentence for everything that is left out."""
+        """One sentence for each kind of file that is left out."""
         sentences = []
         if self.hidden:
             sentences.append(f"{where}: {_counted(self.hidden, 'hidden or system file')} left out")
@@ -63,12 +63,12 @@ def _counted(n: int, noun: str) -> str:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files in ``folder`` and below, by name, without hidden ones."""
+    """The image files in ``folder`` and its subfolders, sorted by name, without hidden ones."""
     return scan(folder).images
 
 
 def scan(folder: Path) -> Scan:
-    """All files in ``folder`` and below; links to folders are followed once.
+    """All files in ``folder`` and its subfolders; each folder is visited once, even if links lead to it.
 
     Raises:
         DataError: a folder cannot be read.
@@ -113,14 +113,14 @@ def _is_hidden(name: str) -> bool:
 
 @dataclass
 class ClassFolders:
-    """What is directly in a folder that should hold one folder per class.
+    """The content of a folder that should contain one folder per class.
 
     Attributes:
-        scans: the files of every folder with images, by the folder's path.
-        empty: folders without images, and why, in a phrase.
-        unreadable: of these, the ones with pictures that cannot be read.
-        hidden: files in hidden or system folders.
-        loose: images that are in no class folder.
+        scans: maps each folder with images to its files.
+        empty: maps each folder without images to the reason.
+        unreadable: those of ``empty`` that have pictures in formats that cannot be read.
+        hidden: the number of files in hidden or system folders.
+        loose: the number of images outside class folders.
     """
 
     scans: dict[Path, Scan] = field(default_factory=dict)
@@ -130,13 +130,13 @@ class ClassFolders:
     loose: int = 0
 
     def notes(self, folder: Path) -> list[str]:
-        """A sentence for everything that is left out."""
+        """One sentence for each kind of file that is left out."""
         files = Scan(hidden=self.hidden + sum(s.hidden for s in self.scans.values()))
         for s in self.scans.values():
             files.others += s.others
         sentences = files.notes(str(folder))
         if self.loose:
-            sentences.append(f"{folder}: {_counted(self.loose, 'image')} in no class folder left out")
+            sentences.append(f"{folder}: {_counted(self.loose, 'image')} outside class folders left out")
         sentences += [
             f"{path}: the folder is left out: {why}" for path, why in self.empty.items() if path not in self.unreadable
         ]
@@ -144,7 +144,7 @@ class ClassFolders:
 
 
 def class_folders(folder: Path) -> ClassFolders:
-    """What is in ``folder``, by class.
+    """The content of ``folder`` by class.
 
     Raises:
         DataError: it cannot be read.
@@ -175,7 +175,7 @@ def is_image_folder(root: Path) -> bool:
     try:
         folders, _ = split_folders(root)
     except DataError:
-        return True  # which reading it will tell
+        return True  # reading it reports what is wrong
     return any(
         path.parent == folder
         for folder, found in class_folders(folders["train"]).scans.items()
@@ -184,10 +184,10 @@ def is_image_folder(root: Path) -> bool:
 
 
 def split_folders(root: Path) -> tuple[dict[SplitName, Path], list[str]]:
-    """(the folder of each split, sentences about what is left out); without any, ``root`` itself is for training.
+    """(the folder of each split, sentences about what is left out); ``root`` is the training split if there are none.
 
     Raises:
-        DataError: two folders mean one split, or there is a split besides training but no folder for training.
+        DataError: two folders are named for the same split, or there are other splits but no training folder.
     """
     by_split: dict[SplitName, list[Path]] = {}
     others: list[Path] = []
@@ -202,7 +202,9 @@ def split_folders(root: Path) -> tuple[dict[SplitName, Path], list[str]]:
             others.append(path)
     for split, paths in by_split.items():
         if len(paths) > 1 and "train" in by_split:
-            raise DataError(f"{root}: {' and '.join(p.name for p in paths)} both mean the {split} split; keep one")
+            raise DataError(
+                f"{root}: {' and '.join(p.name for p in paths)} are both named for the {split} split; keep one"
+            )
     if "train" not in by_split:
         _refuse_splits_without_training(root, [path for paths in by_split.values() for path in paths])
         return {"train": root}, []
@@ -210,12 +212,12 @@ def split_folders(root: Path) -> tuple[dict[SplitName, Path], list[str]]:
     left_out = [(path.name, len(list_images(path))) for path in others]
     if images := sum(n for _, n in left_out):
         names = ", ".join(name for name, n in left_out if n)
-        notes.append(f"{root}: {_counted(images, 'image')} beside the folders of the splits left out: {names}")
+        notes.append(f"{root}: {_counted(images, 'image')} outside the split folders left out: {names}")
     return {split: paths[0] for split, paths in by_split.items()}, notes
 
 
 def _refuse_splits_without_training(root: Path, paths: Sequence[Path]) -> None:
-    """A folder called like a split is a class if it has images of its own, and a split if it has class folders."""
+    """A folder named like a split is a class if it contains images directly, a split if it contains class folders."""
     for path in paths:
         if len(class_folders(path).scans) > 1:
-            raise DataError(f"{root}: has the split {path.name}, but no folder for training (train)")
+            raise DataError(f"{root}: has a folder {path.name}, but no training folder (train)")

@@ -1,4 +1,4 @@
-"""The one decoder of images: every file that is an image becomes RGB of 8 bits, as a person sees it."""
+"""The single image decoder: every image file becomes 8-bit RGB, as a viewer would show it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import numpy as np
 from genft.errors import DataError
 from genft.files import read_regular
 
-#: Formats of pictures. Pillow knows more; some of them run other programs (EPS) or only recognise a file (HDF5).
+#: Accepted image formats. Pillow has more, but some run other programs (EPS) or only identify a file (HDF5).
 _FORMATS = frozenset((
     "AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "JXL", "MPO", "PCX", "PNG", "PPM", "PSD",
     "QOI", "SGI", "TGA", "TIFF", "WEBP",
 ))  # fmt: skip
-#: Further formats by the endings of their files, and the package that lets Pillow read them.
+#: Optional packages that let Pillow read further formats: (name on PyPI, file endings) by module.
 _PLUGINS = {
     "pillow_heif": ("pillow-heif", (".heic", ".heif", ".hif")),
     "pillow_jxl": ("pillow-jxl-plugin", (".jxl",)),
 }
-#: Endings of pictures that are not read even so: camera files, drawings, medical images, films.
+#: Endings of pictures that may still be unreadable: camera raw files, drawings, medical images, videos.
 PICTURES = frozenset((
     ".heic", ".heif", ".hif", ".jxl", ".avif", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".svg",
     ".eps", ".dcm", ".nii", ".npy", ".mp4", ".mov",
@@ -38,7 +38,7 @@ _SIXTEEN_BITS = 65535
 
 
 class Decoded(NamedTuple):
-    """An image as RGB, and what the decoder decided, in the words of a count: ``"stored with 16 bits"``."""
+    """An RGB image and a remark on how it was converted, phrased to follow a count: ``"with 16 bits per pixel …"``."""
 
     image: Any
     remark: str | None
@@ -46,7 +46,7 @@ class Decoded(NamedTuple):
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """The endings, in lower case, of the files that are read as images."""
+    """The file endings, in lower case, that are read as images."""
     from PIL import Image
 
     Image.init()
@@ -61,12 +61,12 @@ def image_suffixes() -> frozenset[str]:
 
 
 def plugin_for(ending: str) -> str | None:
-    """The package to install for files with this ending, if there is one."""
+    """The package to install to read files with this ending, or None."""
     return next((package for package, endings in _PLUGINS.values() if ending in endings), None)
 
 
 def read_image(path: Path) -> Any:
-    """The image as RGB: upright, scaled to 8 bits, the first frame, on white where it is transparent.
+    """The image as RGB: upright, scaled to 8 bits, first frame only, with transparency composited on white.
 
     Raises:
         DataError: the file is not an image, or it is damaged.
@@ -96,15 +96,15 @@ def decode(path: Path, content: bytes) -> Decoded:
 
 
 def _remark(image: Any) -> str | None:
-    """What distinguishes the image from an ordinary one, if the decoder had to decide something."""
+    """How the image had to be converted, or None for an ordinary image."""
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photograph with a preview
         return _FRAMES
     if image.mode.startswith("I") or image.mode == "F":
         return "with 16 bits per pixel, scaled to 8"
     if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
-        return "turned as their EXIF orientation says"
+        return "rotated according to their EXIF orientation"
     if _is_transparent(image):
-        return "with transparency, put on white"
+        return "with transparency, composited on white"
     return None
 
 
@@ -128,7 +128,7 @@ def _to_rgb(image: Any) -> Any:
 
 
 def _from_16_bits(image: Any) -> Any:
-    """A grey image of 16 bits: white is 65,535, whatever its brightest pixel is."""
+    """Converts a 16-bit grey image; white is 65,535, not its brightest pixel."""
     from PIL import Image
 
     values = np.asarray(image)
@@ -140,7 +140,7 @@ def _from_16_bits(image: Any) -> Any:
 
 
 def decoded_as_before(paths: Sequence[str | Path]) -> bool:
-    """Whether the first decoder of genft 0.1, which knew RGB alone, gave the same pixels for all of these images."""
+    """Whether the first decoder of genft 0.1, which only converted to RGB, gave the same pixels for these images."""
 
     def unchanged(path: str | Path) -> bool:
         try:
@@ -154,7 +154,7 @@ def decoded_as_before(paths: Sequence[str | Path]) -> bool:
 
 
 def digests(paths: Sequence[str | Path]) -> list[str]:
-    """The hash of every file's content, in order; files that cannot be read have the hash of their name."""
+    """The hash of every file's content, in order; an unreadable file gets the hash of its name."""
     with ThreadPoolExecutor() as pool:  # hashing and reading release the interpreter's lock
         return list(pool.map(_digest, paths))
 

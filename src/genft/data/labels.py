@@ -1,4 +1,4 @@
-"""Labels as a file holds them: tidied, checked, made classes or numbers."""
+"""Cleans and checks the labels of a file, and converts them to class numbers or values."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MISSING = frozenset((
 def read_labels(
     table: Table, column: str, classes: Sequence[str], regression: bool, fault: Fault
 ) -> tuple[list[str | None], list[str]]:
-    """(the labels without blanks around them, sentences about what was inferred); None where a row has none.
+    """(the labels, stripped, or None for a row without one; sentences about what was inferred).
 
     Args:
         table: the rows.
-        column: that of the labels.
-        classes: the classes if they are known: labels that are among them are taken as they are.
+        column: the name of the label column.
+        classes: the classes, if known; a label that equals one of them is used unchanged.
         regression: whether the labels are numbers.
         fault: called for every row without a label, or with one that looks like a missing value.
     """
@@ -52,19 +52,19 @@ def read_labels(
         first = table.rows[padded[0]][column]
         rows = "1 row has" if len(padded) == 1 else f"{len(padded):,} rows have"
         notes.append(
-            f"{rows} blanks around the label, which are ignored: {first!r} is {first.strip()!r} "
+            f"{rows} spaces around the label, which are ignored: {first!r} is {first.strip()!r} "
             f"(first: {table.where(padded[0])})"
         )
     return labels, notes
 
 
 def similar_classes(classes: Sequence[str]) -> list[str]:
-    """A sentence for classes that look alike: they differ in case, or in characters that cannot be seen."""
+    """One sentence per group of classes that look alike: they differ only in case or in invisible characters."""
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(_look(name), []).append(name)
     return [
-        f"the classes {', '.join(map(ascii, names))} differ only in case or in characters that cannot be seen"
+        f"the classes {', '.join(map(ascii, names))} differ only in case or in invisible characters"
         for names in alike.values()
         if len(names) > 1
     ]
@@ -82,14 +82,14 @@ def number_labels(
     regression: bool,
     fault: Fault = refuse,
 ) -> list[float]:
-    """Class numbers, or values, of the ``labels`` that a file holds.
+    """The class numbers, or values, of the ``labels`` in a file.
 
     Args:
         labels: the labels as written.
-        rows: where each is, for messages: ``"reviews.csv: line 12"``.
+        rows: the place of each label, for messages: ``"reviews.csv: line 12"``.
         classes: the classes in order; not used in a regression.
         regression: whether the labels are numbers.
-        fault: called for every row whose label is not a class, or not a finite number; its number is NaN.
+        fault: called for every row whose label is not a class, or not a finite number; its value is NaN.
     """
     if regression:
         values = []
@@ -117,13 +117,13 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: every row has the label {labels[0]!r}; at least two classes are needed")
     if several := _several_in_one(list(counts)):
         raise DataError(
-            f"{where}: labels such as {several!r} look like several labels in one, and a row has one class here; keep "
+            f"{where}: labels such as {several!r} look like several labels in one, but a row has only one class; keep "
             "one label per row, or list the classes in a task file (classes = [...]) if each of them is a class"
         )
     if len(counts) > 20 and len(counts) > len(labels) / 2 and all(_is_number(label) for label in counts):
         raise DataError(
             f"{where}: the labels are {len(counts)} different numbers in {len(labels)} rows; "
-            "to predict a number, ask for --regression"
+            "to predict a number, use --regression"
         )
     if all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in counts):
         return tuple(sorted(counts, key=int))
@@ -131,7 +131,7 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def _several_in_one(labels: Sequence[str]) -> str | None:
-    """A label that joins others by ``;``, ``|`` or ``,``, or None if some part of such labels occurs nowhere else."""
+    """A label that joins several by ``;``, ``|`` or ``,``; None unless every part also occurs elsewhere."""
     for separator in ";|,":
         joined = [label for label in labels if separator in label]
         parts = Counter(part.strip() for label in labels for part in label.split(separator))
@@ -145,7 +145,7 @@ def _is_number(text: str) -> bool:
 
 
 def _number(text: str) -> float:
-    """The finite number that ``text`` is, or NaN; Python's own spellings (1_000) are no numbers in a file."""
+    """The finite number in ``text``, or NaN; Python's underscore notation (1_000) is not accepted."""
     try:
         value = math.nan if "_" in text else float(text)
     except ValueError:

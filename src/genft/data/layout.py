@@ -1,4 +1,4 @@
-"""What the readers of benchmark layouts share: the folder, the rows, and the report of rows that are wrong."""
+"""Helpers for the readers of benchmark layouts: finding the folder, collecting rows, reporting invalid ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genft.data.task import Fault, Split, Task, TaskData, squash
 from genft.errors import ConfigError, DataError
 from genft.hub import fetch_data
 
-#: By reader: usual names of the folder that holds all tasks of a layout.
+#: The usual names of the folder that contains all tasks of a layout, by reader.
 _SUITE_FOLDERS = {"glue": ("glue", "glue_data"), "vtab-1k": ("vtab-1k", "vtab"), "fgvc": ("fgvc",)}
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -28,7 +28,7 @@ class MissingFolder(DataError):
 
 @dataclass
 class Rows:
-    """The examples of a split as its file lists them; ``places`` says where each is: ``"test.txt: line 3"``."""
+    """The examples of a split as its file lists them; ``places`` locates each of them: ``"test.txt: line 3"``."""
 
     inputs: list[tuple[str, ...]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -50,9 +50,9 @@ def task_folder(task: Task, files: Sequence[str], repo: str) -> Path:
         repo: the data set on the Hub.
 
     Raises:
-        MissingFolder: there is none; the message says what was looked for and where.
+        MissingFolder: there is no such folder; the message says what was expected and where.
         DataError: it contains none of the files.
-        ConfigError: the Hub's copy cannot be fetched; the message says what to give as --data.
+        ConfigError: the Hub's copy cannot be fetched; the message says what to pass as --data.
     """
     root = task.root or _unpacked(hub_folder(task, files, repo))
     if not root.is_dir():
@@ -67,8 +67,8 @@ def task_folder(task: Task, files: Sequence[str], repo: str) -> Path:
     if found:
         raise DataError(f"{task.name}: {found[0]} has none of the files {', '.join(files)}")
     raise MissingFolder(
-        f"{task.name}: there is no folder {' or '.join(task.folders)} in {' or '.join(map(str, bases))}; "
-        f"it should hold {', '.join(files)}"
+        f"{task.name}: no folder {' or '.join(task.folders)} in {' or '.join(map(str, bases))}; "
+        f"it should contain {', '.join(files)}"
     )
 
 
@@ -83,14 +83,14 @@ def hub_folder(task: Task, files: Sequence[str], repo: str, patterns: Sequence[s
         return fetch_data(repo, patterns)
     except ConfigError as e:
         raise ConfigError(
-            f"{task.name}: {e}; give --data ROOT, a folder in which {(*task.folders, task.name)[0]} holds "
+            f"{task.name}: {e}; pass --data ROOT, a folder in which {(*task.folders, task.name)[0]} contains "
             f"{', '.join(files)}"
         ) from None
 
 
 @functools.cache
 def _unpacked(folder: Path) -> Path:
-    """``folder``, or the folder beside it into which its archives are unpacked once."""
+    """``folder``, or the sibling folder into which its archives are unpacked once."""
     archives = sorted(p for p in folder.rglob("*") if p.name.endswith(_ARCHIVES))
     if not archives:
         return folder
@@ -104,20 +104,22 @@ def _unpacked(folder: Path) -> Path:
 
 
 def listed_image(folder: Path, path: str, place: str, fault: Fault) -> Path | None:
-    """The image that a list names, or None, and a fault, if it is outside ``folder`` or does not exist."""
+    """The image that a list names; or None, with a fault, if it is outside ``folder`` or does not exist."""
     pure = PurePosixPath(path.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or ":" in path:
-        fault(f"{place}: {path!r} leads out of {folder}")
+        fault(f"{place}: {path!r} is outside {folder}")
         return None
     image = folder / pure
-    if not os.path.isfile(image):  # which also handles names that are too long for the file system
+    if not os.path.isfile(image):  # also handles names that are too long for the file system
         fault(f"{place}: the image {image} does not exist")
         return None
     return image
 
 
-def finish(task: Task, splits: Mapping[str, Rows], fault: Fault, notes: Sequence[str] = ()) -> TaskData:
-    """The data with labels as numbers of the task's classes, or of as many numbered classes as ``class_count``."""
+def finish(
+    task: Task, splits: Mapping[str, Rows], fault: Fault, notes: Sequence[str] = (), missing: Sequence[Path] = ()
+) -> TaskData:
+    """The data with labels as indices into the task's classes, or into ``class_count`` numbered classes."""
     classes = task.classes or tuple(str(k) for k in range(task.class_count))
     made: dict[str, Split] = {}
     places: dict[str, Sequence[str]] = {}
@@ -128,4 +130,5 @@ def finish(task: Task, splits: Mapping[str, Rows], fault: Fault, notes: Sequence
         places[name] = [rows.places[k] for k in good]
     seen = len(set(made["train"].labels)) if "train" in made else len(classes)
     few = [f"{seen} of {len(classes)} classes have training examples"] if seen < len(classes) else []
-    return TaskData(task.model_copy(update={"classes": classes}), made, [*notes, *few], places)
+    absent = [f"{file} does not exist" for file in missing]
+    return TaskData(task.model_copy(update={"classes": classes}), made, [*notes, *absent, *few], places, missing)

@@ -1,4 +1,4 @@
-"""How much of a stranger's file is read."""
+"""Limits on reading untrusted data files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 from genft.errors import DataError
 from genft.files import read_regular
 
-#: Characters of one text. Tokenizers take about 200 bytes of memory per character, also of what they cut off.
+#: The most characters in one text. Tokenizers take about 200 bytes of memory per character, even if they truncate it.
 LONGEST_TEXT = 1_000_000
 
 #: A table takes several times its size on disk; a file above this fraction of the free memory is refused.
@@ -40,7 +40,7 @@ def decode_utf8(path: Path, raw: bytes) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that this process may still use, also in a container with a limit."""
+    """Bytes of memory that this process may still use; a container's limit is respected."""
     free = int(psutil.virtual_memory().available)
     limits = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Data sets that are distributed as Python packages, so that a fresh machine needs only pip."""
+"""Data sets that are distributed as Python packages, so that a new machine needs only pip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What turns an example into a model's input."""
+"""The settings that turn an example into a model's input."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Preprocessing(Record):
 
     Attributes:
         kind: what the model reads.
-        max_length: tokens of a text; longer ones are cut off.
+        max_length: the most tokens of a text; longer texts are truncated.
         image_size: pixels per side.
         mean, std: of the three channels, for normalisation.
-        crop: whether images are resized to more than the size, and their centre is taken.
+        crop: whether images are resized to a larger size and then cropped to the centre.
     """
 
     kind: Kind

@@ -1,4 +1,4 @@
-"""Files of rows with named columns: .csv and .tsv with a header line, .jsonl and .json with objects."""
+"""Reads tables with named columns: .csv and .tsv with a header line, .jsonl and .json with objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genft.data.limits import LONGEST_TEXT, read_data_file
 from genft.data.task import Fault, refuse
 from genft.errors import ConfigError, DataError, not_one_of
 
-#: By ending, what separates the values.
+#: The delimiter by file ending; None for JSON.
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None}
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -42,18 +42,18 @@ class Table:
 
         Args:
             name: the column.
-            option: what names the column on the command line, for the message.
+            option: the command-line option that names the column, for the message.
             may_be_empty: whether a row may have an empty text in it.
 
         Raises:
-            DataError: no such column (with the nearest), or a row without a value in it.
+            DataError: the column is missing (the message gives the nearest name), or a row has no value in it.
         """
         return [value or "" for value in self.values(name, option=option, may_be_empty=may_be_empty)]
 
     def values(
         self, name: str, *, option: str | None = None, may_be_empty: bool = True, fault: Fault = refuse
     ) -> list[str | None]:
-        """As :meth:`column`, with None for rows that have no value; ``fault`` is told of each of them."""
+        """Like :meth:`column`, with None for rows without a value; ``fault`` is called for each of them."""
         if name not in self.columns:
             missing = not_one_of(f"{self.path}: column", name, self.columns, what="is missing")
             raise DataError(missing + (f"; name the column with {option}" if option else ""))
@@ -66,7 +66,7 @@ class Table:
                 values.append(None)
             elif isinstance(value, (list, dict)):
                 kind = "a list" if isinstance(value, list) else "an object"
-                faults.append(f"{self.where(k)}: the column {name!r} holds {kind}; it needs one value per row")
+                faults.append(f"{self.where(k)}: the column {name!r} contains {kind}; it needs one value per row")
                 values.append(None)
             else:
                 values.append(value if isinstance(value, str) else json.dumps(value))
@@ -75,7 +75,7 @@ class Table:
 
 
 def tell(faults: Sequence[str], fault: Fault) -> None:
-    """Report every row that is wrong; where the first one ends the run, its sentence has the number of the others."""
+    """Report every invalid row; if the first one stops the run, its message also gives the number of the others."""
     if fault is refuse and len(faults) > 1:
         more = len(faults) - 1
         faults = [f"{faults[0]} (and in {more:,} more row{'s' if more > 1 else ''})"]
@@ -87,7 +87,7 @@ def read_table(path: Path, encoding: str = "utf-8") -> Table:
     """Read a .csv or .tsv (with a header line), a .jsonl (an object per line) or a .json (a list of objects).
 
     Raises:
-        DataError: what is wrong, with its file and line.
+        DataError: the file cannot be used; the message gives file and line.
     """
     ending = path.suffix.lower()
     if ending not in TABLES:
@@ -143,7 +143,7 @@ def _delimited(path: Path, text: str, delimiter: str) -> _Content:
     separator = _separator(text, delimiter)
     notes = []
     if separator != delimiter:
-        notes.append(f"{path}: its values are separated by {_SEPARATORS[separator]}")
+        notes.append(f"{path}: values are separated by {_SEPARATORS[separator]}")
     try:
         rows = list(_quoted(path, text, separator))
     except DataError:
@@ -151,28 +151,31 @@ def _delimited(path: Path, text: str, delimiter: str) -> _Content:
         literal = _literal(text, separator) if separator == "\t" else None
         if literal is None:
             raise
-        return _Content(literal, (*notes, f"{path}: quotation marks are read as part of the texts, one row per line"))
+        return _Content(
+            literal, (*notes, f"{path}: quotation marks are treated as part of the texts, one row per line")
+        )
     spanning = [row for row in rows if row.lines > 1]
     if not spanning:
         return _Content(rows, tuple(notes))
     literal = _literal(text, separator)
     if literal is not None and separator == "\t":  # text with commas fits by chance, text with tabs does not
         notes.append(
-            f"{path}: quotation marks are read as part of the texts, because every line is a row by itself: "
-            f"{len(literal):,} rows (as quotes they would join lines to {len(rows):,}, first at {spanning[0].place})"
+            f"{path}: quotation marks are treated as part of the texts, because every line is a complete row: "
+            f"{len(literal):,} rows (treated as quotes, they would join lines into {len(rows):,} rows, first at "
+            f"{spanning[0].place})"
         )
         return _Content(literal, tuple(notes))
     longest = max(spanning, key=lambda row: row.lines)
     notes.append(
-        f"{path}: {len(spanning):,} of {len(rows):,} rows hold line breaks in quotes; the longest begins at "
+        f"{path}: {len(spanning):,} of {len(rows):,} rows contain quoted line breaks; the longest begins at "
         f"{longest.place} and has {longest.lines:,} lines"
-        + ("" if literal is None else "; without the quotes every line would be a row")
+        + ("" if literal is None else "; if quotes were ignored, every line would be a complete row")
     )
     return _Content(rows, tuple(notes))
 
 
 def _separator(text: str, delimiter: str) -> str:
-    """The usual one, or another if the header and the first row have several values with it and one otherwise."""
+    """``delimiter``, unless the header lacks it and another one occurs in both the header and the first row."""
     head = [line for line in text[: 1 << 16].splitlines()[:2] if line]
     if any(delimiter in line for line in head[:1]):
         return delimiter
@@ -180,7 +183,7 @@ def _separator(text: str, delimiter: str) -> str:
 
 
 def _quoted(path: Path, text: str, separator: str) -> Iterator[_Row]:
-    """Rows in which quotation marks group what is between them, line breaks included."""
+    """Rows in which quotation marks enclose values, line breaks included."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     line = 1
@@ -205,7 +208,7 @@ def _wrong_number(received: int, expected: int, separator: str) -> str:
 
 
 def _literal(text: str, separator: str) -> list[_Row] | None:
-    """Rows in which quotation marks are characters like others, or None unless every line has all the values."""
+    """Rows in which quotation marks are ordinary characters; None unless every line has one value per column."""
     header, *lines = (line.rstrip("\r").split(separator) for line in text.split("\n"))
     if len(header) < 2 or len(set(header)) < len(header):
         return None
@@ -238,7 +241,7 @@ def _json(path: Path, text: str, line: int = 1) -> Any:
         raise DataError(f"{path}: line {line + e.lineno - 1}: is not valid JSON: {e.msg}") from None
     except RecursionError:
         raise DataError(f"{path}: line {line}: is nested too deeply") from None
-    except ValueError as e:  # a name twice, or a number of thousands of digits
+    except ValueError as e:  # a duplicate name, or a number with thousands of digits
         raise DataError(f"{path}: line {line}: {e}") from None
 
 

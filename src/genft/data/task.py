@@ -1,7 +1,7 @@
-"""What a task is: a small TOML file in ``tasks/``, or one made from a user's own file. Data, never code.
+"""Tasks. A task is a small TOML file in ``tasks/`` or is derived from a user's own file; it is data, never code.
 
-A task names the reader of its examples, their columns and classes, the metric, and the protocol. The readers are beside
-this file; each turns a task into :class:`TaskData`.
+A task names the reader of its examples, their columns and classes, the metric, and the protocol. The readers are in
+this package; each turns a task into :class:`TaskData`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from genft.data.images import digests
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.records import Record, check, read_toml
 
-#: Called with a sentence for every row that is wrong: :func:`refuse` raises it, ``genft data check`` collects them.
+#: Called with a sentence for every invalid row: :func:`refuse` raises it, ``genft data check`` collects all of them.
 Fault = Callable[[str], None]
 
 SplitName = Literal["train", "validation", "test"]
@@ -29,7 +29,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 def refuse(sentence: str) -> None:
-    """Stop reading at the first row that is wrong."""
+    """Stop reading at the first invalid row."""
     raise DataError(sentence)
 
 
@@ -39,7 +39,7 @@ class Task(Record):
     name: str = Field(description="the name that `genft train` takes")
     title: str = Field(default="", description="what it is, in one line")
     kind: Literal["text", "image"]
-    family: str = Field(default="classification", description="how it is learned, see genft.families")
+    family: str = Field(default="classification", description="the kind of learning problem, see genft.families")
     reader: str = Field(description="which reader in genft.data finds the examples")
     suite: str = Field(default="", description="its benchmark: glue, vtab1k, fgvc, or your own")
     group: str = Field(default="", description="its group in the benchmark: natural, specialized or structured in VTAB")
@@ -78,8 +78,8 @@ class Split:
     """The examples of one split.
 
     Attributes:
-        inputs: per example its texts (one, or two for pairs), or the path of its image.
-        labels: per example its class number, or its value in a regression.
+        inputs: the texts of each example (one, or two for pairs), or the path of its image.
+        labels: the class number of each example, or its value in a regression.
     """
 
     inputs: tuple[tuple[str, ...], ...]
@@ -101,15 +101,17 @@ class TaskData:
     """A task with its classes known, and its examples.
 
     Attributes:
-        splits: train, validation and test as far as they exist, and further splits that are scored.
-        notes: what was inferred, dropped or cut off.
-        places: per split where each example is, ``"test.txt: line 3"``, if its reader records it.
+        splits: train, validation and test, if they exist, and any other splits that are scored.
+        notes: sentences about what was inferred, dropped or truncated.
+        places: by split, the place of each example, ``"test.txt: line 3"``, if its reader records it.
+        missing: the files of splits that do not exist.
     """
 
     task: Task
     splits: Mapping[str, Split]
     notes: Sequence[str] = field(default_factory=tuple)
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    missing: Sequence[Path] = ()
 
     def place(self, split: str, row: int) -> str:
         """Where an example is, for messages."""
@@ -117,7 +119,7 @@ class TaskData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all examples, labels and splits; an image enters with its file's name and size."""
+        """A hash of all examples, labels and splits; an image is represented by its file's name and size."""
         digest = hashlib.sha256(repr(self.task.classes).encode())
         for name, split in sorted(self.splits.items()):
             for inputs, label in zip(split.inputs, split.labels, strict=True):
@@ -144,32 +146,32 @@ def _shipped() -> dict[str, Path]:
 
 
 def load_task(name: str, root: Path | None = None) -> Task:
-    """The task called ``name``, or the one in the TOML file of that path, whose files are relative to it.
+    """The task called ``name``, or the task in the TOML file at that path; its files are relative to the TOML file.
 
     Args:
         name: the name of a shipped task, the name of its folder (``SST-2``), or a path that ends in .toml.
-        root: the folder with the data, or None for the task's own, or the Hub.
+        root: the folder with the data; None means the task's own root, or the Hub if it has none.
 
     Raises:
-        ConfigError: there is no such task; the message has the nearest name.
+        ConfigError: there is no such task; the message gives the nearest name.
     """
     shipped = _shipped()
     path = Path(name) if name.endswith(".toml") else shipped.get(name) or _by_folder(name)
     if path is None:
         raise ConfigError(
-            not_one_of("task", name, shipped) + "; a file of your own ends in .csv, .tsv, .jsonl, .json or .toml, "
-            "or is a folder of images"
+            not_one_of("task", name, shipped) + "; for your own data, pass a .csv, .tsv, .jsonl, .json or .toml file "
+            "or a folder of images"
         )
     return _placed(check(Task, read_toml(path), str(path)), path.parent, root)
 
 
 def load_suite(path: Path, root: Path | None = None) -> tuple[Task, ...]:
-    """The tasks of your own suite: a TOML file with ``suite = "name"`` and a ``[[tasks]]`` per task.
+    """The tasks of a user's own suite: a TOML file with ``suite = "name"`` and one ``[[tasks]]`` table per task.
 
-    Files and folders in it are relative to it, unless ``root`` is given.
+    Its files and folders are relative to the TOML file, unless ``root`` is given.
 
     Raises:
-        ConfigError: every problem of the file at once.
+        ConfigError: the file is invalid; the message lists every problem.
     """
     suite = check(_Suite, read_toml(path), str(path))
     names = [task.name for task in suite.tasks]
@@ -181,7 +183,7 @@ def load_suite(path: Path, root: Path | None = None) -> tuple[Task, ...]:
 
 
 def find_tasks(name: str, root: Path | None = None) -> tuple[Task, ...]:
-    """The tasks that a word of the command line means: all of a suite, one task, or those of a .toml."""
+    """The tasks that a command-line argument names: all tasks of a suite, one task, or the tasks in a .toml file."""
     if name.endswith(".toml"):
         path = Path(name)
         return load_suite(path, root) if "tasks" in read_toml(path) else (load_task(name, root),)
@@ -195,7 +197,7 @@ def squash(name: str) -> str:
 
 
 def _by_folder(name: str) -> Path | None:
-    """The file of the task whose folder is called so; case and ``-`` for ``_`` do not matter, anything else does."""
+    """The file of the task whose folder has this name; only case and ``-`` versus ``_`` are ignored."""
 
     def alike(text: str) -> str:
         return text.lower().replace("-", "_")
@@ -204,9 +206,9 @@ def _by_folder(name: str) -> Path | None:
     return _shipped().get(names.get(alike(name), ""))
 
 
-def _placed(task: Task, beside: Path, root: Path | None) -> Task:
-    own = beside / task.root if task.root else None
-    files = {split: (root or beside) / file for split, file in task.files.items()}
+def _placed(task: Task, parent: Path, root: Path | None) -> Task:
+    own = parent / task.root if task.root else None
+    files = {split: (root or parent) / file for split, file in task.files.items()}
     return task.model_copy(update={"files": files, "root": root or own})
 
 
@@ -216,14 +218,14 @@ def list_tasks() -> list[Task]:
 
 
 def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple[Split, Split]:
-    """(the remaining examples, the ``size`` held-out ones), drawn with a fixed seed, by class if possible."""
+    """(the remaining examples, the ``size`` held-out examples), drawn with a fixed seed and stratified if possible."""
 
     keep, out = draw(split.labels, size, seed, stratify)
     return split.take(keep), split.take(out)
 
 
 def draw(labels: Sequence[float], size: int, seed: int, stratify: bool = True) -> tuple[list[int], list[int]]:
-    """(the remaining rows, the ``size`` drawn ones), each in order; by class if the classes are large enough."""
+    """(the remaining rows, the ``size`` drawn rows), each in order; stratified if the classes are large enough."""
     from sklearn.model_selection import train_test_split
 
     per_class = Counter(labels)

@@ -1,4 +1,4 @@
-"""VTAB-1k (arXiv 1910.04867) in the layout of NOAH and V-PETL Bench: a list of images and class numbers per split."""
+"""VTAB-1k (arXiv 1910.04867) in the layout of NOAH and V-PETL Bench: one list of images and class numbers per split."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _BOTH = "train800val200.txt"
 
 
 def read_vtab(task: Task, fault: Fault = refuse) -> TaskData:
-    """The splits that have a list. ``train800val200`` is taken to be train800 and val200 together; a note says if
+    """The splits that have a list. ``train800val200`` is assumed to be train800 and val200 together; a note reports if
     its list differs."""
     folder = task_folder(task, list(_LISTS.values()), _REPO)
-    splits, notes = {}, []
+    splits, notes, missing = {}, [], []
     for name, file in _LISTS.items():
         if (folder / file).is_file():
             splits[name] = _read_list(folder, folder / file, fault)
         else:
-            notes.append(f"{folder / file} is not there")
+            missing.append(folder / file)
     if (folder / _BOTH).is_file() and {"train", "validation"} <= splits.keys():
         both = Counter(label for _, label, _ in _lines(folder / _BOTH, fault))
         if both != Counter(splits["train"].labels + splits["validation"].labels):
             notes.append(f"{folder / _BOTH} does not list the examples of train800 and val200; it is not used")
-    return finish(task, splits, fault, notes)
+    return finish(task, splits, fault, notes, missing)
 
 
 def _read_list(folder: Path, path: Path, fault: Fault) -> Rows:
@@ -41,7 +41,7 @@ def _read_list(folder: Path, path: Path, fault: Fault) -> Rows:
 
 
 def _lines(path: Path, fault: Fault) -> Sequence[tuple[str, str, str]]:
-    """(image, class number, place) of every line; a name may hold spaces."""
+    """(image, class number, place) of every line; a name may contain spaces."""
     lines = decode_utf8(path, read_data_file(path)).split("\n")
     found = []
     for number, line in enumerate(lines, 1):

@@ -1,1 +1,1 @@
-"""Other programs that load adapters by a name in their own files; each is optional."""
+"""Integrations with programs that select an adapter method by name; each is optional."""

@@ -1,4 +1,4 @@
-"""The methods of genft in axolotl: ``adapter: genft`` in its YAML file.
+"""An axolotl plugin for genft's methods: set ``adapter: genft`` in the YAML file.
 
 .. code-block:: yaml
 
@@ -8,7 +8,7 @@
     adapter_settings:           # as in GenFTConfig(...)
       shared_dim: 24
     lora_target_modules: [q_proj, v_proj]   # these keys of axolotl mean the same as for LoRA
-    lora_model_dir: ./outputs/earlier       # goes on with a saved adapter
+    lora_model_dir: ./outputs/earlier       # continues training a saved adapter
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 from genft.api.settings import check_settings
 from genft.methods import METHODS, get_method
 
-#: axolotl's key → our setting; ``adapter_settings`` wins.
+#: Maps axolotl's keys to our settings; ``adapter_settings`` takes precedence.
 SAME_AS_FOR_LORA = {
     "lora_target_modules": "target_modules",
     "lora_modules_to_save": "modules_to_save",
@@ -32,13 +32,13 @@ OUR_METHODS = [name for name, info in METHODS.items() if info.method is not None
 
 
 class AdapterArgs(BaseModel):
-    """The keys that the plugin adds to axolotl's file."""
+    """The keys that the plugin adds to axolotl's configuration file."""
 
     adapter_settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the method by name.")
 
 
 class GenFTPlugin(BasePlugin):  # type: ignore[misc]
-    """Builds or loads the adapter wherever axolotl asks for one of our methods."""
+    """Builds or loads the adapter if axolotl is configured with one of our methods."""
 
     def get_input_args(self) -> str:
         return f"{__name__}.{AdapterArgs.__name__}"

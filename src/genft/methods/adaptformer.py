@@ -40,7 +40,7 @@ class AdaptFormerConfig(AdapterConfig):
     "adaptformer",
     config=AdaptFormerConfig,
     paper="AdaptFormer, arXiv 2205.13535",
-    trains="a bottleneck MLP beside the MLP of every block",
+    trains="a bottleneck MLP in parallel with the MLP of every block",
     group="paper",
 )
 class AdaptFormer(BlockMethod[AdaptFormerConfig]):

@@ -29,7 +29,7 @@ class BitFitConfig(AdapterConfig):
     "bitfit",
     config=BitFitConfig,
     paper="BitFit, arXiv 2106.10199",
-    trains="an offset of every bias",
+    trains="an offset to every bias",
     group="paper",
 )
 class BitFit(WeightMethod[BitFitConfig]):

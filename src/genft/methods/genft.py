@@ -47,7 +47,7 @@ HOMOGENEOUS = ("identity", "relu", "leaky_relu")
     "genft",
     config=GenFTConfig,
     paper="GenFT, arXiv 2506.11042",
-    trains="factors that generate ΔW from W0: part shared by all layers, part of each weight",
+    trains="factors that generate ΔW from W0, partly shared by all layers, partly specific to each weight",
     group="paper",
 )
 class GenFT(WeightMethod[GenFTConfig]):

@@ -6,7 +6,7 @@
     R, trained                         r (r, r)
     ΔW = (alpha / r) · A R B           (o, i)
 
-R starts at zero, so the start is exactly the pretrained function; the paper draws it from N(0, 1e-5²).
+R starts at zero, so the adapted model starts as exactly the pretrained function; the paper draws R from N(0, 1e-5²).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from genft.methods.singular import SingularMethod
 
 @dataclass
 class LoraXSConfig(AdapterConfig):
-    """Configuration of LoRA-XS; by default query and value of every attention are adapted. Trains r² numbers a weight.
+    """Configuration of LoRA-XS; by default query and value of every attention layer. Trains r² parameters per weight.
 
     The paper's runs on GLUE also adapt the outputs of attention and MLP.
     """
@@ -37,7 +37,7 @@ class LoraXSConfig(AdapterConfig):
     r: int = setting(16, "Rank of ΔW.", gt=0)
     alpha: float = setting(16.0, "ΔW is scaled by alpha / r.", ne=0)
     save_bases: bool = setting(
-        False, "Save A and B with the adapter, which then does not depend on how another machine computes them."
+        False, "Save A and B with the adapter, so that it does not depend on how another machine computes them."
     )
 
 
@@ -60,8 +60,8 @@ class LoraXS(SingularMethod[LoraXSConfig]):
         if small := [s for s in sites if self.config.r > min(s.out_features, s.in_features)]:
             s = small[0]
             warnings.warn(
-                f"lora_xs: r = {self.config.r} is more than the singular values of {s} ({s.out_features}, "
-                f"{s.in_features}), which uses all that it has",
+                f"lora_xs: r = {self.config.r} exceeds the number of singular values of {s} ({s.out_features}, "
+                f"{s.in_features}), which uses all of them",
                 stacklevel=2,
             )
         return []

@@ -45,7 +45,7 @@ class MAMConfig(PaperStartConfig):
     "mam",
     config=MAMConfig,
     paper="MAM adapter, arXiv 2110.04366",
-    trains="a prefix of keys and values, and a bottleneck beside the MLP of every block",
+    trains="a prefix of keys and values, and a bottleneck in parallel with the MLP of every block",
     group="paper",
 )
 class MAM(BlockMethod[MAMConfig]):

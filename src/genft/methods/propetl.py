@@ -88,7 +88,7 @@ class PropetlAdapterConfig(PaperStartConfig):
     "propetl_adapter",
     config=PropetlAdapterConfig,
     paper="ProPETL, arXiv 2305.17682",
-    trains="one bottleneck for all blocks, and a mask of it in each",
+    trains="one bottleneck shared by all blocks, and a binary mask of it per block",
     group="paper",
     recipe=ScoreRate(),
 )
@@ -132,7 +132,7 @@ class PropetlPrefixConfig(PaperStartConfig):
     "propetl_prefix",
     config=PropetlPrefixConfig,
     paper="ProPETL, arXiv 2305.17682",
-    trains="one prefix of keys and values for all blocks, and a mask of it in each",
+    trains="one prefix of keys and values shared by all blocks, and a binary mask of it per block",
     group="paper",
     recipe=ScoreRate(),
 )
@@ -175,7 +175,7 @@ class PropetlLoraConfig(AdapterConfig):
     "propetl_lora",
     config=PropetlLoraConfig,
     paper="ProPETL, arXiv 2305.17682",
-    trains="one A and B for all weights of a role, and a mask of them for each",
+    trains="one pair A, B shared by all weights of a role, and a binary mask of it per weight",
     group="paper",
     recipe=ScoreRate(),
 )

@@ -39,7 +39,7 @@ class PropulsionConfig(AdapterConfig):
     "propulsion",
     config=PropulsionConfig,
     paper="Propulsion, arXiv 2409.10927",
-    trains="a scale per output of every weight in a block",
+    trains="a scale per output of every linear weight in a block",
     group="paper",
 )
 class Propulsion(WeightMethod[PropulsionConfig]):

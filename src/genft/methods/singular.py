@@ -1,4 +1,4 @@
-"""What methods share that train in the basis of W0's singular vectors: W0 = U diag(σ) Vᵀ (``ops/svd.py``)."""
+"""The base class of methods that train in the basis of W0's singular vectors: W0 = U diag(σ) Vᵀ (``ops/svd.py``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genft.ops import svd as svd_cache
 
 
 class SingularMethod(WeightMethod[ConfigT]):
-    """A method that derives U, σ and V from W0. All weights of an adapter are decomposed at once, and kept on disk."""
+    """A method that derives U, σ and V from W0. All weights of an adapter are decomposed at once and cached on disk."""
 
     def __init__(self, config: ConfigT) -> None:
         super().__init__(config)
@@ -25,7 +25,7 @@ class SingularMethod(WeightMethod[ConfigT]):
         self._prepared = svd_cache.decompose(weights)
 
     def decomposition(self, site: Site, w0: Tensor) -> svd_cache.SVD:
-        """U (o, k), σ (k,) and V (i, k) of a site's W0 (o, i), k = min(o, i); without values on the meta device."""
+        """U (o, k), σ (k,) and V (i, k) of a site's W0 (o, i), k = min(o, i); on the meta device, only shapes."""
         if w0.is_meta:
             k = min(w0.shape)
             return svd_cache.SVD(w0.new_empty(w0.shape[0], k), w0.new_empty(k), w0.new_empty(w0.shape[1], k))

@@ -1,10 +1,10 @@
-"""Self-prompt tuning, deep: prompts that start as tokens of the block that they enter (arXiv 2402.02382).
+"""Self-prompt tuning, deep: prompts that start as patch tokens of the block that they enter (arXiv 2402.02382).
 
-    E_l     patch tokens that block l + 1 reads, of training images without prompts
-    P_l     prompts of block l + 1, trained; at the start random rows of E_l           (p, d)
+    E_l     patch tokens that block l + 1 reads for training images, without prompts
+    P_l     prompts of block l + 1, trained; initially random rows of E_l              (p, d)
 
-The rest is VPT-Deep (``methods/vpt.py``). The start needs training images, so ``genft`` makes it in its own runs
-(:class:`SelfPrompts`); a configuration alone starts as VPT does.
+The rest is VPT-Deep (``methods/vpt.py``). The initialisation needs training images, so ``genft`` performs it in its own
+runs (:class:`SelfPrompts`); with the configuration alone, prompts start as in VPT.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from genft.methods.vpt import VPTConfig, VPTDeep
 
 @dataclass
 class SPTDeepConfig(VPTConfig):
-    """Configuration of SPT-Deep; trains p·d numbers a block of width d."""
+    """Configuration of SPT-Deep; trains p·d parameters per block of width d."""
 
     method = "spt_deep"
 
     prompts: int = setting(20, "p: number of prompts.", gt=0)
-    images: int = setting(64, "Training images whose tokens the prompts are drawn from at the start.", gt=0)
+    images: int = setting(64, "Training images from whose tokens the initial prompts are drawn.", gt=0)
 
 
 class SelfPrompts(Recipe):
@@ -51,18 +51,18 @@ class SelfPrompts(Recipe):
             handle.remove()
         for name, parameter in prompts.items():
             drawn = _some(torch.cat(tokens[name]), config.prompts)
-            again = -(-config.prompts // len(drawn))  # fewer tokens than prompts: all of them, again and again
+            again = -(-config.prompts // len(drawn))  # fewer tokens than prompts: repeat them
             parameter.data.copy_(drawn.repeat(again, 1)[: config.prompts])
 
 
 def _keep(tokens: list[Tensor], n: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Keep ``n`` of the patch tokens that a block reads for each image; more of one image cannot be drawn."""
+    """Keep ``n`` of the patch tokens that a block reads for each image; more cannot be drawn from one image."""
     x = args[0] if args else next(iter(kwargs.values()))
     tokens.extend(_some(image[1:], n) for image in x.detach())
 
 
 def _some(tokens: Tensor, n: int) -> Tensor:
-    """``n`` different rows at random, or all if there are fewer."""
+    """``n`` distinct rows at random, or all of them if there are fewer."""
     return tokens[torch.randperm(len(tokens))[:n].to(tokens.device)]
 
 
@@ -70,10 +70,10 @@ def _some(tokens: Tensor, n: int) -> Tensor:
     "spt_deep",
     config=SPTDeepConfig,
     paper="SPT, arXiv 2402.02382",
-    trains="prompts at every block, started from its own tokens",
+    trains="prompts at every block, initialised from the block's own patch tokens",
     group="paper",
     kinds=("image",),
     recipe=SelfPrompts(),
 )
 class SPTDeep(VPTDeep):
-    """VPT-Deep with another start."""
+    """VPT-Deep with prompts initialised from patch tokens."""

@@ -3,8 +3,8 @@
     y = γ ⊙ x + β,   x (..., o) the output of a linear layer, a normalisation or the patch embedding
 
 With x = W0 z + b0 that is ΔW = diag(γ − 1) W0 and Δb = (γ − 1) ⊙ b0 + β, so the update merges into the layer (the
-paper's re-parameterisation). What is trained is γ − 1, called ``scale_bias``, and β, called ``shift_bias``, so that
-weight decay draws the layer to the pretrained one. Both start at zero: exactly the pretrained function.
+paper's re-parameterisation). The trained parameters are γ − 1, called ``scale_bias``, and β, called ``shift_bias``, so
+weight decay pulls the layer towards the pretrained one. Both start at zero, exactly at the pretrained function.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from genft.ops.plan import Shape
 
 @dataclass
 class SSFConfig(AdapterConfig):
-    """Configuration of SSF; by default every linear weight in a block, and every normalisation and convolution.
+    """Configuration of SSF; by default for every linear weight in a block, every normalisation and convolution.
 
-    Trains 2·o numbers for o outputs.
+    Trains 2·o parameters for o outputs.
     """
 
     method = "ssf"
 
     scope: str = setting(
         "block",
-        "Linear weights adapted if target_modules is not given, beside all normalisations and convolutions. 'block': "
-        "all in every layer; 'attention': those of attention; 'qv': query and value.",
+        "Linear weights adapted if target_modules is not given, in addition to all normalisations and convolutions. "
+        "'block': all in every layer; 'attention': those of attention; 'qv': query and value.",
         choices=("block", "attention", "qv"),
     )
 

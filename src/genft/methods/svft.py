@@ -8,11 +8,11 @@
 Ω by ``pattern``, with d = ``off_diagonals``; all but plain have n = k (2d + 1) − d (d + 1) positions:
 
     plain      the diagonal, n = k
-    banded     the diagonal and d more on each side
-    random     drawn without replacement, from ``seed`` and the number of the weight
-    top_k      the largest |uᵢᵀ vⱼ|; U and V must be of one size, so W0 must be square
+    banded     the diagonal and d further diagonals on each side
+    random     drawn without replacement; depends on ``seed`` and the weight's index
+    top_k      the largest |uᵢᵀ vⱼ|; U and V must have the same size, so W0 must be square
 
-M starts at zero, so the start is exactly the pretrained function.
+M starts at zero, so the adapted model starts as exactly the pretrained function.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from genft.ops import plan
 class SVFTConfig(AdapterConfig):
     """Configuration of SVFT; by default every linear weight inside the transformer's blocks is adapted.
 
-    A weight trains k = min(o, i) numbers if plain, otherwise k (2d + 1) − d (d + 1), where d is off_diagonals.
+    Each weight has k = min(o, i) trained parameters if plain, otherwise k (2d + 1) − d (d + 1), with d = off_diagonals.
     """
 
     method = "svft"
 
     pattern: str = setting(
         "plain",
-        "Which entries of M are trained. 'plain': the diagonal; 'banded': off_diagonals more on each side of it; "
+        "Which entries of M are trained. 'plain': the diagonal; 'banded': also off_diagonals on each side of it; "
         "'random': as many as banded, at random; 'top_k': as many, where |uᵀv| is largest (square weights only).",
         choices=("plain", "banded", "random", "top_k"),
     )
@@ -52,11 +52,11 @@ class SVFTConfig(AdapterConfig):
     plan: str = setting(
         "auto",
         "How the layers are computed: 'factored' (through U M and V), 'materialised' (through W0 + ΔW), 'beside' "
-        "(W0 x + ΔW x), or 'auto': what costs least at each call.",
+        "(W0 x + ΔW x), or 'auto': the cheapest at each call.",
         choices=plan.PLANS,
     )
     save_bases: bool = setting(
-        False, "Save U, V and Ω with the adapter, which then does not depend on how another machine computes them."
+        False, "Save U, V and Ω with the adapter, so that it does not depend on how another machine computes them."
     )
 
     @property
@@ -85,10 +85,10 @@ class SVFT(SingularMethod[SVFTConfig]):
         oblong = [s for s in sites if c.pattern == "top_k" and s.out_features != s.in_features]
         return [
             f"off_diagonals: received {c.off_diagonals}; M of {s} ({s.out_features}, {s.in_features}) has "
-            f"{min(s.out_features, s.in_features) - 1} on each side"
+            f"only {min(s.out_features, s.in_features) - 1} on each side"
             for s in small[:1]
         ] + [
-            f"pattern: 'top_k' compares left with right singular vectors, so it needs square weights; {s} is "
+            f"pattern: 'top_k' compares left and right singular vectors, so it needs square weights; {s} is "
             f"({s.out_features}, {s.in_features}); choose other target_modules, or 'banded' or 'random'"
             for s in oblong[:1]
         ]

@@ -1,6 +1,6 @@
-"""Visual adaptive prompt tuning: prompts that a block's own patch tokens make, for every image (arXiv 2501.18936).
+"""Visual adaptive prompt tuning: prompts generated from a block's patch tokens, per image (arXiv 2501.18936).
 
-    E_l             patch tokens that block l + 1 reads, a grid g × g                 (g², d)
+    E_l             patch tokens that block l + 1 reads, a g × g grid                 (g², d)
     LN_l            layer normalisation with trained γ, β                             norm_weight, norm_bias (d,)
     K_l             one kernel for all channels, without padding                      kernel (k, k)
     α_l             from m = (g − k + 1)² positions to p prompts                      token_weight (p, m), token_bias
@@ -8,8 +8,8 @@
     P_l             φ(α_l(K_l * LN_l(E_l)))                                           (p, d), for every image
     block 1         P_0 are trained as in VPT                                         prompts (p, d)
 
-The prompts follow the class token and leave after the block, as in VPT-Deep. α_l starts at zero, and so do the prompts
-of all blocks but the first.
+The prompts follow the class token and are removed after the block, as in VPT-Deep. α_l starts at zero, and so do the
+prompts of all blocks but the first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from genft.ops.initial import linear_
 
 @dataclass
 class VAPTConfig(VPTConfig):
-    """Configuration of VAPT; for L blocks of width d it trains p·d + 2·h·d + (L − 1)·(2·d + k² + p·(m + 1)) numbers.
+    """Configuration of VAPT; for L blocks of width d it trains
+    p·d + 2·h·d + (L − 1)·(2·d + k² + p·(m + 1)) parameters.
 
     It needs a class token and square grids of patches.
     """
@@ -41,8 +42,8 @@ class VAPTConfig(VPTConfig):
     method = "vapt"
 
     prompts: int = setting(10, "p: number of prompts (5 to 100, searched per task).", gt=0)
-    grid: int = setting(14, "g: patches on a side of an image; genft's own runs take it from the model.", gt=0)
-    kernel: int = setting(2, "k: side of the kernel.", gt=0)
+    grid: int = setting(14, "g: patches per side of an image; genft's own runs take it from the model.", gt=0)
+    kernel: int = setting(2, "k: side length of the kernel.", gt=0)
     hidden: int = setting(8, "h: width of the shared MLP.", gt=0)
     dropout: float = setting(
         0.1, "Dropout on the first block's prompts, on channels after the kernel, and in the MLP.", ge=0, lt=1
@@ -56,7 +57,7 @@ class VAPTConfig(VPTConfig):
 
 
 class Grid(Recipe):
-    """The grid follows from the model's images and patches."""
+    """Derives the grid from the model's image and patch sizes."""
 
     def settings(self, model: Any, steps: int) -> dict[str, Any]:
         if (inner := getattr(model, "timm_model", None)) is not None:
@@ -77,7 +78,7 @@ def _sides(size: Any) -> tuple[int, int]:
     "vapt",
     config=VAPTConfig,
     paper="VAPT, arXiv 2501.18936",
-    trains="what makes prompts from the tokens of every block, for each image",
+    trains="kernels and a shared MLP that generate each block's prompts from the image's tokens",
     group="paper",
     kinds=("image",),
     recipe=Grid(),
@@ -109,7 +110,7 @@ class VAPT(VPTDeep):
         c, (batch, tokens, d) = self.config, x.shape
         if tokens != c.grid**2 + 1:
             raise ConfigError(
-                f"grid: received {c.grid}, which is {c.grid**2} patches and a class token; this model's blocks read "
+                f"grid: received {c.grid}, i.e. {c.grid**2} patches and a class token; this model's blocks read "
                 f"{tokens} tokens"
             )
         e = F.layer_norm(x, (d,), f["norm_weight"], f["norm_bias"])[:, 1:].unflatten(1, (c.grid, c.grid))

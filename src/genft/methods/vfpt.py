@@ -4,8 +4,8 @@
     P̂_l             Re(F_seq(F_hidden(P_l[:n]))), n = ⌊α p⌋                       (n, d)
     block           [x_l, _, E_l] = L_l([x_l-1, P̂_l-1, P_l-1[n:], E_l-1])
 
-F_hidden and F_seq are discrete Fourier transforms over channels and over prompts. Nothing else is trained: all but the
-transform is VPT-Deep (``methods/vpt.py``).
+F_hidden and F_seq are discrete Fourier transforms over channels and over prompts. Nothing else is trained; apart
+from the transform this is VPT-Deep (``methods/vpt.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from genft.methods.vpt import VPTConfig, VPTDeep
 
 @dataclass
 class VFPTConfig(VPTConfig):
-    """Configuration of VFPT; trains p·d numbers a block of width d, as VPT-Deep does."""
+    """Configuration of VFPT; trains p·d parameters per block of width d, like VPT-Deep."""
 
     method = "vfpt"
 
@@ -57,5 +57,5 @@ class VFPT(VPTDeep):
         n = floor(self.config.fourier * len(p))
         if n == 0:
             return p
-        in_float = p[:n] if p.dtype == torch.float64 else p[:n].float()  # there is no transform in half precision
+        in_float = p[:n] if p.dtype == torch.float64 else p[:n].float()  # torch has no transform in half precision
         return torch.cat([torch.fft.fft2(in_float).real.to(p.dtype), p[n:]])

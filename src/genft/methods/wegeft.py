@@ -4,7 +4,7 @@
     φ (i, r), ψ (r, i), no biases      u_in (i, r), u_outᵀ if layers share them; a, bᵀ otherwise
     ΔW = W0 φ ψ                        (o, i), zero at the start, where ψ = 0
 
-It is GenFT's row stage alone with the identity as activation, and ratio and scaling 1, so it is computed as such.
+This is GenFT's row stage alone, with identity activation and ratio and scaling of 1, and is computed as such.
 ``tests/methods/test_wegeft.py`` compares outputs, gradients and counts.
 """
 
@@ -24,9 +24,9 @@ from genft.ops.initial import linear_
 
 @dataclass
 class WeGeFTConfig(GenFTConfig):
-    """Configuration of WeGeFT: GenFT's, with the row stage alone; query and value are adapted by default.
+    """Configuration of WeGeFT: GenFT's with only the row stage; query and value are adapted by default.
 
-    Trains 2·i·r numbers for all weights of one role together (shared_dim = r), or for each weight (specific_dim = r).
+    Trains 2·i·r parameters per role, shared by its weights (shared_dim = r), or per weight (specific_dim = r).
     """
 
     method = "wegeft"
@@ -34,11 +34,11 @@ class WeGeFTConfig(GenFTConfig):
     scope: str = setting(
         "qv",
         "Weights adapted if target_modules is not given. 'qv': query and value of every attention layer; "
-        "'attention': key and output too; 'block': every linear weight of a layer, the MLP's too.",
+        "'attention': key and output too; 'block': every linear weight of a layer, including the MLP's.",
         choices=("qv", "attention", "block"),
     )
     shared_dim: int = setting(32, "r: columns of φ that all layers share; 0 for none.", ge=0)
-    specific_dim: int = setting(0, "r of a φ and ψ for each weight alone; 0 for none.", ge=0)
+    specific_dim: int = setting(0, "r of the φ and ψ that each weight has separately; 0 for none.", ge=0)
     share: str = setting(
         "role",
         "'role': the queries of all layers share one φ and ψ, the values another; 'all': all weights of one width "
@@ -47,17 +47,17 @@ class WeGeFTConfig(GenFTConfig):
     )
     col_stage: bool = setting(False, "Whether there is a column transformation as well; WeGeFT has none.")
     w0_ratio: float | None = setting(
-        1.0, "Factor of W0; None: as much as gives the adapted weights a root mean square of 1.", ne=0
+        1.0, "Factor of W0; None: chosen so that the adapted weights have a root mean square of 1.", ne=0
     )
     scaling: float = setting(1.0, "Factor of ΔW.", ne=0)
-    init_gain: float = setting(1.0, "Factor of φ at the start, by which ΔW is divided.", gt=0)
+    init_gain: float = setting(1.0, "Factor applied to φ at initialisation; ΔW is divided by it.", gt=0)
 
 
 @register(
     "wegeft",
     config=WeGeFTConfig,
     paper="WeGeFT, arXiv 2312.00700",
-    trains="a linear map of W0, shared by all layers: GenFT's row stage alone",
+    trains="a linear map of W0, shared by all layers (GenFT's row stage alone)",
     group="relative",
 )
 class WeGeFT(GenFT):
@@ -66,18 +66,18 @@ class WeGeFT(GenFT):
     config: WeGeFTConfig
 
     def factors(self, site: Site) -> dict[str, Factor]:
-        found = {}
+        factors = {}
         for name, factor in super().factors(site).items():
             if factor.shared_as is not None and self.config.share == "role":
                 factor = replace(factor, shared_as=f"{factor.shared_as}_{site.role}")
             if self.config.init_weights is True and factor.init is not nn.init.zeros_:
                 factor = replace(factor, init=_as_linear(self.config.init_gain))
-            found[name] = factor
-        return found
+            factors[name] = factor
+        return factors
 
 
 def _as_linear(gain: float) -> Init:
-    """As the weight (r, i) of an nn.Linear, for its transpose φ (i, r)."""
+    """Initialise φ (i, r) as the transpose of an nn.Linear's weight (r, i)."""
 
     def init(phi: Tensor) -> None:
         linear_(phi.T)

@@ -1,4 +1,4 @@
-"""Whether a computation is being traced or transformed, so that its values cannot be looked at."""
+"""Detects whether a computation is being traced or transformed, so that tensor values cannot be inspected."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 
 
 def is_traced() -> bool:
-    """Whether torch.compile, torch.export or a transform of torch.func (vmap, grad) is at work.
+    """Whether torch.compile, torch.export or a torch.func transform (vmap, grad) is active.
 
-    Then nothing may branch on the values of a tensor or be kept for the next pass, and autograd functions of our own,
-    which decide by hand what is kept for the backward pass, cannot take part.
+    In that case code must not branch on tensor values or cache anything for the next pass, and our custom autograd
+    functions, which choose what to save for the backward pass, cannot be used.
     """
     return torch.compiler.is_compiling() or is_transformed()
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func is at work."""
+    """Whether a torch.func transform is active."""
     return torch._C._are_functorch_transforms_active()

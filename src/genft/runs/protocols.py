@@ -133,7 +133,7 @@ def assign_roles(
     def limited(split: Split, limit: int | None) -> Split:
         return split if limit is None or limit >= len(split) else hold_out(split, limit, 0, by_class)[1]
 
-    missing = "; ".join(note for note in data.notes if note.endswith("is not there"))
+    missing = "; ".join(f"{file} does not exist" for file in data.missing)
     for name in (*protocol.train, protocol.select, protocol.report):
         if name and name not in data.splits:
             raise ConfigError(
