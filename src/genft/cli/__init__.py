@@ -6,12 +6,16 @@ stderr); 130 interrupted.
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
 
 from genft import __version__
 from genft.cli.commands import CommandGroup
+
+# bitsandbytes, if it is installed, advises at import to install what 4-bit models on CPUs would gain from
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 app = typer.Typer(
     name="genft",

@@ -23,7 +23,6 @@ from genft.report.collect import read_report
 from genft.report.formats import as_rich
 from genft.report.style import count, duration, table
 from genft.runs.measured import Result
-from genft.runs.protocols import get_protocol
 from genft.runs.settings import Training
 from genft.runs.store import Store
 from genft.sweeps.cluster import Cluster
@@ -127,7 +126,7 @@ def _announce(console: Console, schedule: Schedule) -> None:
     shown = table("task", "metric", "train", "select", "report", "protocol", right=("train", "select", "report"))
     protocols = {}
     for run in schedule.one_per_task():
-        roles, protocol = run.roles, get_protocol(run.spec.protocol)
+        roles, protocol = run.roles, run.protocol
         protocols[protocol.name] = protocol.text
         sizes = (count(len(split)) for split in (roles.train, roles.select, roles.report))
         shown.add_row(f"[bold]{run.data.task.name}[/]", run.data.task.metric, *sizes, protocol.name)

@@ -166,7 +166,7 @@ def _typer_parameter(option_field: OptionField) -> tuple[Any, Any, Any]:
     default_text = None if is_switch or field.is_required() or field.default in (None, ()) else str(field.default)
     settings: dict[str, Any] = {"help": _help(field, display.shown_default or default_text), "show_default": False}
     if is_switch:
-        default = False
+        default, settings["metavar"] = False, ""  # typer would show <bool>, as if a value followed
     else:
         settings["metavar"] = display.metavar or _METAVARS.get(kind, "TEXT")
     annotation = kind | None if default is None else kind

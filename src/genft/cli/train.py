@@ -19,7 +19,6 @@ from genft.data.check import Checked, check_data, require
 from genft.report.style import size
 from genft.report.terminal import LEGEND, comparison
 from genft.runs.measured import Result
-from genft.runs.protocols import get_protocol
 from genft.runs.store import Store
 from genft.sweeps.processes import be_quiet
 from genft.training import ranks
@@ -31,7 +30,9 @@ from genft.training.trackers import check_trackers
 
 class DataCheckOptions(Options):
     panel = "Data"
-    no_check: bool = option("Do not look into the data (every image, contradictions) before training.", False)
+    no_check: bool = option(
+        "Skip the check of the data (unreadable images, contradictory labels) before training.", False
+    )
 
 
 @takes_options
@@ -120,7 +121,7 @@ def _announced_lines(run: PreparedRun) -> Iterator[tuple[str, str]]:
     answer = "a number" if task.regression else f"{len(task.classes)} classes"
     yield "task", f"{task.name}: {answer}; {sizes}"
     yield from (("", note) for note in run.data.notes)
-    yield "protocol", f"{run.spec.protocol}: {get_protocol(run.spec.protocol).text}"
+    yield "protocol", f"{run.protocol.name}: {run.protocol.text}"
     yield "model", f"{run.spec.model}, {run.source.origin}"
     head = training.head_learning_rate
     rates = f"learning rate {training.learning_rate:g}" + (f" (head {head:g})" if head else "")
@@ -163,8 +164,8 @@ def _conclude(console: Console, result: Result, out: Path) -> None:
         f"selected by protocol {result.protocol}{limited}"
     )
     if not adapter.is_dir():
-        gone = f"Its adapter is gone: {adapter} does not exist any more; --again trains it again."
-        console.print(gone, soft_wrap=True, markup=False)
+        deleted = f"The adapter was deleted: {adapter} does not exist. --again repeats the run."
+        console.print(deleted, soft_wrap=True, markup=False)
         return
     console.print(f"Adapter ({size(result.cost.adapter_bytes)}) saved to {adapter}", soft_wrap=True, markup=False)
     console.print(f"Use it: genft predict {adapter} --input FILE", soft_wrap=True, markup=False)

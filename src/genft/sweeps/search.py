@@ -118,7 +118,7 @@ class Search:
 
     def _fixed(self) -> dict[str, Any]:
         spec = self.prepared.spec
-        return spec.training.model_dump() | full_settings(get_method(spec.method), spec.settings)
+        return spec.training.model_dump() | full_settings(self.prepared.method, spec.settings)
 
     def spec(self, values: Mapping[str, Any]) -> RunSpec:
         """The spec of a run with these values of the searched parameters."""
