@@ -79,7 +79,7 @@ def test_a_finished_run_is_shown_again_and_not_repeated(reviews: Path, bert: Pat
     assert file.stat().st_mtime_ns == written
     shutil.rmtree(tmp_path / "adapters")
     shown = ok(*words)
-    assert "does not exist any more; --again trains it again" in shown
+    assert "does not exist. --again repeats the run" in shown
     assert "Use it" not in shown
     assert "already finished" not in ok(*words, "--again")
     assert list((tmp_path / "adapters").iterdir())
