@@ -168,6 +168,8 @@ def test_translation_leaves_everything_else_alone() -> None:
     assert translate(words, {"--epochs"}) == words
     assert translate(["--ray", "x"], {"--ray"}) == ["--ray", "local", "x"]
     assert translate(["--ray", "host:1"], {"--ray"}) == ["--ray", "host:1"]
+    assert translate(["--ray"], {"--ray"}) == ["--ray", "local"]
+    assert translate([], {"--ray"}) == []  # `genft demo` has no words at all
     with pytest.raises(ConfigError) as error:
         translate(["--lr", "1", "--bs=4"], {"--learning-rate", "--batch-size"})
     assert error.value.problems == ["--lr: is called --learning-rate in genft", "--bs: is called --batch-size in genft"]

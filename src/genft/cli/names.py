@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import zip_longest
 
 from genft.errors import ConfigError
 
@@ -101,7 +102,7 @@ OPTIONAL_VALUES: dict[str, tuple[str, Callable[[str], bool]]] = {"--ray": ("loca
 
 def _with_values(words: Sequence[str], known: Collection[str]) -> list[str]:
     complete: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         complete.append(word)
         if word in known and word in OPTIONAL_VALUES:
             value, is_value = OPTIONAL_VALUES[word]
