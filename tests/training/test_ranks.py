@@ -1,7 +1,9 @@
 """One run on two processes (gloo, CPU): the same as on one, and only the first of them speaks and writes."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import socket
 import sys
@@ -63,10 +65,17 @@ def plan(data: Path, model: Path, method: str, batch_size: int = 8) -> PreparedR
 
 def on_two(work: Callable[..., None], *args: Any) -> None:
     """Call ``work(*args)`` in two processes that know each other as torchrun's do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     mp.start_processes(_join, (port, work, args), nprocs=2, start_method="fork")
+
+
+def _free_port() -> int:
+    """A port below those that the system gives to connections, which could take it before the processes listen."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port from 20000 to 30000 is free")
 
 
 def _join(rank: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
