@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
@@ -157,3 +158,19 @@ FAMILIES = {
     "dinov2": Family(seeded(dinov2), images, OLD_OR_NEW, ("fc1", "fc2"), head=("classifier",)),
     "timm": Family(seeded(timm_vit), images, {"target_slices": {"qkv": ["q", "v"]}}, ("fc1", "fc2"), head=("head",)),
 }
+
+
+def tiny_unet() -> Any:
+    """A denoiser of diffusers, the same in every call; skips the test if diffusers is not installed."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+    ).eval()

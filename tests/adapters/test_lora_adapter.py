@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from families import FAMILIES
+from families import FAMILIES, tiny_unet
 from genft import METHODS, ConfigError, GenFTConfig, VectorFitConfig
 from genft.adapters import to_lora
 from genft.adapters.lora_adapter import DIFFUSERS_WEIGHTS
@@ -130,33 +130,18 @@ def test_a_rank_that_vllm_does_not_load_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["genft", "vectorfit"])
 def test_diffusers_loads_its_own_file(name: str, tmp_path: Path) -> None:
-    diffusers = pytest.importorskip("diffusers")
-
-    def unet() -> Any:
-        torch.manual_seed(0)
-        return diffusers.UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            norm_num_groups=4,
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=16,
-            attention_head_dim=4,
-        ).eval()
-
     inputs = (torch.ones(1, 4, 8, 8), 5, torch.ones(1, 3, 16))
     few = {"shared_dim": 3} if name == "genft" else {"avf": False}
     config = METHODS[name].config(target_modules=["to_q", "to_out.0"], init_weights=False, **few)
-    model = get_peft_model(unet(), config)
+    model = get_peft_model(tiny_unet(), config)
     lora = to_lora(model, program="diffusers")
     assert lora.config.lora_bias is (name == "vectorfit")
     lora.save(tmp_path)
-    again = unet()
+    again = tiny_unet()
     again.load_lora_adapter(str(tmp_path), prefix="unet", weight_name=DIFFUSERS_WEIGHTS)
     with torch.no_grad():
         wanted = model(*inputs).sample
-        assert not torch.allclose(unet()(*inputs).sample, wanted, atol=1e-4)
+        assert not torch.allclose(tiny_unet()(*inputs).sample, wanted, atol=1e-4)
         torch.testing.assert_close(again(*inputs).sample, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -12,6 +12,7 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from families import tiny_unet
 from genft import METHODS
 
 WORDS = ["refund", "please", "the", "parcel", "is", "late", "broken", "thanks"]
@@ -83,21 +84,6 @@ def test_an_embedding_model_of_sentence_transformers(
     np.testing.assert_array_equal(again.encode(TEXTS), wanted)
 
 
-def unet() -> Any:
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=4,
-    ).eval()
-
-
 @torch.no_grad()
 def noise(model: nn.Module) -> Tensor:
     generator = torch.Generator().manual_seed(0)
@@ -111,7 +97,7 @@ def test_a_unet_of_diffusers(name: str, tmp_path: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     config = METHODS[name].config(target_modules=["to_q", "to_v"], **EACH[name])
-    model, base = unet(), noise(unet())
+    model, base = tiny_unet(), noise(tiny_unet())
     model.add_adapter(config, "ours")
     trained = [p for n, p in model.named_parameters() if f"{name}_" in n]
     assert trained
@@ -128,7 +114,7 @@ def test_a_unet_of_diffusers(name: str, tmp_path: Path) -> None:
     model.enable_adapters()
     assert torch.equal(noise(model), wanted)
     save_file(get_peft_model_state_dict(model, adapter_name="ours"), tmp_path / "ours.safetensors")
-    again = unet()
+    again = tiny_unet()
     again.add_adapter(config, "other")
     set_peft_model_state_dict(again, load_file(tmp_path / "ours.safetensors"), "other")
     assert torch.equal(noise(again), wanted)

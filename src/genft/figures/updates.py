@@ -170,7 +170,7 @@ def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[
             continue
         module = unwrap(layer)  # type: ignore[arg-type]
         if isinstance(layer, WeightLayer):
-            yield from _genft_updates(path, layer, adapter_name)
+            yield from _genft_updates(layer, adapter_name)
         elif not isinstance(layer, AdapterLayer) and has_linear_weight(module):
             delta = _peft_delta(layer, adapter_name)
             if delta is not None:
@@ -180,7 +180,7 @@ def weight_updates(model: PeftModel, adapter_name: str = "default") -> Iterator[
                     yield WeightUpdate(f"{path}[{name}]" if name else path, w0[rows].float(), delta[rows].float())
 
 
-def _genft_updates(path: str, layer: WeightLayer, adapter_name: str) -> Iterator[WeightUpdate]:
+def _genft_updates(layer: WeightLayer, adapter_name: str) -> Iterator[WeightUpdate]:
     if adapter_name not in layer.attachments or not layer.frozen.is_linear:
         return
     w0 = layer.frozen_weight()
