@@ -22,6 +22,7 @@ from genft import DataError
 from genft.cli import app
 from genft.families.metrics import METRICS, Metric
 from genft.report.collect import read_boards, read_report
+from genft.report.doubts import doubts
 from genft.report.formats import as_csv, as_json, as_markdown, as_rich
 from genft.report.page import render
 from genft.report.significance import compare
@@ -135,6 +136,34 @@ def test_two_results_of_one_seed_count_once_and_the_newer_one_counts(store: Stor
 def test_seeds_of_different_versions_are_said(store: Store) -> None:
     change(store, one(store), provenance={"versions": {"genft": "0.2.0", "torch": "2.14.1"}})
     assert "lora on rte mixes seeds made by different versions of genft (0.1.0, 0.2.0)" in every_format(store)["text"]
+
+
+def test_seeds_whose_examples_became_other_inputs_are_not_averaged(store: Store) -> None:
+    """The base's tokenizer was exchanged between two benches."""
+    for run in list(store):
+        if run.task == "rte":
+            change(store, run, provenance={"input_fingerprint": ("aaaa1", "aaaa2")[run.seed]})
+    (board,), notes = read_boards(store)
+    assert set(board.tasks) == {"cola", "rte (inputs aaaa1)", "rte (inputs aaaa2)"}  # four digits are not the hash
+    assert [board.score(f"rte (inputs {made})", "lora").n for made in ("aaaa1", "aaaa2")] == [1, 1]  # type: ignore[union-attr]
+    assert notes == []
+    said = (
+        "rte has a row for each tokenizer or image preprocessor (or the images' pixels) that its results were made "
+        "with: rte (inputs aaaa1), rte (inputs aaaa2)"
+    )
+    assert said in " ".join(every_format(store)["text"].split())
+    change(store, one(store), provenance={"input_fingerprint": None})
+    (board,), _ = read_boards(store)
+    assert "rte (inputs not recorded)" in board.tasks
+
+
+def test_results_without_a_record_of_their_inputs_keep_their_row(store: Store) -> None:
+    change(store, one(store), provenance={"input_fingerprint": "aaaa1"})
+    (board,), _ = read_boards(store)
+    assert board.score("rte", "lora").n == 2  # type: ignore[union-attr]
+    assert doubts(board) == [
+        "lora on rte mixes seeds that recorded their tokenizer or image preprocessor with seeds that did not (seed 1)"
+    ]
 
 
 def test_scores_by_different_metrics_stand_in_different_rows(store: Store) -> None:

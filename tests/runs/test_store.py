@@ -12,7 +12,7 @@ from genft import ConfigError, DataError
 from genft.models.parameters import Counts
 from genft.report.style import count, duration, size
 from genft.report.terminal import comparison
-from genft.runs.measured import Cost, Failure, History, Provenance, Result, Scores
+from genft.runs.measured import ComparedRun, Cost, Failure, History, Provenance, Result, Scores
 from genft.runs.store import Store, pack, unpack
 
 #: A result as genft 0.1 wrote it, before results were nested.
@@ -55,6 +55,22 @@ FLAT: dict[str, Any] = {
 
 def result(key: str = "k", **changed: Any) -> Result:
     return Result.model_validate({**FLAT, "key": key, **changed})
+
+
+def test_comparisons_of_the_former_short_name_are_the_same_comparisons(tmp_path: Path) -> None:
+    """Two hashes with the same eight digits are unlikely, but not the same hash."""
+    former = [
+        {"matrix": matrix, "task": "t", "label": "genft", "seed": seed, "key": f"k{seed}"}
+        for matrix, seed in (("01234567", 0), ("01234567", 1), ("89abcdef", 2))
+    ]
+    store = Store(tmp_path).open()
+    (tmp_path / "bench.json").write_text(json.dumps({"cells": former}))
+    store.add_compared([ComparedRun(matrix="0123456789abcdef", task="t", label="genft", seed=1, key="new")])
+    assert [(run.matrix, run.seed, run.key) for run in store.compared()] == [
+        ("0123456789abcdef", 0, "k0"),
+        ("0123456789abcdef", 1, "new"),
+        ("89abcdef", 2, "k2"),
+    ]
 
 
 def test_a_flat_result_is_read_as_a_nested_one(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from genft import ConfigError, TrainingError
 from genft.data import read, task_from_path
+from genft.methods import METHODS
 from genft.presets import Preset
 from genft.runs.measured import Result
 from genft.runs.store import Store
@@ -25,9 +26,9 @@ TRAINING = {"epochs": 1, "batch_size": 16}
 
 def test_entries_are_methods_with_settings() -> None:
     assert parse_entries("genft, vectorfit[train_bias=false,avf=false],lora[r=4]") == (
-        Entry("genft", "genft"),
-        Entry("vectorfit[train_bias=false,avf=false]", "vectorfit", {"train_bias": False, "avf": False}),
-        Entry("lora[r=4]", "lora", {"r": 4}),
+        Entry("genft", METHODS["genft"]),
+        Entry("vectorfit[train_bias=false,avf=false]", METHODS["vectorfit"], {"train_bias": False, "avf": False}),
+        Entry("lora[r=4]", METHODS["lora"], {"r": 4}),
     )
 
 

@@ -17,6 +17,7 @@ from genft.cli import app
 from genft.data import load_task
 from genft.figures.studies import STUDY_FIGURES
 from genft.figures.style import style
+from genft.methods import METHODS
 from genft.models.parameters import Counts
 from genft.presets import Preset, load_preset
 from genft.runs.measured import Result, Scores
@@ -92,7 +93,7 @@ def measured(score: float, *, task: str = "t", seeds: int = 2, name: str = "GenF
         )
         for s in range(seeds)
     ]
-    return Measured("", task, "accuracy", Variant(name, Entry("e", "genft"), place), tuple(results))
+    return Measured("", task, "accuracy", Variant(name, Entry("e", METHODS["genft"]), place), tuple(results))
 
 
 def test_the_best_of_a_grid_is_framed() -> None:
@@ -126,7 +127,7 @@ def test_every_study_draws_what_it_measures() -> None:
 
 
 def test_published_numbers_stand_beside_ours() -> None:
-    variant = Variant("w/o shared", Entry("e", "genft"), published="genft_no_shared")
+    variant = Variant("w/o shared", Entry("e", METHODS["genft"]), published="genft_no_shared")
     assert Measured("vtab1k", "cifar100", "accuracy", variant, ()).printed == pytest.approx(0.666)
     assert Measured("", "reviews", "accuracy", variant, ()).printed is None
 

@@ -51,10 +51,10 @@ def demo(options: DemoOptions, output: DemoOutputOptions, repeat: AgainOptions) 
     console = screen(output.as_json)
     store = Store(output.out).open()
     task, preset = data.load_task(TASK), load_preset("demo")
+    methods = [REGISTERED[name] for name in METHODS if name in REGISTERED]
     runs = [
-        prepare(build_spec(task, MODEL, preset, method=method, seed=options.seed).spec)
-        for method in METHODS
-        if method in REGISTERED
+        prepare(build_spec(task, MODEL, preset, method=method, seed=options.seed).spec, method=method)
+        for method in methods
     ]
     finished = {run.key: r for run in runs if not repeat.again and (r := run.stored(store)) is not None}
     left = [run for run in runs if run.key not in finished]

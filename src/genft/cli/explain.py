@@ -33,7 +33,7 @@ def explain(run: RunOptions, output: JsonOptions) -> None:
     """
     be_quiet()
     request = build_request(run)
-    prepared = prepare(request.spec)
+    prepared = prepare(request.spec, method=request.method)
     sections = {
         "Run": _run(run.task, request, prepared),
         f"Settings of {request.spec.method}": _jsonable(request.settings),

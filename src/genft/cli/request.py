@@ -18,7 +18,7 @@ from genft.errors import ConfigError, DataError, GenFTError, nearest
 from genft.methods import get_method
 from genft.presets import load_preset
 from genft.runs.protocols import assign_roles, get_protocol
-from genft.runs.request import Request, build_spec
+from genft.runs.request import DEFAULT_METHOD, Request, build_spec
 from genft.runs.settings import Training
 
 
@@ -36,15 +36,18 @@ def build_request(run: RunOptions) -> Request:
     """The run that the options describe, with the origin of every value."""
     task = find_task(run.task)
     _check_protocol(task, run.roles)
-    info = get_method(run.method.method or "genft")
-    given = {"method": run.method.method, "seed": run.method.seed, **run.roles.given}
+    name = run.method.method
+    method = get_method(name or DEFAULT_METHOD)
+    seed = {} if run.method.seed is None else {"seed": run.method.seed}
     return build_spec(
         task,
         run.model.model,
         load_preset(run.model.preset),
-        settings=parse_settings(info, run.method.settings, Training.model_fields),
+        method=method if name else None,
+        settings=parse_settings(method, run.method.settings, Training.model_fields),
         training=run.training.values,
-        **{name: value for name, value in given.items() if value is not None},
+        **seed,
+        **run.roles.given,
     )
 
 

@@ -60,7 +60,7 @@ def train(
     with ranks.first_goes_first():
         if ranks.is_first():
             store.open()
-        prepared = prepare(request.spec)
+        prepared = prepare(request.spec, method=request.method)
     result = ranks.share(None if repeat.again else prepared.stored(store))
     if result is not None:
         console.print("This run is already finished; here is its result (--again repeats the run).\n")

@@ -208,20 +208,46 @@ def _distinguished(results: Sequence[Result]) -> Iterable[tuple[str, Result]]:
 
 def _placed(rows: Sequence[tuple[str, Result]]) -> tuple[dict[tuple[str, str], tuple[Result, ...]], list[str]]:
     """(the runs by (task, label), ordered by seed; a sentence per run that another one of the same seed replaces)."""
-    data, metrics = defaultdict(set), defaultdict(set)
-    for _, run in rows:
-        data[run.task].add(run.provenance.data_fingerprint)
-        metrics[run.task].add(run.scores.metric)
+    names = _row_names([run for _, run in rows])
     cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
     left_out = []
     for label, run in rows:
-        # the same task name with other data, or another metric, is another row
-        other_data = [f"data {run.provenance.data_fingerprint[:4]}"] if len(data[run.task]) > 1 else []
-        notes = other_data + ([run.scores.metric] if len(metrics[run.task]) > 1 else [])
-        of_seed = cells[f"{run.task} ({', '.join(notes)})" if notes else run.task, label]
+        of_seed = cells[names[run.key], label]
         other = of_seed.get(run.seed, run)
         older, newer = sorted((other, run), key=lambda r: r.provenance.started)
         of_seed[run.seed] = newer
         if older.key != newer.key:
             left_out.append(f"left out: {older.key} is {label} on {run.task} with seed {run.seed}, as {newer.key} is")
     return {key: tuple(run for _, run in sorted(of_seed.items())) for key, of_seed in cells.items()}, left_out
+
+
+def _row_names(runs: Sequence[Result]) -> dict[str, str]:
+    """The row of every run by its key: the task, and in brackets what tells it from the task's other rows.
+
+    Runs on other data, with another metric, or whose examples became the model's input otherwise (another tokenizer,
+    other pixels) are other rows. Results of a genft that did not record the latter belong to the only row there is.
+    """
+    by_task: dict[str, list[Result]] = defaultdict(list)
+    for run in runs:
+        by_task[run.task].append(run)
+    names = {}
+    for task, of_task in by_task.items():
+        data = _shortened({run.provenance.data_fingerprint for run in of_task})
+        inputs = _shortened({run.provenance.input_fingerprint for run in of_task} - {None})
+        metrics = {run.scores.metric for run in of_task}
+        for run in of_task:
+            made = inputs.get(run.provenance.input_fingerprint, "not recorded")
+            notes = [f"data {data[run.provenance.data_fingerprint]}"] if len(data) > 1 else []
+            notes += [f"inputs {made}"] if len(inputs) > 1 else []
+            notes += [run.scores.metric] if len(metrics) > 1 else []
+            names[run.key] = f"{task} ({', '.join(notes)})" if notes else task
+    return names
+
+
+def _shortened(hashes: Collection[str | None]) -> dict[str | None, str]:
+    """Every hash with its first digits: at least four, and as many as tell it from the others."""
+    known = [text for text in hashes if text is not None]
+    digits = 4
+    while len({text[:digits] for text in known}) < len(known):
+        digits += 1
+    return {text: text[:digits] for text in known}

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from genft.api.settings import full_settings
 from genft.data import Task, list_tasks
 from genft.errors import ConfigError
-from genft.methods import get_method
 from genft.presets import Preset, load_preset
 from genft.runs.measured import Result
 from genft.runs.request import build_spec
@@ -26,14 +25,14 @@ def command(run: Result) -> str | None:
     """
     try:
         spec = RunSpec.model_validate(run.spec)
-        info = get_method(spec.method)
         task = _task_words(spec.task)
         if task is None:
             return None
-        usual = build_spec(spec.task, spec.model, _default(), method=spec.method).spec
+        request = build_spec(spec.task, spec.model, _default(), method=spec.method)
     except (ValidationError, ConfigError):
         return None
-    settings, usual_settings = (full_settings(info, s.settings) for s in (spec, usual))
+    usual = request.spec
+    settings, usual_settings = (full_settings(request.method, s.settings) for s in (spec, usual))
     if settings.keys() - usual_settings.keys():  # of another version
         return None
     words = [*task, "--model", spec.model, "--method", spec.method]

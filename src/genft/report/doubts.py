@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 from genft.report.boards import Board, settings_of
 
 
 def doubts(board: Board) -> list[str]:
     """Everything doubtful about a board, one sentence each."""
-    return [*missing(board), *not_finite(board), *constant(board), *mixed(board)]
+    return [*missing(board), *not_finite(board), *constant(board), *separated(board), *mixed(board)]
 
 
 def missing(board: Board) -> list[str]:
@@ -48,6 +49,24 @@ def constant(board: Board) -> list[str]:
     return sentences
 
 
+def separated(board: Board) -> list[str]:
+    """A sentence per task that has several rows, because its results are not of the same examples or inputs."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    for name in board.tasks:
+        rows[board.first(name).task].append(name)
+    sentences = []
+    for task, names in rows.items():
+        of_task = [board.first(name).provenance for name in names]
+        if len({provenance.data_fingerprint for provenance in of_task}) > 1:
+            sentences.append(f"{task} has a row for each of several data sets: {', '.join(names)}")
+        if len({provenance.input_fingerprint for provenance in of_task}) > 1:
+            sentences.append(
+                f"{task} has a row for each tokenizer or image preprocessor (or the images' pixels) that its results "
+                f"were made with: {', '.join(names)}"
+            )
+    return sentences
+
+
 def mixed(board: Board) -> list[str]:
     """A sentence per cell whose seeds ran with different settings (benches with different grids, say) or versions."""
     sentences = []
@@ -63,6 +82,12 @@ def mixed(board: Board) -> list[str]:
         versions = {name: sorted({run.provenance.versions.get(name, "none") for run in runs}) for name in packages}
         if different := [f"{name} ({', '.join(numbers)})" for name, numbers in versions.items() if len(numbers) > 1]:
             sentences.append(f"{label} on {task} mixes seeds made by different versions of {', '.join(different)}")
+        unknown = [run.seed for run in runs if run.provenance.input_fingerprint is None]
+        if unknown and len(unknown) < len(runs):
+            sentences.append(
+                f"{label} on {task} mixes seeds that recorded their tokenizer or image preprocessor with seeds that "
+                f"did not ({_seeds(unknown)})"
+            )
     return sentences
 
 

@@ -36,17 +36,20 @@ class Request:
     """A spec, with the source of every value in it.
 
     Attributes:
+        method: the method that the spec names.
         run, settings, training: values of the spec itself, of the method's configuration, and of training.
         spaces: the parameters that a search varies.
     """
 
     spec: RunSpec
+    method: MethodInfo
     run: Mapping[str, Sourced]
     settings: Mapping[str, Sourced]
     training: Mapping[str, Sourced]
     spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
 
 
+DEFAULT_METHOD = "genft"
 #: The source of every value that the user sets.
 USER = "command line"
 
@@ -56,6 +59,7 @@ def build_spec(
     model: str,
     preset: Preset,
     *,
+    method: MethodInfo | str | None = None,
     settings: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     **run: Any,
@@ -66,14 +70,17 @@ def build_spec(
         task: what is learned.
         model: the base model, by name.
         preset: hyper-parameters for many methods and tasks.
+        method: the user's method, or its name; by default genft.
         settings: the user's settings for the method, parsed.
         training: the user's values of :class:`Training`.
-        run: the user's values of :class:`RunSpec`: method, seed, protocol, limits.
+        run: the user's values of :class:`RunSpec`: seed, protocol, limits.
 
     Raises:
         ConfigError: every value that does not exist or is not allowed, at once.
     """
-    info = get_method(run.get("method", "genft"))
+    info = method if isinstance(method, MethodInfo) else get_method(method or DEFAULT_METHOD)
+    if method is not None:
+        run["method"] = info.name
     selected = preset.select(info.name, task.name)
     run_values = layer(
         ("default", {"method": info.name, "seed": 0, **dict.fromkeys(LIMITS)}),
@@ -98,7 +105,7 @@ def build_spec(
         },
         "run",
     )
-    return Request(spec, run_values, method_values, training_values, preset.spaces(info.name))
+    return Request(spec, info, run_values, method_values, training_values, preset.spaces(info.name))
 
 
 def layer_settings(info: MethodInfo, selected: Sequence[tuple[str, Values]], settings: Mapping[str, Any]) -> Origins:

@@ -35,6 +35,10 @@ from genft.runs.measured import ComparedRun, Failure, Result
 R = TypeVar("R", bound=Record)
 
 
+#: The hexadecimal digits in the name of a comparison that genft 0.1 wrote.
+_FORMER_DIGITS = 8
+
+
 class _Comparison(Record):
     """The content of bench.json: the runs that are compared."""
 
@@ -104,9 +108,15 @@ class Store:
         return [_read(path, Failure) for path in paths if not self.path(path.stem).is_file()]
 
     def add_compared(self, runs: Iterable[ComparedRun]) -> None:
-        """Record which runs a bench compares; a run that is already listed gets its new key."""
+        """Record which runs a bench compares; a run that is already listed gets its new key.
+
+        Runs listed by genft 0.1, which named a comparison by the first half of its hash, get the whole name.
+        """
+        runs = list(runs)
+        names = {run.matrix[:_FORMER_DIGITS]: run.matrix for run in runs}
         with FileLock(self.results / ".bench.lock"):
-            listed = {run.position: run for run in (*self.compared(), *runs)}
+            earlier = (run.model_copy(update={"matrix": names.get(run.matrix, run.matrix)}) for run in self.compared())
+            listed = {run.position: run for run in (*earlier, *runs)}
             self._write_compared(listed.values())
 
     def compared(self) -> list[ComparedRun]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from genft.api.registry import MethodInfo
 from genft.api.settings import parse_settings, split_outside_brackets
 from genft.data import Task
 from genft.errors import ConfigError
@@ -22,7 +23,7 @@ class Entry:
     """A column of the comparison: a method, with any settings that differ from its defaults."""
 
     label: str
-    method: str
+    method: MethodInfo
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -39,8 +40,9 @@ def parse_entries(text: str) -> tuple[Entry, ...]:
         try:
             if bracket and not rest.endswith("]"):
                 raise ConfigError(f"--methods {label}: the bracket is not closed")
-            settings = parse_settings(get_method(name), split_outside_brackets(rest[:-1]))
-            entries.append(Entry(label, name, settings))
+            method = get_method(name)
+            settings = parse_settings(method, split_outside_brackets(rest[:-1]))
+            entries.append(Entry(label, method, settings))
         except ConfigError as e:
             problems += e.problems
     if not entries and not problems:
@@ -79,13 +81,13 @@ class Matrix:
         content: list[Any] = [self.model, self.preset.model_dump(mode="json"), dict(self.training), dict(self.run)]
         if self.grid:  # the choice of the learning rate depends on its rates and on the seed
             content += [self.grid, self.seeds[0]]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def spec(self, task: Task, entry: Entry, seed: int, rate: float | None = None) -> RunSpec:
         training = dict(self.training)
         if rate is not None:
             training["learning_rate"] = rate
-            if entry.method == "linear":  # trains only the head
+            if entry.method.name == "linear":  # trains only the head
                 training["head_learning_rate"] = rate
         return build_spec(
             task,

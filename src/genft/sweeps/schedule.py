@@ -185,7 +185,7 @@ class Schedule:
     def _prepare(self, task: Task, entry: Entry, seed: int, rate: float | None) -> PreparedRun:
         spec = self.matrix.spec(task, entry, seed, rate)
         roles_key = task.name, spec.protocol, spec.limit_train, spec.limit_eval, spec.limit_select
-        run = prepare(spec, self.data[task.name], self.source, self._roles.get(roles_key))
+        run = prepare(spec, self.data[task.name], self.source, self._roles.get(roles_key), entry.method)
         self._roles[roles_key] = run.roles
         self._labels[run.key] = entry.label
         return run

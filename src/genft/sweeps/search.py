@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from genft.api.settings import check_settings, full_settings
 from genft.errors import ConfigError, GenFTError, not_one_of
 from genft.files import name_part, write_atomically
-from genft.methods import get_method
 from genft.presets import Space
 from genft.records import check
 from genft.runs.measured import Result
@@ -100,7 +99,7 @@ class Search:
         import optuna
 
         spec = self.spec(suggest(trial, self.spaces, self._fixed()))
-        prepared = prepare(spec, self.prepared.data, self.prepared.source)
+        prepared = self._prepare(spec)
         roles = replace(prepared.roles, report=prepared.roles.select, retrain=None, also={})
 
         def watch(event: Progress | Inferred) -> None:
@@ -115,6 +114,9 @@ class Search:
             result = run(replace(prepared, roles=roles), Store(Path(folder)).open(), watch)
         trial.set_user_attr("seconds", result.cost.seconds)
         return result.scores.value
+
+    def _prepare(self, spec: RunSpec) -> PreparedRun:
+        return prepare(spec, self.prepared.data, self.prepared.source, method=self.prepared.method)
 
     def _fixed(self) -> dict[str, Any]:
         spec = self.prepared.spec
@@ -151,12 +153,12 @@ class Search:
         if not self.ranked:
             raise ConfigError("search: no trial was completed; allow more trials or more time")
         best = self.ranked[0]
-        prepared = prepare(self.spec(best.params), self.prepared.data, self.prepared.source)
+        prepared = self._prepare(self.spec(best.params))
         with store.claim(prepared.key):  # another process may conclude the search at the same time
             result = prepared.stored(store) or run(prepared, store, watch)
         path = store.out / "search" / f"{self.study.study_name}.toml"
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, _preset(self.study.study_name, prepared.spec, best, result).encode())
+        write_atomically(path, _preset(self.study.study_name, prepared, best, result).encode())
         return result, path
 
 
@@ -178,7 +180,7 @@ def open_search(request: Request, out: Path, storage: str | None = None) -> Sear
     except ImportError:
         raise ConfigError("search: Optuna is not installed: pip install 'genft[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    prepared = prepare(request.spec)
+    prepared = prepare(request.spec, method=request.method)
     spaces = searched(request)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -226,12 +228,14 @@ def searched(request: Request) -> dict[str, Space]:
     Raises:
         ConfigError: nothing is left to search, or a space is for a setting that the method does not have.
     """
-    method = request.spec.method
+    method = request.method
     fixed = {k for values in (request.settings, request.training) for k, v in values.items() if v.source == USER}
     spaces = dict(request.spaces)
     if not spaces:
-        raise ConfigError(f"search: the preset has no space for {method!r}; add a [methods.{method}.search] to it")
-    check_settings(get_method(method), [name for name in spaces if name not in Training.model_fields])
+        raise ConfigError(
+            f"search: the preset has no space for {method.name!r}; add a [methods.{method.name}.search] to it"
+        )
+    check_settings(method, [name for name in spaces if name not in Training.model_fields])
     for name, space in spaces.items():
         if unknown := [other for other in space.when if other not in spaces]:
             raise ConfigError(not_one_of(f"search: {name}: when", unknown[0], spaces, what="is not searched"))
@@ -260,13 +264,13 @@ def _suggest(trial: Trial, name: str, space: Space) -> Any:
     return trial.suggest_float(name, space.low, space.high, log=space.log)
 
 
-def _preset(name: str, spec: RunSpec, best: FrozenTrial, result: Result) -> str:
+def _preset(name: str, winner: PreparedRun, best: FrozenTrial, result: Result) -> str:
     """The winner as a preset in TOML. Scalars and lists are written the same way in TOML and JSON."""
-    metric = result.scores.metric
+    metric, spec = result.scores.metric, winner.spec
     source = f"genft search: {metric} {best.value:.4f} on the selection split of {result.task} with {spec.model}"
     lines = [f"name = {json.dumps(name)}", f"source = {json.dumps(source)}", "", f"[methods.{spec.method}.training]"]
     lines += [f"{k} = {json.dumps(v)}" for k, v in spec.training.model_dump().items() if v is not None]
     lines += ["", f"[methods.{spec.method}.settings]"]
-    settings = {k: v for k, v in full_settings(get_method(spec.method), spec.settings).items() if k in spec.settings}
+    settings = {k: v for k, v in full_settings(winner.method, spec.settings).items() if k in spec.settings}
     lines += [f"{k} = {json.dumps(v)}" for k, v in settings.items() if v is not None]
     return "\n".join(lines) + "\n"

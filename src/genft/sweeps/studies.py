@@ -113,7 +113,7 @@ def _variant(
 ) -> Variant:
     """A variant with ``changed`` settings, labelled in the notation of `genft bench`."""
     text = ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in changed.items())
-    return Variant(name, Entry(f"{method}[{text}]" if text else method, method, changed), place, published)
+    return Variant(name, Entry(f"{method}[{text}]" if text else method, get_method(method), changed), place, published)
 
 
 def _ablation(grid: Grid, settings: Callable[[str], Mapping[str, Any]]) -> list[Variant]:
@@ -198,12 +198,12 @@ def study_matrices(
 
         def settings_of(method: str, task: Task = task) -> Mapping[str, Any]:
             own = settings if method == "genft" else {}
-            spec = build_spec(task, matrix["model"], matrix["preset"], settings=own, method=method).spec
-            return full_settings(get_method(method), spec.settings)
+            request = build_spec(task, matrix["model"], matrix["preset"], settings=own, method=method)
+            return full_settings(request.method, request.spec.settings)
 
         variants = [
             _variant(v.name, "genft", v.place, {**settings, **v.entry.settings}, v.published)
-            if v.entry.method == "genft"
+            if v.entry.method.name == "genft"
             else v
             for v in study.variants(grid, settings_of)
         ]

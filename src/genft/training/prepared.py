@@ -87,18 +87,22 @@ class PreparedRun:
 
 
 def prepare(
-    spec: RunSpec, data: TaskData | None = None, source: ModelSource | None = None, roles: Roles | None = None
+    spec: RunSpec,
+    data: TaskData | None = None,
+    source: ModelSource | None = None,
+    roles: Roles | None = None,
+    method: MethodInfo | None = None,
 ) -> PreparedRun:
     """Look up everything that the spec names, read the data, assign the roles and find the model without loading it.
 
     Args:
         spec: the run.
-        data, source, roles: those of this spec, if already known.
+        data, source, roles, method: those of this spec, if already known.
 
     Raises:
         GenFTError: anything that can be refused before training.
     """
-    method, protocol = get_method(spec.method), get_protocol(spec.protocol)
+    method, protocol = method or get_method(spec.method), get_protocol(spec.protocol)
     family = get_family(spec.task)
     method.check_kind(family.reads)
     family.check(spec.training)
@@ -108,8 +112,8 @@ def prepare(
         )
     source = source or find_model(spec.model)
     data = data or read(spec.task)
-    family = get_family(data.task)
-    family.check(spec.training)  # again, now that the classes are known
+    family = type(family)(data.task)  # now with the classes
+    family.check(spec.training)
     roles = roles or assign_roles(
         data, protocol, spec.limit_train, spec.limit_eval, spec.limit_select, by_class=family.by_class
     )
