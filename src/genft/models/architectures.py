@@ -26,7 +26,7 @@ _Q_PROJ_V_PROJ = (
 #: Names of query and value by model family: peft's own table for LoRA, plus families that it lacks.
 DEFAULT_TARGETS: dict[str, Any] = {
     **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    **dict.fromkeys(_Q_PROJ_V_PROJ, ["q_proj", "v_proj"]),
+    **{family: ["q_proj", "v_proj"] for family in _Q_PROJ_V_PROJ},
     "albert": ["query", "value"],
     "beit": VIT,
     "clip": ["q_proj", "v_proj"],
