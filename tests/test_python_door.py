@@ -101,6 +101,52 @@ def test_every_family_that_peft_knows_has_a_default() -> None:
     assert TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.keys() <= DEFAULT_TARGETS.keys()
 
 
+SMALL_DECODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "vocab_size": 64,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral", "Phi", "SmolLM3"]
+)
+def test_query_and_value_of_current_decoders(name: str) -> None:
+    build = hf.AutoModelForCausalLM.from_config
+    model = get_peft_model(build(getattr(hf, f"{name}Config")(**SMALL_DECODER)), GenFTConfig(scope="qv", shared_dim=4))
+    adapted = {site.module.rpartition(".")[2] for site in model.base_model.adapters["default"].every_site}
+    assert adapted == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize("name", ["Bart", "MBart", "Pegasus", "T5", "UMT5"])
+def test_query_and_value_of_encoder_decoders(name: str) -> None:
+    size = {"d_model": 32, "vocab_size": 64, "pad_token_id": 0, "num_heads": 4, "num_layers": 2, "d_kv": 8}
+    if "T5" not in name:
+        size |= dict.fromkeys(("encoder_layers", "decoder_layers"), 2)
+        size |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
+    build = hf.AutoModelForSeq2SeqLM.from_config
+    model = get_peft_model(build(getattr(hf, f"{name}Config")(**size)), GenFTConfig(scope="qv", shared_dim=4))
+    assert len(model.base_model.adapters["default"].every_site) == 12  # encoder, decoder and cross-attention
+
+
+@pytest.mark.parametrize(
+    "settings", [{"scope": "block"}, {"target_modules": ["experts"]}, {"target_modules": ["gate_up_proj"]}]
+)
+def test_experts_in_one_parameter_are_refused(settings: dict[str, Any]) -> None:
+    def build() -> nn.Module:
+        return hf.AutoModelForCausalLM.from_config(hf.MixtralConfig(**SMALL_DECODER, num_local_experts=2))
+
+    with pytest.raises(TargetError, match=r"gate_up_proj of MixtralForCausalLM hold the .*; adapt attention"):
+        get_peft_model(build(), GenFTConfig(**settings))
+    attention = get_peft_model(build(), GenFTConfig(shared_dim=4)).base_model.adapters["default"].every_site
+    assert len(attention) == 8
+
+
 @pytest.mark.parametrize(
     ("targets", "sentence"),
     [

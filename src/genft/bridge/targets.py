@@ -10,7 +10,14 @@ from torch import nn
 
 from genft.api.method import BlockSite, Site
 from genft.errors import TargetError, nearest
-from genft.models.architectures import ends_with, fused_layout, linear_names, name_of
+from genft.models.architectures import (
+    about_experts,
+    ends_with,
+    expert_weights,
+    fused_layout,
+    linear_names,
+    name_of,
+)
 from genft.models.blocks import anatomy_of, attention_end_of, attention_of, norms_of, stream_width, takes_images
 from genft.models.weights import FrozenWeight, has_channel_weight, has_linear_weight, has_own_bias, unwrap
 
@@ -22,6 +29,8 @@ class NoTargetError(TargetError, NoMatchingPeftModuleError):
 def no_match(targets: Any, model: nn.Module) -> NoTargetError:
     """The error for target names that match nothing in the model; it suggests the nearest leaf names."""
     names = [targets] if isinstance(targets, str) else sorted(targets)
+    if experts := [path for path in expert_weights(model) if any(ends_with(path, name) for name in names)]:
+        return NoTargetError(about_experts(model, experts))
     leaves = _leaf_names(model)
     close = [f"{c!r}" for name in names if (c := nearest(name.rpartition(".")[2], leaves))]
     listed = " or ".join(repr(name) for name in names)
@@ -96,6 +105,8 @@ def _weight_refusal(path: str, module: nn.Module, model: nn.Module, other: bool)
         )
     if other or has_linear_weight(module):
         return None
+    if experts := [name for name in expert_weights(model) if name.startswith(f"{path}.")]:
+        return about_experts(model, experts)
     inside = [name for name, m in module.named_modules() if name and has_linear_weight(m)]
     leaf = path.rpartition(".")[2]
     hint = f"; nearest: {leaf + '.' + inside[0]!r}" if inside else ""

@@ -16,9 +16,17 @@ from genft.models.weights import has_channel_weight, has_linear_weight, has_own_
 # transformers renamed these between releases 5.0 and 5.20; either name matches
 VIT = ["query", "value", "q_proj", "v_proj"]
 
+#: Decoders and encoder-decoders whose query and value are called q_proj and v_proj, beyond those in peft's table.
+_Q_PROJ_V_PROJ = (
+    "cohere", "cohere2", "exaone4", "gemma3", "gemma3n", "gemma3n_text", "gemma4_text", "glm", "glm4", "gpt_oss",
+    "granite", "helium", "llama4_text", "ministral", "mistral3", "olmo", "olmo2", "olmo3", "phimoe", "qwen2_moe",
+    "qwen3_moe", "smollm3", "starcoder2", "blenderbot", "blenderbot-small", "marian", "mbart", "pegasus",
+)  # fmt: skip
+
 #: Names of query and value by model family: peft's own table for LoRA, plus families that it lacks.
 DEFAULT_TARGETS: dict[str, Any] = {
     **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    **{family: ["q_proj", "v_proj"] for family in _Q_PROJ_V_PROJ},
     "albert": ["query", "value"],
     "beit": VIT,
     "clip": ["q_proj", "v_proj"],
@@ -28,12 +36,16 @@ DEFAULT_TARGETS: dict[str, Any] = {
     "dinov2": VIT,
     "dinov3_vit": ["q_proj", "v_proj"],
     "distilbert": ["q_lin", "v_lin"],
+    "longt5": ["q", "v"],
     "modernbert": ["Wqkv"],
     "mpnet": ["q", "v"],
+    "phi": ["q_proj", "v_proj"],  # peft's table has the MLP's weights too
     "phi3": ["qkv_proj"],
     "siglip": ["q_proj", "v_proj"],
     "siglip_vision_model": ["q_proj", "v_proj"],
+    "switch_transformers": ["q", "v"],
     "timm_wrapper": ["qkv"],
+    "umt5": ["q", "v"],
     "vit": VIT,
     "vit_mae": VIT,
 }
@@ -74,6 +86,22 @@ def ends_with(path: str, key: str) -> bool:
 def linear_names(model: nn.Module) -> list[str]:
     """Paths of all linear weights of ``model``."""
     return [name for name, module in modules_of(model) if has_linear_weight(module)]
+
+
+def expert_weights(model: nn.Module) -> list[str]:
+    """Paths of the parameters that hold the weights of all experts of a layer (experts, ·, ·): no linear module."""
+    named = model.named_parameters()
+    return [path for path, parameter in named if parameter.dim() == 3 and "expert" in path.rpartition(".")[0]]
+
+
+def about_experts(model: nn.Module, weights: Iterable[str]) -> str:
+    """The sentence that refuses parameters of :func:`expert_weights`."""
+    names = sorted({path.rpartition(".")[2] for path in weights})
+    return (
+        f"target_modules: {' and '.join(names)} of {name_of(model)} hold the weights of all experts of a layer in one "
+        "3-D parameter, which cannot be adapted; adapt attention: scope='attention', or target_modules=['q_proj', "
+        "'v_proj']"
+    )
 
 
 def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -121,6 +149,8 @@ def default_targets(model: nn.Module, family: str, scope: str) -> tuple[list[str
         TargetError: no targets are known or can be found for this model.
     """
     inside: list[str] = []
+    if scope == "block" and (experts := expert_weights(model)):
+        raise TargetError(about_experts(model, experts))
     if scope != "qv":
         inside = sorted({name for name in _names_in_layers(model) if scope == "block" or "att" in name.lower()})
     if scope == "attention" and not inside and family in DEFAULT_TARGETS:

@@ -97,6 +97,7 @@ def load_model(
         raise ConfigError(f"model: {source.name} ({config.model_type}) cannot {head.purpose} in transformers")
     model, info = auto.from_pretrained(
         source.folder,
+        **source.arguments,
         config=config,
         dtype="float32",
         ignore_mismatched_sizes=True,
@@ -123,7 +124,7 @@ def load_model(
 
 def _config(source: ModelSource, head: Head) -> Any:
     try:
-        config = transformers.AutoConfig.from_pretrained(source.folder, **head.config)
+        config = transformers.AutoConfig.from_pretrained(source.folder, **source.arguments, **head.config)
     except (ValueError, OSError, KeyError) as e:
         raise ConfigError(f"model: {source.name}: its config.json cannot be used: {first_line(e)}") from None
     if config.model_type == "timm_wrapper":
@@ -171,7 +172,7 @@ def _fresh(model: PreTrainedModel, head: tuple[str, ...], missing: set[str]) -> 
 
 def _tokenizer(source: ModelSource, model: PreTrainedModel) -> Any:
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **source.arguments)
     except (ValueError, OSError) as e:
         raise ConfigError(f"model: {source.name} has no usable tokenizer: {first_line(e)}") from None
     if tokenizer.pad_token is None:  # GPT-2 and other language models

