@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from genft.cli import app
+from genft.data import read, task_from_path
 
 
 def genft(*words: object) -> Result:
@@ -109,3 +110,53 @@ def test_no_check_trains_without_looking(images: Path, timm_vit: Path, tmp_path:
     assert done.exit_code == 2
     assert "--no-check" not in done.stderr
     assert "03.png: cannot be read as an image" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("bench",), ("study", "ablation"), ("search",)], ids=lambda words: words[0])
+def test_many_runs_are_checked_once_before_the_first(
+    command: tuple[str, ...], images: Path, timm_vit: Path, tmp_path: Path
+) -> None:
+    """The broken image is one that only tests, which the first run would read at its end."""
+    folder = shutil.copytree(images, tmp_path / "photos")
+    broken = Path(read(task_from_path(folder)).splits["test"].inputs[0][0])
+    broken.write_bytes(b"no image")
+    suite = tmp_path / "mine.toml"
+    suite.write_text(
+        'suite = "mine"\n[[tasks]]\nname = "photos"\nkind = "image"\nreader = "image-folder"\n'
+        f'files = {{ train = "{folder}" }}\n'
+    )
+    tasks = folder if command == ("search",) else suite
+    out = tmp_path / "out"
+    words = (*command, tasks, "--model", timm_vit, "--out", out, "--epochs", 1)
+    done = genft(*words)
+    assert done.exit_code == 2
+    assert f"{broken}: cannot be read as an image" in done.stderr
+    assert "--no-check" in done.stderr
+    assert not (out / "checkpoints").exists()
+
+
+def test_a_bench_tells_what_was_inferred_and_skips_the_check_if_nothing_is_left(
+    reviews: Path, bert: Path, tmp_path: Path
+) -> None:
+    suite = tmp_path / "mine.toml"
+    suite.write_text(
+        'suite = "mine"\n[[tasks]]\nname = "reviews"\nkind = "text"\nreader = "files"\n'
+        f'files = {{ train = "{reviews}" }}\n'
+    )
+    words = (
+        "bench",
+        suite,
+        "-m",
+        bert,
+        "--methods",
+        "linear",
+        "--seeds",
+        "0",
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "out",
+    )
+    inferred = "reviews: classes from the column 'label': bad, good"
+    assert inferred in genft(*words).stdout
+    assert inferred not in genft(*words).stdout

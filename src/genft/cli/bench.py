@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 from rich.console import Console
 
+from genft.cli.checks import DataCheckOptions, check_tasks_first
 from genft.cli.declare import Given, Options, option, takes_options
 from genft.cli.options import (
     ModelOptions,
@@ -73,6 +74,7 @@ def bench(
     model: ModelOptions,
     compared: ComparedOptions,
     roles: RoleOptions,
+    checks: DataCheckOptions,
     training: Given[Training],
     sweep: SweepOptions,
     ray: RayOptions,
@@ -111,6 +113,8 @@ def bench(
     _announce(console, schedule)
     if sweep.dry_run:
         return
+    if not checks.no_check:
+        check_tasks_first(console, schedule.waiting)
     with SweepBars(console, schedule) as bars:
         for run, event in schedule.run(sweep.jobs, report_to, cluster):
             bars.show(run, event)

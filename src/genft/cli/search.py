@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from genft.cli.checks import DataCheckOptions, check_tasks_first
 from genft.cli.declare import Options, option, takes_options
 from genft.cli.options import OutputOptions
 from genft.cli.progress import RunBar
@@ -39,7 +40,7 @@ class SearchOptions(Options):
 
 
 @takes_options
-def search(run: RunOptions, options: SearchOptions, output: OutputOptions) -> None:
+def search(run: RunOptions, checks: DataCheckOptions, options: SearchOptions, output: OutputOptions) -> None:
     """Search hyper-parameters for a task, on its validation data.
 
     Optuna's TPE sampler searches the preset's spaces and prunes trials, using the selection split alone. Values that
@@ -61,6 +62,8 @@ def search(run: RunOptions, options: SearchOptions, output: OutputOptions) -> No
         f"{options.trials} trials are finished\n",
         soft_wrap=True,
     )
+    if not checks.no_check and len(opened.finished) < options.trials:
+        check_tasks_first(console, [opened.prepared])
     opened.run(options.trials, seconds, lambda trial: _line(console, trial, metric))
     with RunBar(console, "winner", metric) as bar:
         result, path = opened.conclude(store, bar.watch)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from genft.api.settings import parse_settings
+from genft.cli.checks import DataCheckOptions, check_tasks_first
 from genft.cli.declare import Given, Options, argument, option, takes_options
 from genft.cli.options import (
     FigureOptions,
@@ -58,6 +59,7 @@ def study(
     model: ModelOptions,
     setting: SettingOptions,
     roles: RoleOptions,
+    checks: DataCheckOptions,
     training: Given[Training],
     sweep: SweepOptions,
     output: OutputOptions,
@@ -97,6 +99,8 @@ def study(
     _announce(console, repeated, schedules, model.model)
     if sweep.dry_run:
         return
+    if not checks.no_check:
+        check_tasks_first(console, [run for schedule in schedules for run in schedule.waiting])
     measured: list[Measured] = []
     for schedule, (_, variants) in zip(schedules, matrices, strict=True):
         _run(console, schedule, sweep.jobs)

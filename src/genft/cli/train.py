@@ -10,12 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from genft.cli.declare import Options, option, takes_options
+from genft.cli.checks import DataCheckOptions, check_first
+from genft.cli.declare import takes_options
 from genft.cli.options import AgainOptions, OutputOptions, TrackerOptions
 from genft.cli.progress import RunBar
 from genft.cli.request import RunOptions, build_request
-from genft.cli.screen import bars, print_json, screen
-from genft.data.check import Checked, check_data, require
+from genft.cli.screen import print_json, screen
 from genft.report.style import size
 from genft.report.terminal import LEGEND, comparison
 from genft.runs.measured import Result
@@ -26,13 +26,6 @@ from genft.training.callbacks import Inferred
 from genft.training.prepared import PreparedRun, prepare
 from genft.training.run import run_once
 from genft.training.trackers import check_trackers
-
-
-class DataCheckOptions(Options):
-    panel = "Data"
-    no_check: bool = option(
-        "Skip the check of the data (unreadable images, contradictory labels) before training.", False
-    )
 
 
 @takes_options
@@ -67,29 +60,13 @@ def train(
     else:
         _announce(console, prepared)
         if not checks.no_check:
-            for note in check_first(console, prepared):
+            for note in check_first(console, prepared.data):
                 _line(console, "", note)
         with _Narrator(console, prepared) as bar:
             result = run_once(prepared, store, bar.watch, report_to, again=repeat.again)
     _conclude(console, result, store.out)
     if output.as_json and ranks.is_first():
         print_json(result.model_dump(mode="json", exclude={"predictions", "targets"}))
-
-
-def check_first(console: Console, run: PreparedRun) -> list[str]:
-    """What ``genft data check`` finds in the data of a run, in sentences; processes of one run learn it from the first.
-
-    Raises:
-        DataError: something that would end the run, such as an image that cannot be read.
-    """
-    checked: Checked | None = None
-    if ranks.is_first():
-        with bars(console) as progress:
-            row = progress.add_task("checking the data", total=None)
-            checked = check_data(run.data, lambda done, total: progress.update(row, completed=done, total=total))
-    faults, notes = ranks.share((checked.faults, checked.notes) if checked else ([], []))
-    require(faults)
-    return notes
 
 
 class _Narrator(RunBar):
