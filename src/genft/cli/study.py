@@ -35,7 +35,7 @@ from genft.runs.settings import Training
 from genft.runs.store import Store
 from genft.sweeps.processes import be_quiet
 from genft.sweeps.schedule import Schedule
-from genft.sweeps.studies import Measured, Study, get_study, measure, study_matrices
+from genft.sweeps.studies import Measured, Study, Variant, get_study, measure, study_matrices
 
 
 class StudyOptions(Options):
@@ -101,12 +101,7 @@ def study(
         return
     if not checks.no_check:
         check_tasks_first(console, [run for schedule in schedules for run in schedule.waiting])
-    measured: list[Measured] = []
-    for schedule, (_, variants) in zip(schedules, matrices, strict=True):
-        _run(console, schedule, sweep.jobs)
-        measured += measure(schedule, variants)
-    for schedule in schedules:
-        print_failures(console, schedule)
+    measured = _run(console, schedules, [variants for _, variants in matrices], sweep.jobs)
     paths = draw_study(repeated.name, measured, drawing.figures or output.out / "figures", drawing.format)
     if output.as_json:
         print_json({"study": repeated.name, "measured": [*map(_data, measured)], "figures": [*map(str, paths)]})
@@ -140,10 +135,19 @@ def _announce(console: Console, repeated: Study, schedules: Sequence[Schedule], 
     console.print(f"{planned} runs on {model}, {done} finished\n", soft_wrap=True, markup=False)
 
 
-def _run(console: Console, schedule: Schedule, jobs: int) -> None:
-    with SweepBars(console, schedule) as bars:
-        for run, event in schedule.run(jobs):
-            bars.show(run, event)
+def _run(
+    console: Console, schedules: Sequence[Schedule], variants: Sequence[Sequence[Variant]], jobs: int
+) -> list[Measured]:
+    """Execute the schedules, print their failures, and return what they measured."""
+    measured: list[Measured] = []
+    for schedule, of_task in zip(schedules, variants, strict=True):
+        with SweepBars(console, schedule) as bars:
+            for run, event in schedule.run(jobs):
+                bars.show(run, event)
+        measured += measure(schedule, of_task)
+    for schedule in schedules:
+        print_failures(console, schedule)
+    return measured
 
 
 def _data(m: Measured) -> dict[str, Any]:
