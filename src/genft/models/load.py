@@ -166,9 +166,8 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
 def poolers(model: PreTrainedModel) -> tuple[str, ...]:
     """The path of the backbone's pooler if it has weights: a layer on the first token's vector, below the head."""
     name = f"{model.base_model_prefix}.pooler"
-    return tuple(
-        path for path, module in model.named_modules() if path == name and any(True for _ in module.parameters())
-    )
+    pooler = dict(model.named_modules()).get(name)
+    return () if pooler is None or not list(pooler.parameters()) else (name,)
 
 
 def _fresh(model: PreTrainedModel, head: tuple[str, ...], missing: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
