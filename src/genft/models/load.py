@@ -29,6 +29,7 @@ class Head:
         config: settings of the model's configuration: labels, problem type.
         task_type: peft's name for the task, or None if it has none.
         purpose: a phrase for messages: ``"classify texts"``.
+        new: whether it is trained and saved in full; False for a language model's, which the checkpoint has.
     """
 
     auto_class: str
@@ -36,6 +37,7 @@ class Head:
     config: Mapping[str, Any]
     task_type: str | None
     purpose: str
+    new: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def load_model(
     # peft and transformers copy this into what they save, so it must be valid on another machine
     model.config._name_or_path = source.base_id
     model.name_or_path = source.base_id
-    in_head = head_modules(model)
+    in_head = head_modules(model) if head.new else ()
     fresh, odd = _fresh(model, in_head, missing)
     untrained = tuple(name for name in poolers(model) if name not in fresh) if source.has_own_pooling else ()
     notes = [f"{', '.join(fresh)}: not in the checkpoint, so trained and saved like the head"] if fresh else []
