@@ -50,6 +50,11 @@ class TextScore:
     name: str
     extract: str = ""
 
+    @property
+    def width(self) -> int:
+        """The number of statistics."""
+        return {"bleu": 10, "chrf": 18}.get(self.name, 2)
+
     def statistics(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
         """Statistics of every example, (examples, statistics).
 
