@@ -33,7 +33,8 @@ def adapter_card(saved: SavedTask, words: Words, *, is_peft: bool) -> Card:
     if saved.base_is_local:
         paragraphs.append("The base was a local folder on the training machine: pass its location as `base=`.")
     if is_peft:
-        auto = AUTO_CLASSES.get(saved.task_type or "", "AutoModelForImageClassification")
+        task_type = saved.task_type or ("SEQ_CLS" if saved.kind == "text" else "")  # genft 0.1 recorded none
+        auto = AUTO_CLASSES.get(task_type, "AutoModelForImageClassification")
         paragraphs += [
             "Even without genft's loader, `import genft` first: it registers the method with peft.",
             with_peft(auto, saved.base, words.labels, "import genft"),
@@ -42,7 +43,7 @@ def adapter_card(saved: SavedTask, words: Words, *, is_peft: bool) -> Card:
             paragraphs.append(
                 f'`pipeline({words.pipeline!r}, model=model, tokenizer="THIS FOLDER")` then answers with these names.'
             )
-        if saved.task_type:
+        if task_type:
             outputs = f", num_labels={len(words.labels)}" if words.labels else ""
             auto_peft = auto.replace("Auto", "AutoPeft", 1)
             paragraphs.append(f'With peft in one line: `{auto_peft}.from_pretrained("THIS FOLDER"{outputs})`.')

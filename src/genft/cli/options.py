@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from genft.cli.declare import Options, argument, option
-from genft.families.registry import FAMILIES
 from genft.runs.protocols import PROTOCOLS
 
 
@@ -60,10 +59,16 @@ class ReadingOptions(Options):
     encoding: str = option("The encoding of text files.", "utf-8")
 
 
-class PromptOptions(Options):
+class NewTokensOptions(Options):
+    panel = "Generated text"
+    max_new_tokens: int | None = option(
+        "The most tokens of a generated answer.", None, shown_default="128, or as in training", ge=1
+    )
+
+
+class PromptOptions(NewTokensOptions):
     """How prompts are written and answered, in tasks that generate text."""
 
-    panel = "Generated text"
     template: str | None = option(
         "The prompt, with columns in braces: 'Question: {question}\\nAnswer:'; or alpaca.",
         None,
@@ -71,7 +76,6 @@ class PromptOptions(Options):
     )
     chat: bool = option("Write prompts with the tokenizer's chat template.", False)
     system: str | None = option("The system message of chats that have none.", None)
-    max_new_tokens: int | None = option("The most tokens of a generated answer.", None, shown_default="128", ge=1)
     extract: str | None = option("What exact_match compares: last-number, or the whole text.", None)
     learn_prompts: bool = option("Prompts count in the loss too.", False)
 
@@ -90,7 +94,7 @@ class OwnDataOptions(ReadingOptions, PromptOptions):
 
     panel = "Data"
     family: str | None = option(
-        f"The kind of task: {', '.join(FAMILIES)}.", None, shown_default="follows from the columns"
+        "The kind of task: classification or generation.", None, shown_default="follows from the columns"
     )
 
     label_column: str | None = option("The column with the label.", None, shown_default="label")

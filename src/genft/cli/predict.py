@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from genft.adapters.saved import family_of, load
 from genft.adapters.task_file import SavedTask, read_task
-from genft.cli.declare import Options, option, takes_options
-from genft.cli.options import InputOptions, JsonOptions, ReadingOptions, SavedOptions
+from genft.cli.declare import option, takes_options
+from genft.cli.options import InputOptions, JsonOptions, NewTokensOptions, ReadingOptions, SavedOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
 from genft.data.check import unreadable_images
@@ -31,16 +31,13 @@ _SHOWN = 20
 Row = dict[str, Any]
 
 
-class PredictionOptions(Options):
+class PredictionOptions(NewTokensOptions):
     output: Path | None = option(
         "The .csv file to write all rows and their predictions to.",
         None,
         names=("--output", "-o"),
         metavar="FILE",
         shown_default="INPUT.predicted.csv here; none with --json",
-    )
-    max_new_tokens: int | None = option(
-        "Generated text: the most tokens of an answer.", None, shown_default="as in training", ge=1
     )
     temperature: float | None = option(
         "Generated text: 0 takes the most likely token, above it tokens are drawn.", None, shown_default="0", ge=0

@@ -30,7 +30,7 @@ from genft.models.source import ModelSource
 from genft.records import check
 
 _LOSSES = ("answer_loss", "perplexity")
-_DECODER = Head("AutoModelForCausalLM", "text", {}, "CAUSAL_LM", "generate text", new=False)
+_DECODER = Head("AutoModelForCausalLM", "text", {}, "CAUSAL_LM", "generate text", new=False, padding_side="left")
 _ENCODER_DECODER = Head("AutoModelForSeq2SeqLM", "text", {}, "SEQ_2_SEQ_LM", "generate text", new=False)
 
 
@@ -116,7 +116,6 @@ class Generation(Family):
             raise ConfigError(
                 f"model: the tokenizer of {source.name} has neither a token for padding nor one that ends"
             )
-        loaded.tokenizer.padding_side = "left"  # as generation needs it, also where the saved adapter is used
         return loaded
 
     def _writer(self, tokenizer: Any, preprocessing: Preprocessing, model: Any) -> Writer:
