@@ -107,7 +107,6 @@ def _task(run: RunOptions, request: Request, prepared: PreparedRun) -> _Values:
         return origins.of_value(name, value) if value else otherwise
 
     usual = "default" if is_file(options.task) else f"task {task.name}"
-    kind = "numbers" if task.regression else "classes"
     texts = {
         "text columns": (
             list(task.text_columns),
@@ -119,11 +118,15 @@ def _task(run: RunOptions, request: Request, prepared: PreparedRun) -> _Values:
         ),
         "longest text": (task.max_length, given("max_length", usual)),
     }
-    metric = f"default for {kind}" if usual == "default" else usual
+    metric = "default for what is predicted" if usual == "default" else usual
+    known = request.spec.task.classes or not task.classes
     return {
-        "classes": (list(task.classes), usual if request.spec.task.classes else "inferred from the training data"),
+        "family": (task.family, usual),
+        "predicts": (prepared.family.answers, usual if known else "inferred from the training data"),
+        "classes": (list(task.classes), usual if known else "inferred from the training data"),
         **(texts if task.kind == "text" else {}),
         "metric": (task.metric, given("metric", metric)),
+        **({} if prepared.family.selects.name == task.metric else {"selects": (prepared.family.selects.name, usual)}),
     }
 
 

@@ -73,17 +73,26 @@ def _task(task: Task) -> dict[str, Any] | None:
     if shipped is not None and shipped.reader == task.reader:
         values: dict[str, Any] = {"task": task.name, **({"data": str(task.root)} if task.root else {})}
         usual = shipped
-    elif task.reader in ("files", "image-folder") and not task.suite:
-        usual = Task(name="", kind=task.kind, reader="", metric="pearson" if task.regression else "accuracy")
-        values = {"task": str(task.files["train"]), **({"regression": True} if task.regression else {})}
-        values |= {name: str(task.files[name]) for name in ("validation", "test") if name in task.files}
-        if task.text_columns != usual.text_columns:
-            values["text_column"] = list(task.text_columns)
-        described = ("label_column", "encoding")
-        values |= _differences({name: getattr(task, name) for name in described}, dict(usual))
+    elif task.reader in ("files", "image-folder", "prompts") and not task.suite:
+        values, usual = _own(task)
     else:
         return None
     return values | _differences({name: getattr(task, name) for name in ("metric", "max_length")}, dict(usual))
+
+
+def _own(task: Task) -> tuple[dict[str, Any], Task]:
+    """(options of the user's own file or folder, a task with the values of options that are not given)."""
+    values: dict[str, Any] = {"task": str(task.files["train"]), **({"regression": True} if task.regression else {})}
+    values |= {name: str(task.files[name]) for name in ("validation", "test") if name in task.files}
+    usual = Task(name="", kind=task.kind, reader="", metric="pearson" if task.regression else "accuracy")
+    if task.reader == "prompts":
+        answered = {"metric": "answer_loss" if task.label_column else "perplexity", "max_length": 512}
+        usual = usual.model_copy(update={"text_columns": (), "label_column": "", **answered})
+        values |= {"family": task.family, **_differences(dict(task.prompting), dict(usual.prompting))}
+    if task.text_columns != usual.text_columns:
+        values["text_column"] = list(task.text_columns)
+    described = ("label_column", "encoding")
+    return values | _differences({name: getattr(task, name) for name in described}, dict(usual)), usual
 
 
 def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

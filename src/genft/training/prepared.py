@@ -121,15 +121,17 @@ def prepare(
     )
     of_inputs = hashlib.sha256(f"{source.input_fingerprint} {data.pixel_fingerprint}".encode()).hexdigest()
     fingerprints = source.fingerprint, data.fingerprint
-    revision = _revision(family, source)
+    revision = _revision(family, source, roles)
     key = spec.key(method, *fingerprints, of_inputs, revision)
     former_key = None if revision else spec.key(method, *fingerprints)
     return PreparedRun(spec, method, protocol, family, data, roles, source, key, former_key, of_inputs)
 
 
-def _revision(family: Family, source: ModelSource) -> str | None:
+def _revision(family: Family, source: ModelSource, roles: Roles) -> str | None:
     """What this run learns otherwise than in genft 0.1."""
     changes = [family.revision] if family.revision else []
     if family.reads == "text" and source.has_own_pooling:
         changes.append("pooler trained")
+    if roles.copies:
+        changes.append("copies held together")
     return ", ".join(changes) or None
