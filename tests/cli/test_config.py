@@ -71,6 +71,15 @@ def test_explain_writes_the_run(reviews: Path, bert: Path, tmp_path: Path) -> No
     assert json.loads(ok("explain", "--config", file, "--json"))["Run"]["key of the result"] == key
 
 
+def test_a_task_that_generates_text(decoder: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"w{k} is", "reply": f"w{k % 9}"} for k in range(40)]
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    words = ("explain", tmp_path / "qa.json", "-m", decoder, "--json", "--write", tmp_path / "run.toml")
+    asked = ("--family", "generation", "--label-column", "reply", "--template", r"{question}\n", "--max-new-tokens", 3)
+    key = json.loads(ok(*words, *asked))["Run"]["key of the result"]
+    assert json.loads(ok("explain", "--config", tmp_path / "run.toml", "--json"))["Run"]["key of the result"] == key
+
+
 def test_bench_from_a_file(reviews: Path, bert: Path, tmp_path: Path) -> None:
     suite = tmp_path / "support.toml"
     suite.write_text(f'name = "tickets"\nkind = "text"\nreader = "files"\nfiles = {{ train = "{reviews}" }}\n')

@@ -77,6 +77,7 @@ def _task(task: Task) -> dict[str, Any] | None:
         values, usual = _own(task)
     else:
         return None
+    values |= _differences(dict(task.prompting), dict(usual.prompting))
     return values | _differences({name: getattr(task, name) for name in ("metric", "max_length")}, dict(usual))
 
 
@@ -88,7 +89,7 @@ def _own(task: Task) -> tuple[dict[str, Any], Task]:
     if task.reader == "prompts":
         answered = {"metric": "answer_loss" if task.label_column else "perplexity", "max_length": 512}
         usual = usual.model_copy(update={"text_columns": (), "label_column": "", **answered})
-        values |= {"family": task.family, **_differences(dict(task.prompting), dict(usual.prompting))}
+        values["family"] = task.family
     if task.text_columns != usual.text_columns:
         values["text_column"] = list(task.text_columns)
     described = ("label_column", "encoding")
