@@ -11,7 +11,7 @@
 # PYTHON, VENV and JOBS can be overridden: make test PYTHON=python3.12 VENV=/tmp/env JOBS=8
 PYTHON ?= python3
 JOBS ?= 2
-TESTS ?= tests
+TESTS ?= tests examples/notebooks
 
 ifdef LATEST
 VENV ?= .venv-latest
@@ -38,10 +38,10 @@ demo: $(VENV)/demo.done
 	$(BIN)/genft demo
 
 test: $(VENV)/dev.done
-	$(BIN)/python -m pytest $(TESTS) -n $(JOBS) --dist worksteal --durations 10
+	$(BIN)/python -m pytest $(TESTS) --nbmake --nbmake-timeout 900 -n $(JOBS) --dist worksteal --durations 10
 
 test-nightly: $(VENV)/dev.done
-	$(BIN)/python -m pytest $(TESTS) -m nightly -n $(JOBS) --dist worksteal --durations 10
+	$(BIN)/python -m pytest tests -m nightly -n $(JOBS) --dist worksteal --durations 10
 
 # peft's own test file with our case lists in place of peft's
 peft-conformance: $(VENV)/dev.done

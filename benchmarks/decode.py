@@ -17,18 +17,18 @@ from genft import GenFTConfig, VectorFitConfig
 
 NONLINEAR = {"act_row": "leaky_relu", "act_col": "leaky_relu"}
 TARGETS = ["q_proj", "v_proj"]
-QV = {"target_modules": TARGETS, "shared_dim": 32}
+QV = {"target_modules": TARGETS, "shared_dim": 32, "task_type": "CAUSAL_LM"}
 #: A configuration, and the size limit of the update cache (None: the default).
 CASES: dict[str, tuple[Any, int | None]] = {
     "base": (None, None),
-    "LoRA r=8": (lambda: LoraConfig(r=8, target_modules=TARGETS), None),
+    "LoRA r=8": (lambda: LoraConfig(r=8, target_modules=TARGETS, task_type="CAUSAL_LM"), None),
     "GenFT": (lambda: GenFTConfig(**QV), None),
     "GenFT, thin factors kept": (lambda: GenFTConfig(**QV, plan="factored"), None),
     "GenFT, nothing kept": (lambda: GenFTConfig(**QV), 0),
     "GenFT nonlinear": (lambda: GenFTConfig(**QV, **NONLINEAR), None),
     "GenFT nonlinear, nothing kept": (lambda: GenFTConfig(**QV, **NONLINEAR), 0),
-    "VectorFit": (lambda: VectorFitConfig(avf=False), None),
-    "VectorFit, nothing kept": (lambda: VectorFitConfig(avf=False), 0),
+    "VectorFit": (lambda: VectorFitConfig(avf=False, task_type="CAUSAL_LM"), None),
+    "VectorFit, nothing kept": (lambda: VectorFitConfig(avf=False, task_type="CAUSAL_LM"), 0),
 }
 
 

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from saved_models import bert, images, reviews, timm_vit  # noqa: F401  (fixtures)
+from saved_models import bert, decoder, encoder_decoder, images, reviews, timm_vit  # noqa: F401  (fixtures)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)  # the models are tiny, and xdist runs several tests at once

@@ -12,7 +12,7 @@ import transformers as hf
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Whitespace, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(20)), "good", "bad", "so", "film"]
@@ -47,6 +47,77 @@ def save_bert(folder: Path, *, pooler: bool = True) -> Path:
         sep_token="[SEP]",
         model_max_length=32,
     ).save_pretrained(folder)
+    return folder
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m.role + '|> ' + m.content + ' <|end|> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
+)
+
+
+def _word_tokenizer(folder: Path, *, ends: bool) -> int:
+    """A tokenizer of words with a chat template; with ``ends``, every text ends with its end token, as T5's do."""
+    special = ["[PAD]", "[UNK]", "[EOS]", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+    names = [*special, *(f"w{i}" for i in range(20)), *map(str, range(10)), "Question:", "Answer:", "is"]
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(names)}, unk_token="[UNK]"))
+    words.pre_tokenizer = WhitespaceSplit()
+    if ends:
+        words.post_processor = TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 2)])
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token="[EOS]",
+        extra_special_tokens=special[3:],
+        model_max_length=64,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return len(names)
+
+
+def save_decoder(folder: Path) -> Path:
+    """A Llama of width 16 with a word tokenizer and a chat template."""
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(
+        vocab_size=_word_tokenizer(folder, ends=False),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=24,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+    )
+    hf.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def save_encoder_decoder(folder: Path) -> Path:
+    """A T5 of width 16 with a word tokenizer."""
+    config = hf.T5Config(
+        vocab_size=_word_tokenizer(folder, ends=True),
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+        tie_word_embeddings=False,
+    )
+    model = hf.T5ForConditionalGeneration(config)
+    torch.manual_seed(1)  # this seed and scale answer prompts differently
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -89,6 +160,16 @@ def save_images(folder: Path, per_class: int = 12) -> Path:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bert(tmp_path_factory.mktemp("models") / "small-bert")
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_decoder(tmp_path_factory.mktemp("models") / "small-llama")
+
+
+@pytest.fixture(scope="session")
+def encoder_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder_decoder(tmp_path_factory.mktemp("models") / "small-t5")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ resolved on first use.
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -87,5 +88,19 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+def _register() -> None:
+    """Register every method with peft, which imports bitsandbytes if it is installed.
+
+    On import, bitsandbytes advises to install what 4-bit models on CPUs would gain from; that is none of our output.
+    """
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        importlib.import_module("genft.bridge")
+    finally:
+        logger.setLevel(level)
+
+
 if "genft_cli" not in sys.modules:
-    importlib.import_module("genft.bridge")  # registers every method with peft
+    _register()

@@ -7,6 +7,7 @@ import pytest
 
 from cli.test_cli import ok, refused
 from genft.data import TaskData
+from genft.runs.protocols import Protocol
 
 QUICK = ("--epochs", 1, "--batch-size", 16)
 
@@ -69,15 +70,15 @@ def test_a_task_without_its_split_is_left_out(suite: Path, reviews: Path, bert: 
     from genft import ConfigError
     from genft.cli import request
 
-    real = request.assign_roles
+    real = request.check_splits
 
-    def assign(data: TaskData, *options: object) -> object:
+    def check(data: TaskData, protocol: Protocol) -> None:
         if data.task.name == "mails":
             raise ConfigError("protocol 'holdout': split 'test' is not in mails")
-        return real(data, *options)  # type: ignore[arg-type]
+        real(data, protocol)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(request, "assign_roles", assign)
+        patch.setattr(request, "check_splits", check)
         words = ("bench", suite, "-m", bert, "--methods", "linear", "--seeds", "0", "--dry-run")
         shown = ok(*words, "--out", tmp_path / "runs")
     assert "left out mails: protocol 'holdout': split 'test' is not in mails" in shown

@@ -334,6 +334,7 @@ def test_python_m_genft() -> None:
         [sys.executable, "-m", "genft", "list", "tasks", "--json"], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout)[0]["name"] == "bbc-news"
+    assert not done.stderr  # libraries advise on import
 
 
 def test_errors_survive_processes() -> None:

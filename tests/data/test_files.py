@@ -57,7 +57,7 @@ FILES = [
     ("a.csv", "txt,label\na,x\n", r"a\.csv: column: 'text' is missing; allowed: txt, label; nearest: 'txt'"),
     ("a.csv", "text,label\na,x\nb,y,z\n", r"a\.csv: line 3: 3 values, but the header has 2"),
     ("a.csv", "text,text\na,x\n", r"a\.csv: line 1: two columns have the same name"),
-    ("a.csv", 'text,label\n"a,x\n', r"a\.csv: line 2: "),
+    ("a.csv", 'text,label\n"b",y\n"a,x\n', r"a\.csv: line 3: "),
     ("a.csv", "text,label\n" + "a,x\n" * 12, r"column 'label': every row has the label 'x'"),
     ("a.csv", "text,label\na,x\nb,\n", r"a\.csv: line 3: no value in the column 'label'"),
     ("a.csv", "text,label\na,x\nb,y\n", r"2 rows; at least 10 are needed to hold out test and validation"),

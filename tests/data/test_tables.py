@@ -37,6 +37,41 @@ def test_a_quotation_mark_that_is_never_closed_is_text_between_tabs(tmp_path: Pa
     assert "quotation marks are treated as part of the texts" in table.notes[0]
 
 
+def test_stray_quotation_marks_between_commas(tmp_path: Path) -> None:
+    """Joined lines would swallow two rows of three with their labels; as rows they have the classes of the others."""
+    rows = "".join(map(dialogue, range(20))).replace("\t", ",")
+    table = read_table(write(tmp_path / "a.csv", f"text,label\n{rows}"))
+    assert table.column("label")[:4] == ["pos", "neg", "pos", "pos"]
+    assert "60 rows (treated as quotes, they would join lines into 20 rows, first at line 2)" in table.notes[0]
+
+
+def test_text_that_fits_by_chance_stays_one_text(tmp_path: Path) -> None:
+    letters = "".join(f'"Dear {k},\nyours, {k}",{"xy"[k % 2]}\n'.replace("yours, ", "yours ") for k in range(20))
+    table = read_table(write(tmp_path / "a.csv", f"text,label\n{letters}"))
+    assert (len(table.rows), set(table.column("label"))) == (20, {"x", "y"})
+    assert "if quotes were ignored, every line would be a complete row" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('"Hi" he said,b', "line 3: a value that begins with a quotation mark goes on after the mark that closes it"),
+        ('"Hi he said,b', "line 3: a quotation mark opens a value here that is never closed"),
+        ('"Hi, he said,b\nso,"b', "line 3: .*goes on after the mark"),
+        ('"Hi,b\nso",b,a', "line 3: 3 values, but the header has 2; a quotation mark joins 2 lines into this row"),
+    ],
+)
+def test_stray_quotation_marks_among_quoted_values_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_table(write(tmp_path / "a.csv", f'text,label\n"so, well","a"\n{line}\n'))
+
+
+def test_stray_quotation_marks_alone_are_text(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path / "a.csv", 'text,label\nso,a\n"Hi" he said,b\n"no,a\n'))
+    assert table.column("text") == ["so", '"Hi" he said', '"no']
+    assert table.notes == (f"{tmp_path / 'a.csv'}: quotation marks are treated as part of the texts, one row per line",)
+
+
 def test_rows_with_line_breaks_are_counted(tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "a.csv", 'text,label\n"one\ntwo\nthree",x\nfour,y\n"five\nsix",x\n'))
     assert len(table.rows) == 3

@@ -7,7 +7,9 @@ import pytest
 
 from genft import ConfigError
 from genft.data import Split, Task
+from genft.families.metrics import same_for_all
 from genft.families.registry import get_family
+from genft.families.standardised import Scale, output_layer
 from genft.models.source import find_model
 from genft.runs.settings import Training
 
@@ -67,3 +69,51 @@ def test_labels_are_numbers_of_the_right_type(bert: Path) -> None:
         assert [type(item["labels"]) for item in items] == [kind, kind]
         batch = family.collator(loaded)(items)
         assert batch["input_ids"].shape == (2, 8)  # padded to a multiple of eight tokens
+
+
+def test_targets_are_standardised_in_training_and_predictions_are_not(bert: Path) -> None:
+    split = Split((("w1",), ("w2 w3",), ("w4",)), (1.0, 3.0, 5.0))
+    family = get_family(RATING)
+    loaded = family.load(find_model(str(bert)))
+    learns = family.for_training(split, loaded)
+    data = learns.encode(split, loaded)
+    assert np.mean([data[i]["labels"] for i in range(3)]) == pytest.approx(0, abs=1e-12)
+    assert np.std([data[i]["labels"] for i in range(3)]) == pytest.approx(1)
+    assert learns.targets(np.array([data[i]["labels"] for i in range(3)])) == pytest.approx([1, 3, 5])
+    assert [family.encode(split, loaded)[i]["labels"] for i in range(3)] == [1, 3, 5]
+
+    model = loaded.model.eval()
+    batch = {
+        key: value for key, value in family.collator(loaded)([data[i] for i in range(3)]).items() if key != "labels"
+    }
+    before = learns.predictions(model(**batch).logits.detach().double().numpy())
+    learns.finish(model, loaded)
+    after = family.predictions(model(**batch).logits.detach().double().numpy())
+    np.testing.assert_allclose(after, before, rtol=1e-6)
+    family.finish(model, loaded)  # the family that reports has nothing to fold
+    np.testing.assert_array_equal(family.predictions(model(**batch).logits.detach().double().numpy()), after)
+
+
+def test_a_head_without_a_bias_learns_targets_around_zero(bert: Path) -> None:
+    split = Split((("w1",), ("w2",)), (3.0, 4.0))
+    family = get_family(RATING)
+    loaded = family.load(find_model(str(bert)))
+    layer = output_layer(loaded.model, loaded.head)
+    assert layer is loaded.model.classifier
+    layer.bias = None
+    assert family.for_training(split, loaded).scale == Scale(0.0, 12.5**0.5)
+
+
+def test_classes_and_equal_targets_have_no_scale(bert: Path) -> None:
+    family = get_family(TEXT)
+    assert family.for_training(Split((("w1",),), (1.0,)), family.load(find_model(str(bert)))) is family
+    assert Scale.of([2.0, 2.0]) == Scale(2.0, 1.0)
+
+
+def test_constant_predictions_are_known_as_such() -> None:
+    target = np.array([0.0, 1.0, 4.0])
+    assert same_for_all(np.array([1.5, 1.5 + 1e-9, 1.5]), target)
+    assert not same_for_all(np.array([1.5, 1.51, 1.5]), target)
+    assert same_for_all(np.array([1, 1, 1]), target.astype(int))
+    assert not same_for_all(np.array([1, 1, 1]), np.array([1, 1, 1]))
+    assert not same_for_all(np.array([1]), np.array([0]))

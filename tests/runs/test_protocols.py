@@ -4,6 +4,7 @@ import pytest
 
 from genft import ConfigError
 from genft.data import Split, Task, TaskData
+from genft.data.task import hold_out
 from genft.runs.protocols import PROTOCOLS, assign_roles, get_protocol
 
 
@@ -29,6 +30,26 @@ def test_a_tenth_of_train_is_held_out_by_class() -> None:
     assert (len(roles.train), len(roles.select)) == (36, 4)
     assert sorted(roles.select.labels) == [0, 0, 1, 1]
     assert roles.report == DATA.splits["validation"]
+
+
+def test_copies_stay_on_one_side_of_the_tenth() -> None:
+    texts = tuple((f"text {i // 2}" + "!" * (i % 2),) for i in range(60))
+    train = Split(texts, tuple(float(i // 2 % 2) for i in range(60)))
+    data = TaskData(TASK, {"train": train, "validation": split("val", 10), "test": split("test", 20)})
+    roles = assign_roles(data, get_protocol("validation"))
+    sides = [{text.rstrip("!") for (text,) in role.inputs} for role in (roles.train, roles.select)]
+    assert not sides[0] & sides[1]
+    assert (len(roles.train), len(roles.select)) == (54, 6)
+    assert roles.notes == [
+        "30 examples are copies of another; copies are kept on the same side of the tenth that selects"
+    ]
+    assert not assign_roles(data, get_protocol("holdout")).notes
+
+
+def test_without_copies_the_tenth_is_the_one_of_before() -> None:
+    rest, out = hold_out(DATA.splits["train"], 4, 0)
+    roles = assign_roles(DATA, get_protocol("validation"))
+    assert (roles.train, roles.select, roles.copies) == (rest, out, 0)
 
 
 def test_limits_are_fixed_draws_by_class() -> None:

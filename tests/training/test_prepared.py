@@ -138,3 +138,13 @@ def test_long_names_make_folders_that_file_systems_take(bert: Path, reviews: Pat
 def test_values_beyond_all_use_are_refused(bert: Path, reviews: Path, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         prepared(reviews, bert, **values)
+
+
+def test_copies_held_together_are_another_run(bert: Path, reviews: Path, tmp_path: Path) -> None:
+    """The tenth that selects was drawn without regard to copies; a result of then is not one of now."""
+    copied = tmp_path / "copied.csv"
+    header, *lines = reviews.read_text().splitlines(keepends=True)
+    copied.write_text(header + "".join(lines) * 2)
+    assert prepared(reviews, bert, protocol="validation").former_key is not None
+    assert prepared(copied, bert, protocol="holdout").former_key is not None
+    assert prepared(copied, bert, protocol="validation").former_key is None

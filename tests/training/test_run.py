@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 import genft
@@ -238,6 +239,64 @@ def test_the_head_has_its_own_learning_rate(reviews: Path, bert: Path, tmp_path:
     initial = next(t for name, t in before.items() if "classifier.modules_to_save.default.weight" in name)
     torch.testing.assert_close(head, initial, atol=1e-9, rtol=0)
     assert any(t.abs().max() > 1e-3 for name, t in after.items() if "v_out" in name or ".b" in name)
+
+
+@pytest.fixture
+def sentence_bert(bert: Path, tmp_path: Path) -> Path:
+    """As sentence-transformers saves a model: it pools the tokens itself, and the pooler was never trained."""
+    folder = shutil.copytree(bert, tmp_path / "sentence-bert")
+    (folder / "modules.json").write_text("[]")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["genft", "lora", "bitfit", "linear", "prompt_tuning"])
+def test_an_untrained_pooler_is_trained_and_saved(
+    method: str, reviews: Path, sentence_bert: Path, tmp_path: Path
+) -> None:
+    planned, store = plan(reviews, sentence_bert, method, training={"epochs": 1}), Store(tmp_path / "out").open()
+    inferred = Session(planned).inferred
+    trains = method != "prompt_tuning"  # peft's prompts can train the head alone
+    assert inferred.head == (("classifier", "bert.pooler") if trains else ("classifier",))
+    assert ("trained and saved like the head" if trains else "leaves it frozen") in inferred.notes[0]
+    result = run(planned, store)
+    assert result.counts.head == 2 * 16 + 2 + trains * (16 * 16 + 16)
+    saved = tensors(store, result)
+    assert any("pooler" in name for name in saved) == trains
+    again = artifact.load(store.out / result.adapter).predict(list(planned.roles.report.inputs))
+    assert again.argmax(1).tolist() == unpack(result.predictions).tolist()
+
+
+def test_a_head_saved_without_the_pooler_still_loads(reviews: Path, sentence_bert: Path, tmp_path: Path) -> None:
+    """As genft 0.1 saved the baseline ``linear``, which left such a pooler frozen."""
+    planned, store = plan(reviews, sentence_bert, "linear", training={"epochs": 1}), Store(tmp_path / "out").open()
+    folder = store.out / run(planned, store).adapter
+    file = next(folder.glob("*.safetensors"))
+    save_file({name: t for name, t in load_file(file).items() if "pooler" not in name}, file)
+    artifact.load(folder)
+    save_file({name: t for name, t in load_file(file).items() if name.endswith("bias")}, file)
+    with pytest.raises(AdapterFileError, match="has no values for"):
+        artifact.load(folder)
+
+
+def test_a_resumed_regression_is_in_the_units_of_its_targets(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(reviews)
+    frame["stars"] = 40 + 12 * frame["grade"]
+    frame.to_csv(tmp_path / "stars.csv", index=False)
+    planned = plan(
+        tmp_path / "stars.csv", bert, options={"label_column": "stars", "text_columns": ["text"], "regression": True}
+    )
+    assert planned.former_key is None  # an older result learned other targets
+    whole, again = Store(tmp_path / "whole").open(), Store(tmp_path / "again").open()
+    expected = run(planned, whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(planned, again, Interrupt(after_step=planned.steps // 2))
+    result = run(planned, again)
+    assert result.history.resumed_at > 0
+    assert result.predictions == expected.predictions
+    assert 38 < unpack(result.predictions).mean() < 54
+    assert [epoch["pearson"] for epoch in result.history.epochs] == [e["pearson"] for e in expected.history.epochs]
+    values = artifact.load(again.out / result.adapter).predict(list(planned.roles.report.inputs))[:, 0]
+    np.testing.assert_allclose(values, unpack(result.predictions), rtol=1e-5)
 
 
 def test_a_strangers_tools_load_the_folder(reviews: Path, bert: Path, tmp_path: Path) -> None:

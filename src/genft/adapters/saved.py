@@ -337,8 +337,10 @@ def _fill_in(file: Path, loaded: LoadedModel, saved: SavedTask) -> nn.Module:
     known = dict(loaded.model.named_parameters())
     head = tuple(f"{name}." for name in loaded.trained_in_full)
     needed = [name for name in known if saved.method == "full" or name.startswith(head)]
+    pooler = tuple(f"{name}." for name in loaded.untrained)  # genft 0.1 left it frozen, and out of the file
+    frozen = [name for name in needed if name.startswith(pooler)] if pooler else []
     check_shapes(file, tensors, known, saved.base)
-    check_names(file, tensors, needed=needed, allowed=())
+    check_names(file, tensors, needed=sorted(set(needed) - set(frozen)), allowed=frozen)
     loaded.model.load_state_dict(tensors, strict=False)
     return loaded.model
 

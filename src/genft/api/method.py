@@ -187,7 +187,8 @@ class WeightMethod(Method[ConfigT, Site]):
 
     def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
         """leftᵀ ΔW right, for left (o, 8) and right (i, 8), if ΔW depends on derived tensors that another machine could
-        compute differently; otherwise None. It is saved, and compared when the adapter is loaded."""
+        compute differently; otherwise None. It is saved, and compared when the adapter is loaded. Not called while
+        weights are on the meta device."""
         return None
 
     def delta_weight(self, w0: Tensor, f: Factors, *, dropout_seed: int | Tensor | None = None) -> Tensor | None:

@@ -42,6 +42,7 @@ class MethodInfo:
         mergeable: whether the result can be folded into the base weights.
         kinds: the kinds of input that it supports.
         recipe: what it needs from a training run besides gradients.
+        head_only: whether the head is all that it trains, so that ``learning_rate`` is the head's.
     """
 
     name: str
@@ -55,6 +56,7 @@ class MethodInfo:
     mergeable: bool = True
     kinds: tuple[str, ...] = ("text", "image")
     recipe: Recipe = field(default_factory=Recipe)
+    head_only: bool = False
 
     @property
     def origin(self) -> str:

@@ -121,6 +121,8 @@ def _layer_sketches(
             for container in (layer.factors_name, layer.derived_name):
                 key = f"{path}.{container}.{adapter_name}.{own_key(site, name)}"
                 values[name] = state_dict.get(key, values[name])
+        if any(value.is_meta for value in values.values()):
+            continue
         left, right = fingerprint.signs(site.out_features, 0), fingerprint.signs(site.in_features, 1)
         rows = partial(_frozen_rows, layer, slice(site.start, site.stop))
         if (sketch := attachment.method.sketch(rows, values, left, right)) is not None:

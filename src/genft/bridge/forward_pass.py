@@ -17,12 +17,14 @@ class ForwardPass(threading.local):
         running: whether this thread is inside a forward pass of the model.
         number: the number of the pass, unique over all threads.
         seeds: the first mask seed drawn for every site in this pass (``weight/mask_seeds.py``).
+        held: while this thread holds what is cached, the updates already compared, by layer; otherwise None.
     """
 
     def __init__(self) -> None:
         self.running = False
         self.number = 0
         self.seeds: dict[Hashable, int] = {}
+        self.held: dict[Hashable, tuple[Hashable, Any]] | None = None
 
     def begin(self) -> None:
         self.running, self.number, self.seeds = True, next(_NUMBERS), {}

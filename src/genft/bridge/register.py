@@ -91,6 +91,7 @@ def add_peft_type(name: str) -> None:
     member = str.__new__(PeftType, value)
     member._name_ = value
     member._value_ = value
+    setattr(PeftType, value, member)  # where Python 3.12 and later look it up; only possible before it is a member
     PeftType._member_map_[value] = member
     PeftType._member_names_.append(value)
     PeftType._value2member_map_[value] = member

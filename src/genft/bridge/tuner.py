@@ -65,6 +65,11 @@ class BridgeTuner(BaseTuner):
         """The cached updates for evaluation."""
         return Root.of(self.model).update_cache
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate with the base model; cached updates are compared with their sources once, not for every token."""
+        with self.update_cache.hold():
+            return self.model.generate(*args, **kwargs)
+
     def own_parameters(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """The parameters that the sites of an adapter own, ``"<site>.<symbol>"`` → parameter, in model order."""
         adapter = self.adapters.get(adapter_name)

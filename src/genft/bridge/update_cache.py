@@ -10,6 +10,9 @@ model; frozen weights by the products of their rows with a fixed vector, all row
 otherwise the next 32nd of the rows. A write through ``.data`` to a few rows of a frozen weight is thus noticed within
 32 passes at worst, any other change immediately.
 
+While text is generated, every token is a pass, and comparing costs more than multiplying: :meth:`UpdateCache.hold`
+compares once and trusts the tensors until the text is complete.
+
 Threads may share a model in evaluation mode: the cache is modified under a lock, and a thread compares tensors
 unless it has already done so in its current pass.
 """
@@ -19,7 +22,8 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -109,9 +113,23 @@ class UpdateCache:
         with self._lock:
             self._entries: weakref.WeakKeyDictionary[nn.Module, _Entry] = weakref.WeakKeyDictionary()
             self._trained: dict[int, _Trained] = {}
+        if self.forward_pass.held:
+            self.forward_pass.held.clear()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """In this thread, compare tensors in the first of many passes only; nothing may write to them meanwhile."""
+        held, self.forward_pass.held = self.forward_pass.held, {}
+        try:
+            yield
+        finally:
+            self.forward_pass.held = held
 
     def drop(self, layer: nn.Module) -> None:
         """Drop the cached update of one layer."""
+        if self.forward_pass.held:
+            self.forward_pass.held.pop(id(layer), None)
+            self.forward_pass.held.pop((id(layer), "product"), None)
         with self._lock:
             self._entries.pop(layer, None)
             if not self._entries:

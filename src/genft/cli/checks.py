@@ -44,7 +44,7 @@ def check_tasks_first(console: Console, waiting: Iterable[PreparedRun]) -> None:
     Raises:
         DataError: something that would end a run.
     """
-    data = {run.data.task.name: run.data for run in waiting}
-    for name, of_task in data.items():
-        for note in (*of_task.notes, *check_first(console, of_task)):
+    one_per_task = {run.data.task.name: run for run in waiting}
+    for name, run in one_per_task.items():
+        for note in (*run.data.notes, *run.roles.notes, *check_first(console, run.data)):
             console.print(f"[dim]{escape(f'{name}: {note}')}[/]", soft_wrap=True)

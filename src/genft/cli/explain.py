@@ -99,6 +99,7 @@ def _inferred(inferred: Inferred) -> _Values:
         "trained in full": (list(inferred.head), "the head, and what the checkpoint lacks"),
         "adapter parameters": (inferred.counts.adapter, "counted"),
         "head parameters": (inferred.counts.head, "counted"),
+        **{f"note {number}": (note, "the model") for number, note in enumerate(inferred.notes, 1)},
         "device": (inferred.device, "this machine"),
         **preprocessing,
     }

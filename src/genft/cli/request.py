@@ -17,7 +17,7 @@ from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read, 
 from genft.errors import ConfigError, DataError, GenFTError, nearest
 from genft.methods import get_method
 from genft.presets import load_preset
-from genft.runs.protocols import assign_roles, get_protocol
+from genft.runs.protocols import check_splits, get_protocol
 from genft.runs.request import DEFAULT_METHOD, Request, build_spec
 from genft.runs.settings import Training
 
@@ -126,7 +126,7 @@ def _check_protocol(task: Task, roles: RoleOptions) -> None:
 def _read_with_roles(task: Task, roles: RoleOptions) -> TaskData:
     _check_protocol(task, roles)
     data = read(task)
-    assign_roles(data, get_protocol(roles.protocol or task.protocol))  # raises if a split is missing
+    check_splits(data, get_protocol(roles.protocol or task.protocol))
     return data
 
 

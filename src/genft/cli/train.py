@@ -99,6 +99,7 @@ def _announced_lines(run: PreparedRun) -> Iterator[tuple[str, str]]:
     yield "task", f"{task.name}: {answer}; {sizes}"
     yield from (("", note) for note in run.data.notes)
     yield "protocol", f"{run.protocol.name}: {run.protocol.text}"
+    yield from (("", note) for note in run.roles.notes)
     yield "model", f"{run.spec.model}, {run.source.origin}"
     head = training.head_learning_rate
     rates = f"learning rate {training.learning_rate:g}" + (f" (head {head:g})" if head else "")

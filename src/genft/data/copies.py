@@ -9,6 +9,8 @@ from genft.data.images import digests
 from genft.data.preprocessing import Kind
 from genft.data.task import Split, draw
 
+#: With fewer different examples than this, copies are not held together: too few groups would be left to draw from.
+FEWEST = 10
 _WORD = re.compile(r"\w+")
 
 
@@ -41,3 +43,9 @@ def draw_together(
     share = min(max(1, round(size * len(groups) / len(labels))), len(groups) - 1)
     keep, out = draw([labels[group[0]] for group in groups], share, seed, stratify)
     return sorted(row for g in keep for row in groups[g]), sorted(row for g in out for row in groups[g])
+
+
+def about_copies(number: int) -> str:
+    """The beginning of a sentence on what was done with ``number`` copies."""
+    counted = "1 example is a copy" if number == 1 else f"{number:,} examples are copies"
+    return f"{counted} of another; copies are kept"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from genft.data.copies import contents, draw_together
+from genft.data.copies import FEWEST, about_copies, contents, draw_together
 from genft.data.image_folders import class_folders, split_folders
 from genft.data.labels import infer_classes, read_labels, similar_classes
 from genft.data.layout import Rows, finish
@@ -16,7 +16,6 @@ from genft.errors import DataError, nearest, not_one_of
 
 # The split does not depend on the run's seed; otherwise runs with different seeds would use different rows.
 _SPLIT_SEED = 0
-_FEWEST_ROWS = 10
 
 
 def read_files(task: Task, fault: Fault = refuse) -> TaskData:
@@ -99,15 +98,15 @@ def _complete(data: TaskData) -> TaskData:
         if name not in splits
     ]
     rows = len(splits["train"])
-    if missing and rows < _FEWEST_ROWS:
+    if missing and rows < FEWEST:
         raise DataError(
-            f"{task.files['train']}: {rows} rows; at least {_FEWEST_ROWS} are needed to hold out "
+            f"{task.files['train']}: {rows} rows; at least {FEWEST} are needed to hold out "
             f"{' and '.join(name for name, *_ in missing)} rows from them"
         )
     content = contents(task.kind, splits["train"]) if missing else []
     if missing and len(set(content)) < rows:
         notes.append(_about_copies(rows, len(set(content))))
-    if len(set(content)) < _FEWEST_ROWS:
+    if len(set(content)) < FEWEST:
         content = list(map(str, range(rows)))
     for name, one_in, share in missing:
         train, origin = splits["train"], places["train"]
@@ -123,12 +122,11 @@ def _complete(data: TaskData) -> TaskData:
 
 
 def _about_copies(rows: int, different: int) -> str:
-    if different < _FEWEST_ROWS:
+    if different < FEWEST:
         return (
             f"only {different} of {rows:,} examples are distinct: copies occur in several splits, scores are optimistic"
         )
-    counted = "1 example is a copy" if rows - different == 1 else f"{rows - different:,} examples are copies"
-    return f"{counted} of another; copies are kept in the same split"
+    return f"{about_copies(rows - different)} in the same split"
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -147,9 +147,8 @@ def _delimited(path: Path, text: str, delimiter: str) -> _Content:
     try:
         rows = list(_quoted(path, text, separator))
     except DataError:
-        # in tab-separated files quotation marks are often part of the texts
-        literal = _literal(text, separator) if separator == "\t" else None
-        if literal is None:
+        literal = _literal(text, separator)
+        if literal is None or (separator != "\t" and _any_enclosed(literal)):
             raise
         return _Content(
             literal, (*notes, f"{path}: quotation marks are treated as part of the texts, one row per line")
@@ -158,7 +157,8 @@ def _delimited(path: Path, text: str, delimiter: str) -> _Content:
     if not spanning:
         return _Content(rows, tuple(notes))
     literal = _literal(text, separator)
-    if literal is not None and separator == "\t":  # text with commas fits by chance, text with tabs does not
+    # text with commas fits by chance, text with tabs does not
+    if literal is not None and (separator == "\t" or _same_classes(rows, literal)):
         notes.append(
             f"{path}: quotation marks are treated as part of the texts, because every line is a complete row: "
             f"{len(literal):,} rows (treated as quotes, they would join lines into {len(rows):,} rows, first at "
@@ -172,6 +172,26 @@ def _delimited(path: Path, text: str, delimiter: str) -> _Content:
         + ("" if literal is None else "; if quotes were ignored, every line would be a complete row")
     )
     return _Content(rows, tuple(notes))
+
+
+def _any_enclosed(rows: Sequence[_Row]) -> bool:
+    """Whether any value has quotation marks around it, so that they are not part of the texts."""
+    values = (value for row in rows for value in row.values.values())
+    return any(len(value) > 1 and value[0] == value[-1] == '"' for value in values)
+
+
+def _same_classes(quoted: Sequence[_Row], literal: Sequence[_Row]) -> bool:
+    """Whether some column has the same few values if every line is a row: then the lines in between are rows too.
+
+    If they were pieces of a text, each would add a value to every column.
+    """
+    columns = quoted[0].values.keys() & literal[0].values.keys()
+
+    def values(rows: Sequence[_Row], column: str) -> set[str]:
+        return {row.values[column].strip() for row in rows}
+
+    of_quoted = {column: values(quoted, column) for column in columns}
+    return any(1 < len(of) <= len(quoted) // 2 and of == values(literal, column) for column, of in of_quoted.items())
 
 
 def _separator(text: str, delimiter: str) -> str:
@@ -193,13 +213,27 @@ def _quoted(path: Path, text: str, separator: str) -> Iterator[_Row]:
             raise DataError(f"{path}: line 1: two columns have the same name: {', '.join(header)}")
         line = reader.line_num + 1
         for values in reader:
+            lines = reader.line_num - line + 1
             if values and len(values) != len(header):
-                raise DataError(f"{path}: line {line}: {_wrong_number(len(values), len(header), separator)}")
+                joined = f"; a quotation mark joins {lines:,} lines into this row" if lines > 1 else ""
+                raise DataError(f"{path}: line {line}: {_wrong_number(len(values), len(header), separator)}{joined}")
             if values:
-                yield _Row(f"line {line}", dict(zip(header, values, strict=True)), reader.line_num - line + 1)
+                yield _Row(f"line {line}", dict(zip(header, values, strict=True)), lines)
             line = reader.line_num + 1
     except csv.Error as e:
-        raise DataError(f"{path}: line {line}: {e}") from None
+        raise DataError(f"{path}: line {line}: {_about_quotes(str(e))}") from None
+
+
+def _about_quotes(message: str) -> str:
+    """What the csv module means, in terms of the file."""
+    if "unexpected end" in message:
+        return "a quotation mark opens a value here that is never closed"
+    if "expected after" in message:
+        return (
+            "a value that begins with a quotation mark goes on after the mark that closes it; a mark inside such a "
+            'value is written twice ("")'
+        )
+    return message
 
 
 def _wrong_number(received: int, expected: int, separator: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from genft.data.images import digests
+from genft.data.prompting import Prompting
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.records import Record, check, read_toml
 
@@ -55,6 +56,9 @@ class Task(Record):
     metric: str = Field(default="accuracy", description="the metric that selects the epoch and is reported")
     protocol: str = Field(default="holdout", description="which split selects and which reports")
     max_length: int = Field(default=128, ge=2, description="tokens of a text; longer texts are cut off")
+    prompting: Prompting = Field(
+        default=Prompting(), description="how prompts are written, in tasks that generate text"
+    )
     training: dict[str, Any] = Field(default_factory=dict, description="training values that the benchmark fixes")
     sizes: dict[str, int] = Field(default_factory=dict, description="expected examples per split")
     licence: str = Field(default="", description="licence of the data")

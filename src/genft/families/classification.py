@@ -9,17 +9,26 @@ import numpy as np
 from transformers import DataCollatorWithPadding, default_data_collator
 
 from genft.data.encode import PAD_TO, Encoded, encode
-from genft.data.task import Split
+from genft.data.task import Split, Task
 from genft.errors import ConfigError
 from genft.families.family import Family, Options
 from genft.families.metrics import Array, Metric, metric_for, score_all
+from genft.families.standardised import UNSCALED, Scale, output_layer
 from genft.models.load import Head, LoadedModel
 
 
 class Classification(Family):
-    """One output per class, or one output in a regression; labels are class numbers, or values."""
+    """One output per class, or one output in a regression; labels are class numbers, or values.
+
+    Attributes:
+        scale: the scale of a regression's targets during training.
+    """
 
     name = "classification"
+
+    def __init__(self, task: Task, scale: Scale = UNSCALED) -> None:
+        super().__init__(task)
+        self.scale = scale
 
     def check(self, training: Options) -> None:
         _ = self.metric
@@ -59,12 +68,27 @@ class Classification(Family):
             purpose=f"classify {self.reads}s",
         )
 
+    @property
+    def revision(self) -> str | None:
+        return "standardised targets" if self.task.regression else None
+
+    def for_training(self, train: Split, loaded: LoadedModel) -> Family:
+        last = output_layer(loaded.model, loaded.head) if self.task.regression else None
+        if last is None:
+            return self
+        return Classification(self.task, Scale.of(train.labels, centred=last.bias is not None))
+
+    def finish(self, model: Any, loaded: LoadedModel) -> None:
+        last = output_layer(model, loaded.head) if self.scale != UNSCALED else None
+        if last is not None:
+            self.scale.fold_into(last)
+
     def encode(
         self, split: Split, loaded: LoadedModel, *, augment: str = "none", several_passes: bool = False
     ) -> Encoded:
         return encode(
             split.inputs,
-            split.labels,
+            self.scale.standardise(split.labels) if self.task.regression else split.labels,
             loaded.preprocessing,
             loaded.tokenizer,
             float if self.task.regression else int,
@@ -79,7 +103,10 @@ class Classification(Family):
 
     def predictions(self, outputs: Array) -> Array:
         """The most likely class from logits (n, classes), or the value from (n, 1); (n,)."""
-        return outputs[:, 0] if self.task.regression else outputs.argmax(axis=1)
+        return self.scale.restore(outputs[:, 0]) if self.task.regression else outputs.argmax(axis=1)
+
+    def targets(self, labels: Array) -> Array:
+        return self.scale.restore(labels) if self.task.regression else labels
 
     def compact(self, answers: Array) -> Array:
         return answers.astype(np.float32 if self.task.regression else np.uint16)

@@ -75,6 +75,11 @@ class Family(ABC):
     def by_class(self) -> bool:
         """Whether examples have classes, by which they can be drawn evenly."""
 
+    @property
+    def revision(self) -> str | None:
+        """What changed in how this family learns since genft 0.1, so that older results are not taken for new ones."""
+        return None
+
     # ---------------------------------------------------------------- the model
 
     @property
@@ -102,6 +107,18 @@ class Family(ABC):
             crop=crop,
         )
 
+    def for_training(self, train: Split, loaded: LoadedModel) -> Family:
+        """The family during training, which may learn other targets than it reports; by default the family itself.
+
+        Args:
+            train: the examples that will be trained on.
+            loaded: the model with its head, before a method is attached.
+        """
+        return self
+
+    def finish(self, model: Any, loaded: LoadedModel) -> None:  # noqa: B027  most families have nothing to do
+        """Called on :meth:`for_training`'s family after training, so that the model predicts what is reported."""
+
     # ---------------------------------------------------------------- examples
 
     @abstractmethod
@@ -119,6 +136,10 @@ class Family(ABC):
     @abstractmethod
     def predictions(self, outputs: Array) -> Array:
         """Predictions from the model's outputs."""
+
+    def targets(self, labels: Array) -> Array:
+        """Targets as they are reported, from the labels of encoded examples; by default the labels themselves."""
+        return labels
 
     @abstractmethod
     def compact(self, answers: Array) -> Array:

@@ -20,6 +20,7 @@ for _info in (
         paper="-",
         trains="the head alone, on frozen features",
         mergeable=False,
+        head_only=True,
     ),
     MethodInfo(
         name="lora",

@@ -129,8 +129,6 @@ class SVFT(SingularMethod[SVFTConfig]):
         return flat // k, flat % k
 
     def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
-        if f["u"].is_meta:
-            return None
         double = {name: t.cpu().double() if t.is_floating_point() else t.cpu() for name, t in f.items()}
         return left.T.double() @ self._u_m(double) @ (double["v"].T @ right.double())
 

@@ -95,7 +95,7 @@ class VectorFit(SingularMethod[VectorFitConfig]):
         return {name: value.to(w0.device) for name, value in kept.items()}
 
     def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
-        if "sigma" not in f or f["sigma"].is_meta:
+        if "sigma" not in f:
             return None
         delta, left, right = self._delta(f).cpu().double(), left.double(), right.double()
         if not self.config.lean:

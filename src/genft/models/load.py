@@ -29,6 +29,7 @@ class Head:
         config: settings of the model's configuration: labels, problem type.
         task_type: peft's name for the task, or None if it has none.
         purpose: a phrase for messages: ``"classify texts"``.
+        new: whether it is trained and saved in full; False for a language model's, which the checkpoint has.
     """
 
     auto_class: str
@@ -36,6 +37,7 @@ class Head:
     config: Mapping[str, Any]
     task_type: str | None
     purpose: str
+    new: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class LoadedModel:
         preprocessing: how its input is prepared.
         head: paths of the head's modules: always trained and saved in full.
         fresh: paths of other modules missing from the checkpoint (in some, BERT's pooler), treated like the head.
+        untrained: the pooler of a model that sentence-transformers trained without it, treated like the head.
         notes: sentences about anything unusual.
         task_type: peft's name for the task, or None if it has none.
     """
@@ -58,12 +61,14 @@ class LoadedModel:
     preprocessing: Preprocessing
     head: tuple[str, ...]
     fresh: tuple[str, ...] = ()
+    untrained: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     task_type: str | None = None
 
     @property
     def trained_in_full(self) -> tuple[str, ...]:
-        return self.head + self.fresh
+        """Paths of the modules that are trained and saved in full together with any adapter that allows it."""
+        return self.head + self.fresh + self.untrained
 
 
 def load_model(
@@ -108,8 +113,9 @@ def load_model(
     # peft and transformers copy this into what they save, so it must be valid on another machine
     model.config._name_or_path = source.base_id
     model.name_or_path = source.base_id
-    in_head = head_modules(model)
+    in_head = head_modules(model) if head.new else ()
     fresh, odd = _fresh(model, in_head, missing)
+    untrained = tuple(name for name in poolers(model) if name not in fresh) if source.has_own_pooling else ()
     notes = [f"{', '.join(fresh)}: not in the checkpoint, so trained and saved like the head"] if fresh else []
     notes += [f"{', '.join(odd)}: not in the checkpoint, starts at random and is not trained"] if odd else []
     tokenizer = None
@@ -119,7 +125,9 @@ def load_model(
         preprocessing = Preprocessing(kind="text", max_length=longest)
     else:
         preprocessing = _image_preprocessing(source, image_size, imagenet=imagenet, crop=crop)
-    return LoadedModel(source, model, tokenizer, preprocessing, in_head, fresh, tuple(notes), head.task_type)
+    return LoadedModel(
+        source, model, tokenizer, preprocessing, in_head, fresh, untrained, tuple(notes), task_type=head.task_type
+    )
 
 
 def _config(source: ModelSource, head: Head) -> Any:
@@ -155,6 +163,13 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
         names = timm_model.pretrained_cfg.get("classifier") or timm_model.default_cfg["classifier"]
         return tuple(f"timm_model.{n}" for n in ([names] if isinstance(names, str) else names))
     return tuple(n for n, child in model.named_children() if n != backbone and any(True for _ in child.parameters()))
+
+
+def poolers(model: PreTrainedModel) -> tuple[str, ...]:
+    """The path of the backbone's pooler if it has weights: a layer on the first token's vector, below the head."""
+    name = f"{model.base_model_prefix}.pooler"
+    pooler = dict(model.named_modules()).get(name)
+    return () if pooler is None or not list(pooler.parameters()) else (name,)
 
 
 def _fresh(model: PreTrainedModel, head: tuple[str, ...], missing: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -33,6 +33,12 @@ def count_parameters(model: nn.Module, head: Sequence[str]) -> Counts:
     return Counts(adapter=sum(n for _, n in trained) - in_head, head=in_head, total=total)
 
 
+def trained_modules(model: nn.Module, head: Sequence[str]) -> tuple[str, ...]:
+    """Those of the ``head`` modules of which parameters require gradients; some methods of peft freeze them."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    return tuple(module for module in head if any(is_head(name, (module,)) for name in trained))
+
+
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The trained tensors by name, detached."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

@@ -98,6 +98,12 @@ class ModelSource:
         """The arguments of every ``from_pretrained`` besides the folder."""
         return {"gguf_file": self.gguf} if self.gguf else {}
 
+    @property
+    def has_own_pooling(self) -> bool:
+        """Whether sentence-transformers saved it: it then pools the tokens' vectors itself, and any pooler in the
+        checkpoint was never trained for that."""
+        return (self.folder / "modules.json").is_file()
+
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))

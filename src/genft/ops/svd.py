@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -30,10 +29,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from genft.errors import ConfigError
+from genft.files import write_atomically
 from genft.ops.sketch import distance, signs
 
 #: Smaller decompositions take less time to compute than to read.
@@ -148,21 +148,14 @@ def _load(file: Path, w0: Tensor) -> SVD | None:
 
 
 def _store(file: Path, svd: SVD) -> None:
+    limit = _limit()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-        os.close(handle)
-        try:
-            save_file(svd._asdict(), temporary)
-            os.replace(temporary, file)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        _shrink(file.parent, _limit())
-    except OSError as e:
+        write_atomically(file, save(svd._asdict()))
+        _shrink(file.parent, limit)
+    except (OSError, ConfigError) as e:
         warnings.warn(
-            f"GENFT_CACHE: decompositions cannot be cached in {file.parent} ({e.strerror}); "
-            "they are computed again in every run",
-            stacklevel=2,
+            f"GENFT_CACHE: decompositions cannot be cached ({e}); they are computed again in every run", stacklevel=2
         )
 
 

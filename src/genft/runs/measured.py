@@ -19,12 +19,15 @@ class Scores(Record):
         value: ``metrics[metric]``.
         metrics: every metric by name, including those of further splits.
         interval: the 95 % interval of ``value`` over the examples.
+        constant: whether the prediction is the same for every example although the targets differ; None for results
+            of a genft that did not record it.
     """
 
     metric: str
     value: float
     metrics: dict[str, float]
     interval: tuple[float, float]
+    constant: bool | None = None
 
 
 class History(Record):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from genft.data import Split, Task, TaskData
+from genft.data.copies import FEWEST, about_copies, contents, draw_together
 from genft.data.task import SPLITS, SplitName, hold_out, squash
 from genft.errors import ConfigError, not_one_of
 
@@ -83,6 +84,8 @@ class Roles:
         train, select, report: see :class:`Protocol`.
         retrain: the examples of the second training, or None if the protocol has only one.
         also: further splits to score, by name: MNLI's mismatched.
+        copies: how many examples are copies of others, if the selection split was held out from them: copies are on the
+            same side.
     """
 
     train: Split
@@ -90,12 +93,18 @@ class Roles:
     report: Split
     retrain: Split | None = None
     also: Mapping[str, Split] = field(default_factory=dict)
+    copies: int = 0
 
     @property
     def sizes(self) -> dict[str, int]:
         """The number of examples in each role."""
         roles = {"train": self.train, "select": self.select, "retrain": self.retrain, "report": self.report}
         return {name: len(split) for name, split in roles.items() if split is not None}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done with copies, in a sentence with their number."""
+        return [f"{about_copies(self.copies)} on the same side of the tenth that selects"] if self.copies else []
 
 
 def get_protocol(name: str) -> Protocol:
@@ -133,6 +142,26 @@ def assign_roles(
     def limited(split: Split, limit: int | None) -> Split:
         return split if limit is None or limit >= len(split) else hold_out(split, limit, 0, by_class)[1]
 
+    check_splits(data, protocol)
+    train = sum((data.splits[name] for name in protocol.train), Split((), ()))
+    copies = 0
+    if protocol.select is None:
+        train, select, copies = _hold_out_a_tenth(data.task, train, by_class)
+    else:
+        select = data.splits[protocol.select]
+    train, select = limited(train, limit_train), limited(select, limit_select or limit_eval)
+    return Roles(
+        train,
+        select,
+        limited(data.splits[protocol.report], limit_eval),
+        train + select if protocol.retrain else None,
+        {name: limited(split, limit_eval) for name, split in data.splits.items() if name not in SPLITS},
+        copies,
+    )
+
+
+def check_splits(data: TaskData, protocol: Protocol) -> None:
+    """Raise :class:`~genft.errors.ConfigError` if the data lack a split that the protocol needs."""
     missing = "; ".join(f"{file} does not exist" for file in data.missing)
     for name in (*protocol.train, protocol.select, protocol.report):
         if name and name not in data.splits:
@@ -144,16 +173,12 @@ def assign_roles(
                     what=f"is not in {data.task.name}{missing and f' ({missing})'}",
                 )
             )
-    train = sum((data.splits[name] for name in protocol.train), Split((), ()))
-    if protocol.select is None:
-        train, select = hold_out(train, max(1, len(train) // 10), 0, by_class)
-    else:
-        select = data.splits[protocol.select]
-    train, select = limited(train, limit_train), limited(select, limit_select or limit_eval)
-    return Roles(
-        train,
-        select,
-        limited(data.splits[protocol.report], limit_eval),
-        train + select if protocol.retrain else None,
-        {name: limited(split, limit_eval) for name, split in data.splits.items() if name not in SPLITS},
-    )
+
+
+def _hold_out_a_tenth(task: Task, train: Split, by_class: bool) -> tuple[Split, Split, int]:
+    """(the rest, a tenth held out, the number of copies, which are kept on the same side)."""
+    size, content = max(1, len(train) // 10), contents(task.kind, train)
+    if (different := len(set(content))) < FEWEST:
+        return *hold_out(train, size, 0, by_class), 0
+    keep, out = draw_together(train.labels, content, size, 0, by_class)
+    return train.take(keep), train.take(out), len(train) - different

@@ -93,6 +93,7 @@ def build_spec(
         (f"task {task.name}", task.training),
         *((source, values.training) for source, values in selected),
         (USER, training or {}),
+        *([(f"{info.name}: learning_rate is the head's", {"head_learning_rate": None})] if info.head_only else []),
     )
     method_values = layer_settings(info, selected, settings or {})
     spec = check(

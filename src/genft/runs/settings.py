@@ -21,7 +21,10 @@ class Training(Record):
         json_schema_extra={"shown_default": "the preset's for the method, else 0.001"},
     )
     head_learning_rate: float | None = Field(
-        default=None, gt=0, description="learning rate of the head; by default the adapter's"
+        default=None,
+        gt=0,
+        description="learning rate of the head, or none for the adapter's",
+        json_schema_extra={"shown_default": "the preset's: 0.005 in the default preset, else the adapter's"},
     )
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW; biases and norms have none")
     schedule: Literal["linear", "cosine", "constant", "timm-cosine"] = Field(

@@ -35,7 +35,12 @@ class RunSpec(Record):
     )
 
     def key(
-        self, method: MethodInfo, model_fingerprint: str, data_fingerprint: str, input_fingerprint: str | None = None
+        self,
+        method: MethodInfo,
+        model_fingerprint: str,
+        data_fingerprint: str,
+        input_fingerprint: str | None = None,
+        revision: str | None = None,
     ) -> str:
         """The hash that names this run's result: equal runs have equal keys on every machine.
 
@@ -44,6 +49,7 @@ class RunSpec(Record):
             model_fingerprint, data_fingerprint: hashes of the model's files and of all examples.
             input_fingerprint: a hash of what makes examples the model's input: the files of the tokenizer or of the
                 image processor, and the content of images. The first keys of genft 0.1 were made without it.
+            revision: what is learned otherwise since genft 0.1, so that a result of then is not taken for one of now.
         """
         content = self.model_dump(mode="json", exclude={"task", "model"})
         task = self.task.model_dump(mode="json", include={"name", "text_columns", "regression", "metric", "max_length"})
@@ -51,4 +57,6 @@ class RunSpec(Record):
         content["settings"] = key_settings(method, self.settings)
         if input_fingerprint is not None:
             content["inputs"] = input_fingerprint
+        if revision is not None:
+            content["revision"] = revision
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

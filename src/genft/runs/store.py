@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genft.errors import ConfigError, DataError, first_line
+from genft.families.metrics import same_for_all
 from genft.files import write_atomically
 from genft.records import Record
 from genft.runs.measured import ComparedRun, Failure, Result
@@ -242,4 +243,4 @@ def is_constant(result: Result) -> bool:
         predicted, target = answers(result)
     except DataError:  # reported by the comparison of methods
         return False
-    return len(predicted) > 1 and bool(np.all(predicted == predicted[0]) and np.any(target != target[0]))
+    return same_for_all(predicted, target)

@@ -87,8 +87,6 @@ class Matrix:
         training = dict(self.training)
         if rate is not None:
             training["learning_rate"] = rate
-            if entry.method.name == "linear":  # trains only the head
-                training["head_learning_rate"] = rate
         return build_spec(
             task,
             self.model,

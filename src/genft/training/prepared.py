@@ -33,7 +33,8 @@ class PreparedRun:
         roles: the examples by their role.
         source: the location of the base model, which is not loaded yet.
         key: the name of the result.
-        former_key: the result's name in versions of genft whose keys left out ``input_fingerprint``.
+        former_key: the result's name in versions of genft whose keys left out ``input_fingerprint``, or None if the run
+            is learned otherwise since.
         input_fingerprint: a hash of what turns examples into the model's input.
     """
 
@@ -45,7 +46,7 @@ class PreparedRun:
     roles: Roles
     source: ModelSource
     key: str
-    former_key: str
+    former_key: str | None
     input_fingerprint: str
 
     def stored(self, store: Store) -> Result | None:
@@ -54,8 +55,9 @@ class PreparedRun:
         A result of a genft whose keys left out how examples become the model's input is found by its former key and
         given the present one, unless images are decoded otherwise today.
         """
-        if not store.path(self.key).is_file() and store.path(self.former_key).is_file() and self._decoded_as_before():
-            store.rename(self.former_key, self.key)
+        former = self.former_key
+        if former and not store.path(self.key).is_file() and store.path(former).is_file() and self._decoded_as_before():
+            store.rename(former, self.key)
         return store.get(self.key)
 
     def _decoded_as_before(self) -> bool:
@@ -119,5 +121,17 @@ def prepare(
     )
     of_inputs = hashlib.sha256(f"{source.input_fingerprint} {data.pixel_fingerprint}".encode()).hexdigest()
     fingerprints = source.fingerprint, data.fingerprint
-    key, former_key = spec.key(method, *fingerprints, of_inputs), spec.key(method, *fingerprints)
+    revision = _revision(family, source, roles)
+    key = spec.key(method, *fingerprints, of_inputs, revision)
+    former_key = None if revision else spec.key(method, *fingerprints)
     return PreparedRun(spec, method, protocol, family, data, roles, source, key, former_key, of_inputs)
+
+
+def _revision(family: Family, source: ModelSource, roles: Roles) -> str | None:
+    """What this run learns otherwise than in genft 0.1."""
+    changes = [family.revision] if family.revision else []
+    if family.reads == "text" and source.has_own_pooling:
+        changes.append("pooler trained")
+    if roles.copies:
+        changes.append("copies held together")
+    return ", ".join(changes) or None

@@ -18,9 +18,9 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 from genft.bridge.layer import derived_settings
 from genft.data import Split
 from genft.data.encode import encode
-from genft.families.metrics import Array, Metric
+from genft.families.metrics import Array, Metric, same_for_all
 from genft.models.load import LoadedModel
-from genft.models.parameters import count_parameters
+from genft.models.parameters import count_parameters, trained_modules
 from genft.runs.measured import History, Scores
 from genft.runs.store import pack
 from genft.training import ranks
@@ -87,6 +87,8 @@ class Session:
             imagenet=training.normalise == "imagenet",
             crop=training.augment == "crop",
         )
+        #: how it learns; once trained, the model predicts what ``prepared.family`` reports
+        self.family = prepared.family.for_training(self.train, self.loaded)
         method, settings = prepared.method, prepared.spec.settings
         steps = training.epochs * prepared.steps_per_epoch(self.train)
         following = method.recipe.settings(self.loaded.model, steps)
@@ -95,11 +97,11 @@ class Session:
         self.inferred = Inferred(
             targets=dict(Counter(name.rpartition(".")[2] for name in targeted(self.model))),
             settings=following | derived_settings(self.model, "default"),
-            head=self.loaded.trained_in_full,
+            head=trained_modules(self.model, self.loaded.trained_in_full),
             counts=count_parameters(self.model, self.loaded.trained_in_full),
             preprocessing=self.loaded.preprocessing,
             device=_device(),
-            notes=self.loaded.notes,
+            notes=(*self.loaded.notes, *_pooler_notes(self.model, self.loaded)),
         )
 
     def fit(
@@ -134,6 +136,7 @@ class Session:
         ):  # so that every process has its own dropout; the order of the examples has a separate generator
             set_seed(prepared.spec.seed + ranks.rank())
         resumed_at = self.loop.train_or_resume(checkpoints)
+        self.family.finish(self.model, self.loaded)
         epochs = _epochs(self.loop.state.log_history, metric)
         best = _best(epochs, metric) or stop_after or prepared.training.epochs
         history = History(epochs=epochs, best_epoch=best, steps=self.loop.state.global_step, resumed_at=resumed_at)
@@ -142,7 +145,7 @@ class Session:
     def _make_loop(
         self, select: Split | None, checkpoints: Path, callbacks: list[TrainerCallback], stop_after: int | None
     ) -> Loop:
-        prepared, training, family = self.prepared, self.prepared.training, self.prepared.family
+        prepared, training, family = self.prepared, self.prepared.training, self.family
         selecting = None if select is None else family.encode(select, self.loaded, several_passes=True)
         return Loop(
             family.encode(self.train, self.loaded, augment=training.augment, several_passes=True),
@@ -178,6 +181,7 @@ class Session:
             value=metrics[metric.name],
             metrics=metrics,
             interval=metric.interval(predicted, target),
+            constant=same_for_all(predicted, target),
         )
         return Scored(scores, pack(family.compact(predicted)), pack(family.compact(target)))
 
@@ -192,8 +196,18 @@ class Session:
 
     def _selecting_score(self, outcome: EvalPrediction) -> dict[str, float]:
         outputs, target = (np.asarray(array) for array in (outcome.predictions, outcome.label_ids))
-        metric = self.prepared.family.metric
-        return {metric.name: metric.score(self.prepared.family.predictions(outputs), target)}
+        metric = self.family.metric
+        return {metric.name: metric.score(self.family.predictions(outputs), self.family.targets(target))}
+
+
+def _pooler_notes(model: torch.nn.Module, loaded: LoadedModel) -> list[str]:
+    """What becomes of a pooler that sentence-transformers left untrained."""
+    trained = trained_modules(model, loaded.untrained)
+    return [
+        f"{name}: in the checkpoint but never trained, since sentence-transformers pools the tokens itself; "
+        + ("so trained and saved like the head" if name in trained else "this method leaves it frozen")
+        for name in loaded.untrained
+    ]
 
 
 def _epochs(log: Sequence[Mapping[str, float]], metric: Metric) -> list[dict[str, float]]:

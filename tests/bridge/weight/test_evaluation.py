@@ -13,7 +13,9 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from families import FAMILIES
 from genft import GenFTConfig, VectorFitConfig
+from genft.bridge.update_cache import WatchedWeight
 from genft.methods.genft import GenFT
 
 X = torch.randn(4, 16)
@@ -255,3 +257,55 @@ def test_a_merge_in_inference_mode_can_be_undone_and_trained_on() -> None:
     assert torch.equal(output(model), before)
     model(X).sum().backward()
     assert factor(model, "default.a").grad is not None
+
+
+def test_what_is_held_is_compared_in_the_first_pass_only() -> None:
+    model = adapted()
+    with model.base_model.update_cache.hold():
+        before = output(model)
+        factor(model, "default.a").data.mul_(2)
+        assert torch.equal(output(model), before)
+    assert not torch.equal(output(model), before)
+    assert torch.equal(output(model), fresh(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_switches_are_respected_while_updates_are_held(dtype: torch.dtype) -> None:
+    model = adapted()
+    model.add_adapter("other", model.peft_config["default"])
+    for layer in (model.base_model.model[0], model.base_model.model[1]):
+        layer.base_layer.to(dtype)
+    x, outputs = X.to(dtype), []
+    for _ in range(2):
+        with model.base_model.update_cache.hold():
+            outputs += [output(model, x), output(model, x)]
+            model.set_adapter("other")
+            outputs += [output(model, x), output(model, x)]
+            with model.disable_adapter():
+                outputs += [output(model, x)]
+            model.set_adapter("default")
+            outputs += [output(model, x)]
+    first, again, second, twice, base, back, *rest = outputs
+    assert all(torch.equal(a, b) for a, b in zip(outputs[:6], rest, strict=True))
+    assert torch.equal(first, again)
+    assert torch.equal(first, back)
+    assert torch.equal(second, twice)
+    assert len({y.float().sum().item() for y in (first, second, base)}) == 3
+    with model.base_model.update_cache.hold():
+        output(model, x)
+        model.merge_adapter()
+        torch.testing.assert_close(output(model, x), first, rtol=0.02, atol=0.02)
+        assert torch.equal(model.train()(x), output(model, x))
+
+
+def test_generating_compares_once_per_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    same = WatchedWeight.same
+    monkeypatch.setattr(WatchedWeight, "same", lambda self, tokens: compared.append(1) or same(self, tokens))
+    model = get_peft_model(FAMILIES["llama"].build(), VectorFitConfig(task_type="CAUSAL_LM", avf=False)).eval()
+    ids = FAMILIES["llama"].batch()["input_ids"][:1]
+    for n in (2, 12):
+        compared.clear()
+        model.generate(input_ids=ids, max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
+        layers = len(model.base_model.targeted_module_names)
+        assert len(compared) <= 3 * layers  # what is cached, and what is derived from W0

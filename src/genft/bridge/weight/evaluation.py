@@ -12,7 +12,13 @@ from genft.bridge.update_cache import Sources, UpdateCache
 from genft.bridge.weight.forms import Update, summed
 from genft.bridge.weight.merging import MergingLayer
 from genft.models.weights import FrozenWeight
+from genft.ops.entries import autocast_is_on
 from genft.ops.tracing import is_traced
+
+
+def _circumstances(x: Tensor) -> tuple[Any, ...]:
+    """What decides, besides the adapters, which update may be used for ``x``."""
+    return x.dtype, x.device, torch.is_grad_enabled(), autocast_is_on(x.device)
 
 
 class EvaluatingLayer(MergingLayer):
@@ -39,18 +45,42 @@ class EvaluatingLayer(MergingLayer):
         """The update of an earlier pass, or one that will be kept for the next; None if none may be kept."""
         if self.training or is_traced() or not self.update_cache.limit:
             return None
+        held = self.update_cache.forward_pass.held
+        use = (*names, exact, *_circumstances(x))
+        if held and (known := held.get(id(self))) and known[0] == use:
+            return known[1]  # type: ignore[no-any-return]
         sources = self._sources(frozen, names)
         if not sources.may_be_watched:
             return None
         key = (*names, exact, x.dtype, x.device, *sources.identity)
         update = self.update_cache.get(self, key, x.numel() // x.shape[-1])
+        keep = update is not None
         if update is None:
             # a tensor created in inference mode could not be used with gradients later
             with torch.inference_mode(False), torch.no_grad():
                 update, keep = self._update_to_keep(names, x, exact)
             if keep:
                 self.update_cache.keep(self, key, update, sources)
+        if held is not None and keep:
+            held[id(self)] = (use, update)
         return update
+
+    def _held_product(self, x: Tensor) -> Tensor | None:
+        """The product with an update that is held (:meth:`UpdateCache.hold`), without looking anything up again; None
+        if there is none."""
+        if is_traced() or self.training or self.disable_adapters or not (held := self.update_cache.forward_pass.held):
+            return None
+        known = held.get((id(self), "product"))
+        if known is None or known[0] != (self.active_adapter, *_circumstances(x)):
+            return None
+        return nn.functional.linear(x, *known[1])
+
+    def _hold_product(self, x: Tensor, update: Update) -> None:
+        """Let later passes take :meth:`_held_product`, if ``update`` is held and is W0 + ΔW."""
+        held = self.update_cache.forward_pass.held
+        if held and id(self) in held and update.weight is not None:
+            bias = None if update.bias is None else update.bias.to(x.dtype)
+            held[id(self), "product"] = ((self.active_adapter, *_circumstances(x)), (update.weight, bias))
 
     def _sources(self, frozen: FrozenWeight, names: list[str]) -> Sources:
         """The tensors that the active updates are computed from."""

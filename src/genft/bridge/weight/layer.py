@@ -153,6 +153,8 @@ class WeightLayer(EvaluatingLayer):
     # ---------------------------------------------------------------- forward
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if args and (product := self._held_product(args[0])) is not None:
+            return product
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
@@ -175,6 +177,7 @@ class WeightLayer(EvaluatingLayer):
                 return y
             update = self._update(names, x, exact, self._wanted(names))
         if exact:
+            self._hold_product(x, update)
             return exact_product(x, self.frozen_weight(), update)
         # in the precision of the base module, and so that a base that is trained too gets its gradient
         y = self._add_biases(self.base_layer(*args, **kwargs), names)
