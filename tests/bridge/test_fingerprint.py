@@ -14,6 +14,7 @@ from torch import nn
 from families import FAMILIES
 from genft import AdapterFileError, BaseMismatchError, GenFTConfig, allow_other_base
 from genft.bridge import fingerprint
+from genft.ops.sketch import signs
 
 BERT = FAMILIES["bert"]
 
@@ -132,16 +133,16 @@ def test_sketch_survives_rounding_and_tells_weights_apart(dtype: torch.dtype) ->
 def test_sketch_of_row_shards_adds_up() -> None:
     """Signs depend on the row's number alone, so the sketch of a whole weight is the sum over its shards."""
     w = torch.randn(10, 6)
-    left, right = fingerprint.signs(10, 0), fingerprint.signs(6, 1)
+    left, right = signs(10, 0), signs(6, 1)
     whole = left.T @ w @ right
     parts = left[:4].T @ w[:4] @ right + left[4:].T @ w[4:] @ right
     torch.testing.assert_close(whole, parts)
-    assert torch.equal(fingerprint.signs(10, 0)[:4], fingerprint.signs(4, 0))
+    assert torch.equal(signs(10, 0)[:4], signs(4, 0))
 
 
 def test_signs_never_change() -> None:
     """Saved adapters hold sketches made with these."""
-    positive = [[int(v > 0) for v in row] for row in fingerprint.signs(3, 0)]
+    positive = [[int(v > 0) for v in row] for row in signs(3, 0)]
     assert positive == [[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1, 1, 0], [1, 0, 0, 0, 1, 1, 1, 0]]
 
 

@@ -19,6 +19,7 @@ from genft.bridge.layer import layers_of, own_key
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import BaseMismatchError
 from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
+from genft.ops.sketch import signs
 
 _HALF = ("bfloat16", "float16")
 #: Rows of a saved sketch: the sketch itself, and what tells the trained values and the derived tensors from others.
@@ -123,7 +124,7 @@ def _layer_sketches(
                 values[name] = state_dict.get(key, values[name])
         if any(value.is_meta for value in values.values()):
             continue
-        left, right = fingerprint.signs(site.out_features, 0), fingerprint.signs(site.in_features, 1)
+        left, right = signs(site.out_features, 0), signs(site.in_features, 1)
         rows = partial(_frozen_rows, layer, slice(site.start, site.stop))
         if (sketch := attachment.method.sketch(rows, values, left, right)) is not None:
             trained = attachment.places[site.slice or ""].keys()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from genft.errors import BaseMismatchError
-from genft.ops.sketch import signs, sketch
+from genft.ops.sketch import sketch
 
 #: The largest relative distance between two sketches of one weight, by the coarser precision of the two.
 TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 5e-3, "bfloat16": 8e-3, "int8": 5e-2, "4bit": 0.35}
