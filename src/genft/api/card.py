@@ -75,8 +75,6 @@ def write_card(folder: Path, method: str, base: str | None, class_name: str) -> 
         Card(title, hub_id, "peft", (part,), ("genft",)).write(folder)
         return
     try:
-        if part in file.read_text(encoding="utf-8"):
-            return
         card = ModelCard.load(file)
         card.data.tags = sorted({*(card.data.tags or ()), "genft"})
         if _OWN_PART.search(card.text):
