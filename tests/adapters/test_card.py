@@ -17,8 +17,10 @@ from genft.adapters.lora import save_lora, to_lora
 from genft.adapters.saved import open_adapter
 from genft.adapters.task_file import SavedTask
 from genft.api.card import CARD
-from genft.data import task_from_path
+from genft.data import Task, task_from_path
 from genft.data.preprocessing import Preprocessing
+from genft.families.classification import Classification
+from genft.families.family import Words
 from genft.presets import Preset
 from genft.runs.request import build_spec
 from genft.runs.store import Store
@@ -60,6 +62,10 @@ def task(**changed: Any) -> SavedTask:
     return SavedTask(**(values | changed))
 
 
+def words(saved: SavedTask) -> Words:
+    return Classification(Task(name="t", kind="text", reader="", classes=saved.classes)).words
+
+
 def parts(folder: Path) -> tuple[dict[str, Any], str, list[str]]:
     """(the front matter, the prose, the blocks of code)."""
     text = (folder / CARD).read_text(encoding="utf-8")
@@ -75,7 +81,7 @@ def test_names_from_data_stay_text(field: str, name: str, tmp_path: Path) -> Non
     saved = task(**{field: ("no", name) if field == "classes" else name})
     labels = saved.classes
     for card in (
-        adapter_card(saved, is_peft=True),
+        adapter_card(saved, words(saved), is_peft=True),
         merged_card(saved, saved.base, "BertForSequenceClassification"),
         lora_card(saved, saved.base, "BertForSequenceClassification", labels, None),
     ):
@@ -96,7 +102,7 @@ def test_names_from_data_stay_text(field: str, name: str, tmp_path: Path) -> Non
 
 
 def test_the_front_matter_names_base_and_library(tmp_path: Path) -> None:
-    adapter_card(task(), is_peft=True).write(tmp_path)
+    adapter_card(task(), words(task()), is_peft=True).write(tmp_path)
     assert parts(tmp_path)[0] == {"base_model": "a/base", "library_name": "peft", "tags": ["genft"]}
     lora_card(None, None, "LlamaForCausalLM", [], 0.125).write(tmp_path)
     front, prose, _ = parts(tmp_path)

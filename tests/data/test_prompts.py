@@ -73,7 +73,10 @@ def test_a_chat_is_asked_up_to_its_last_answer(tmp_path: Path) -> None:
     assert prompts.notes == ["1 chat ends with a message that nobody answers, which is left out"]
     unanswered = read_prompts(table, task, answered=False)
     assert json.loads(unanswered.inputs[0])[-1] == {"role": "user", "content": "bye"}
-    assert about_columns(task) == "chats from the column 'conversations'; every message of the assistant is learned"
+    assert (
+        about_columns(task)
+        == "generation: chats from the column 'conversations'; every message of the assistant is learned"
+    )
 
 
 def test_prompts_and_completions_may_be_messages(tmp_path: Path) -> None:

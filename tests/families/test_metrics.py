@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from genft import ConfigError
-from genft.families.metrics import METRICS, distinct, metric_for, resample, score_all
+from genft.families.metrics import METRICS, distinct, metric_for, metrics_of, resample, score_all
 
 PREDICTED, TARGET = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 0, 1])
 
@@ -43,7 +43,7 @@ def answers(name: str, seed: int) -> tuple[Any, Any]:
     return np.where(rng.random(n) < 0.6, target, rng.integers(0, classes, n)), target
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", LIBRARY)
 @pytest.mark.filterwarnings("ignore")  # of scikit-learn, about cases with one class
 def test_a_metric_is_that_of_the_library(name: str) -> None:
     for seed in range(60):
@@ -52,7 +52,7 @@ def test_a_metric_is_that_of_the_library(name: str) -> None:
         assert score(name, target, target) == pytest.approx(LIBRARY[name](target, target), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", LIBRARY)
 @pytest.mark.filterwarnings("ignore")
 def test_a_weight_counts_an_example_several_times(name: str) -> None:
     for seed in range(10):
@@ -65,6 +65,22 @@ def test_a_weight_counts_an_example_several_times(name: str) -> None:
                 assert got == 0
             else:
                 assert got == pytest.approx(LIBRARY[name](*repeated), abs=1e-9)
+
+
+def test_losses_are_averaged_over_tokens() -> None:
+    losses, target = np.array([[6.0, 3], [2.0, 1], [0.0, 4]]), np.zeros(3)
+    assert score("answer_loss", losses, target) == 1
+    assert score("perplexity", losses, target) == pytest.approx(np.e)
+    weights = np.array([[2.0, 0, 1]])
+    assert METRICS["answer_loss"].weighted(losses, target, weights).tolist() == [12 / 10]
+    assert METRICS["answer_loss"].better(0.9, 1.0)
+    low, high = METRICS["answer_loss"].interval(losses.repeat(20, axis=0), np.zeros(60))
+    assert 0.6 < low < 1 < high < 1.5
+
+
+def test_every_metric_belongs_to_a_family_and_is_tested() -> None:
+    assert metrics_of("classification").keys() == LIBRARY.keys()
+    assert all(not metric.fits(classes) for metric in metrics_of("generation").values() for classes in (None, 0, 2))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +134,7 @@ def test_bootstrap_covers_the_truth_nearly_always() -> None:
 
 def test_draws_hold_as_many_examples_as_there_are() -> None:
     kinds, counts = distinct(np.array([0, 1, 1, 0, 1]), np.array([0, 0, 1, 0, 1]))
-    assert kinds.T.tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert np.stack(kinds, axis=1).tolist() == [[0, 0], [1, 0], [1, 1]]
     assert counts.tolist() == [2, 1, 2]
     (weights,) = resample(counts, 1000, np.random.default_rng(0))
     assert weights.shape == (1000, 3)
@@ -127,7 +143,7 @@ def test_draws_hold_as_many_examples_as_there_are() -> None:
 
 
 def test_a_metric_must_fit_the_answer() -> None:
-    for metric in METRICS.values():
+    for metric in metrics_of("classification").values():
         assert metric_for(metric.name, classes=0 if metric.numbers else 2) is metric
     sentence = r"metric: 'pearson' cannot score this task \(it scores numbers\); allowed: accuracy"
     with pytest.raises(ConfigError, match=sentence):

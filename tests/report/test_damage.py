@@ -207,7 +207,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(b"{"), "is not a result of this version"),
         (lambda path: path.write_text("[" * 100_000), "is not a result of this version"),
         (edited(lambda c: c.update(surprise=1)), "surprise: Extra inputs are not permitted"),
-        (edited(lambda c: c["scores"].update(metric="bleu")), "metric: 'bleu' is not known; allowed: accuracy"),
+        (edited(lambda c: c["scores"].update(metric="meteor")), "metric: 'meteor' is not known; allowed: accuracy"),
         (edited(lambda c: c["spec"].update(task="rte")), "spec.task is not a table of names and values"),
     ],
 )

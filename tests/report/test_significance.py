@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genft.families.metrics import METRICS
+from genft.families.metrics import METRICS, metrics_of
 from genft.report.significance import bootstrap, holm, summarise
 
 
@@ -20,7 +20,7 @@ def predictions(metric: str, n: int, rows: int, classes: int = 3) -> tuple[Any, 
     return np.where(rng.random((rows, n)) < 0.6, target, rng.integers(0, classes, (rows, n))), target
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", metrics_of("classification"))
 def test_it_is_a_bootstrap_over_examples(metric: str) -> None:
     """Against resampling indices one draw at a time with the metrics of training."""
     (first, second), target = predictions(metric, 60, 2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from genft.adapters.task_file import SavedTask
-from genft.api.card import Card, code, markdown, with_peft
+from genft.api.card import AUTO_CLASSES, Card, code, markdown, with_peft
+from genft.families.family import Words
 
 
 def subject(saved: SavedTask | None) -> str:
@@ -15,38 +16,37 @@ def subject(saved: SavedTask | None) -> str:
     return f"{markdown(saved.method)} on {markdown(saved.base)}, for {markdown(saved.task)}"
 
 
-def adapter_card(saved: SavedTask, *, is_peft: bool) -> Card:
+def adapter_card(saved: SavedTask, words: Words, *, is_peft: bool) -> Card:
     """The card of a saved adapter or baseline: what it predicts, and the code that loads it."""
-    meaning = "a number" if saved.regression else ", ".join(map(markdown, saved.classes))
-    example = '("a text",)' if saved.kind == "text" else '("image.jpg",)'
     paragraphs = [
         f"{markdown(saved.metric)} {saved.score:.4f} (protocol {markdown(saved.protocol)}), "
         f"trained with genft {markdown(saved.genft_version)}.\n"
-        f"Predicts, in this order: {meaning}.",
+        f"Predicts{', in this order' if words.labels else ''}: {markdown(words.meaning)}.",
         "Install genft with `pip install genft`, then:",
         code(
             "from genft import load_adapter",
             "",
             'trained = load_adapter("THIS FOLDER")',
-            f"trained.predict([{example}])  # {'values' if saved.regression else 'probabilities, in the order above'}",
+            f"trained.predict([{words.example}])  # {words.returns}",
         ),
     ]
     if saved.base_is_local:
         paragraphs.append("The base was a local folder on the training machine: pass its location as `base=`.")
     if is_peft:
-        auto, task = ("SequenceClassification", "text-classification")
-        if saved.kind == "image":
-            auto, task = ("ImageClassification", "image-classification")
+        task_type = saved.task_type or ("SEQ_CLS" if saved.kind == "text" else "")  # genft 0.1 recorded none
+        auto = AUTO_CLASSES.get(task_type, "AutoModelForImageClassification")
         paragraphs += [
             "Even without genft's loader, `import genft` first: it registers the method with peft.",
-            with_peft(f"AutoModelFor{auto}", saved.base, saved.classes or ("value",), "import genft"),
+            with_peft(auto, saved.base, words.labels, "import genft"),
         ]
-        if saved.kind == "text":
-            paragraphs += [
-                f'`pipeline({task!r}, model=model, tokenizer="THIS FOLDER")` then answers with these names.',
-                "With peft in one line: `AutoPeftModelForSequenceClassification.from_pretrained("
-                f'"THIS FOLDER", num_labels={saved.outputs})`.',
-            ]
+        if words.pipeline:
+            paragraphs.append(
+                f'`pipeline({words.pipeline!r}, model=model, tokenizer="THIS FOLDER")` then answers with these names.'
+            )
+        if task_type:
+            outputs = f", num_labels={len(words.labels)}" if words.labels else ""
+            auto_peft = auto.replace("Auto", "AutoPeft", 1)
+            paragraphs.append(f'With peft in one line: `{auto_peft}.from_pretrained("THIS FOLDER"{outputs})`.')
     return Card(subject(saved), saved.base, "peft" if is_peft else "transformers", paragraphs, ("genft",))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -32,8 +33,8 @@ from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
 from genft.bridge.patterns import check_patterns
 from genft.data import Task
-from genft.data.encode import Encoded, encode
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
+from genft.families.family import Family
 from genft.families.registry import get_family
 from genft.models.load import LoadedModel
 from genft.models.parameters import trained_state
@@ -71,36 +72,36 @@ class Trained(Opened):
 
     saved: SavedTask
 
-    def predict(self, inputs: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> torch.Tensor:
-        """Probabilities (n, classes), or values (n, 1) in a regression, float32, in the order of ``inputs``.
+    @cached_property
+    def family(self) -> Family:
+        """The family of the adapter's task."""
+        return family_of(self.saved)
+
+    def predict(self, inputs: Sequence[str | tuple[str, ...]], batch_size: int = 64, **options: Any) -> Any:
+        """One output per input, in the order of ``inputs``.
+
+        Probabilities (n, classes), or values (n, 1) in a regression, float32; for a task that generates text, a list
+        of the generated texts.
 
         Args:
             inputs: texts, tuples of two texts if the task has pairs, or paths of images.
             batch_size: the number of inputs per forward pass.
+            options: how text is generated: ``max_new_tokens``, and the settings of
+                :class:`genft.families.generation.Sampling`.
 
         Raises:
             DataError: one text instead of a list, or an input with a different number of texts than in training.
+            ConfigError: an option that this task does not have.
         """
-        data: Encoded = encode(self._as_tuples(inputs), None, self.saved.preprocessing, self.tokenizer)
-        order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
-        device = next(self.model.parameters()).device
-        logits = []
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                items = [data[i] for i in order[start : start + batch_size]]
-                if self.tokenizer is None:
-                    batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
-                else:
-                    batch = self.tokenizer.pad(items, return_tensors="pt")
-                logits.append(self.model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
-        outputs = torch.cat(logits)[torch.tensor(order).argsort()]
-        return outputs if self.saved.regression else outputs.softmax(dim=1)
+        tuples = self._as_tuples(inputs)
+        preprocessing = self.saved.preprocessing
+        return self.family.predict(self.model, self.tokenizer, preprocessing, tuples, batch_size, options)
 
     def _as_tuples(self, inputs: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
         if isinstance(inputs, str):
             raise DataError("inputs: received one text; give a list of texts")
         tuples = [(item,) if isinstance(item, str) else tuple(item) for item in inputs]
-        columns = self.saved.text_columns or ("image",)
+        columns = self.family.input_names
         for number, texts in enumerate(tuples):
             if len(texts) != len(columns):
                 raise DataError(f"inputs[{number}]: has {len(texts)} values; allowed: {', '.join(columns)}")
@@ -135,7 +136,7 @@ def save(
         if record is not None:
             record.write(temporary)
         saved.write(temporary)
-        adapter_card(saved, is_peft=is_peft).write(temporary)
+        adapter_card(saved, get_family(task).words, is_peft=is_peft).write(temporary)
         return weights.stat().st_size
 
 
@@ -157,6 +158,9 @@ def _describe(
         preprocessing=loaded.preprocessing,
         score=score,
         protocol=protocol,
+        family=task.family,
+        task_type=loaded.task_type,
+        prompting=task.prompting,
         base_fingerprint=base_fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(loaded.tokenizer) if loaded.tokenizer is not None else None,
     )
@@ -219,7 +223,7 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
     check_files(folder)
     saved = read_task(folder)
-    loaded = get_family(_task(saved)).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
+    loaded = family_of(saved).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
     if not other_base_allowed():
         check_base(read_base_record(folder), saved.base_fingerprint, loaded.model, saved.base)
     tokenizer = _tokenizer(folder, saved, loaded.tokenizer)
@@ -273,11 +277,21 @@ def _find_base(saved: SavedTask, base: str | None) -> ModelSource:
         raise ConfigError(f"{e}{'' if base else _ELSEWHERE}") from None
 
 
+def family_of(saved: SavedTask) -> Family:
+    """The family of a saved adapter's task."""
+    return get_family(_task(saved))
+
+
 def _task(saved: SavedTask) -> Task:
     return Task(
         name=saved.task,
         kind=saved.preprocessing.kind,
+        family=saved.family,
         reader="",
+        text_columns=saved.text_columns,
+        label_column=saved.label_column,
+        metric=saved.metric,
+        prompting=saved.prompting,
         classes=saved.classes,
         regression=saved.regression,
         max_length=saved.preprocessing.max_length or 128,

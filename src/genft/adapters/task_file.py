@@ -7,6 +7,7 @@ from pathlib import Path
 
 from genft.adapters.folder import TASK_FILE
 from genft.data.preprocessing import Preprocessing
+from genft.data.prompting import Prompting
 from genft.errors import AdapterFileError, ConfigError
 from genft.records import Record, check
 
@@ -20,6 +21,9 @@ class SavedTask(Record):
         score: ``metric`` on the reporting split of ``protocol``.
         base_fingerprint: one hash of all frozen weights of the base (``base_record.py``); None if nothing was frozen,
             and for adapters of genft 0.1.
+        family: the family of the task.
+        task_type: peft's name for the task; None if it has none, and for adapters of genft 0.1.
+        prompting: how prompts are written, if it generates text.
         tokenizer_fingerprint: one hash of the tokenizer's behaviour; None for images, and for adapters of genft 0.1.
     """
 
@@ -37,13 +41,11 @@ class SavedTask(Record):
     preprocessing: Preprocessing
     score: float
     protocol: str
+    family: str = "classification"
+    task_type: str | None = None
+    prompting: Prompting = Prompting()
     base_fingerprint: str | None = None
     tokenizer_fingerprint: str | None = None
-
-    @property
-    def outputs(self) -> int:
-        """The number of outputs of the head: one per class, or one for a number."""
-        return len(self.classes) or 1
 
     def write(self, folder: Path) -> None:
         (folder / TASK_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

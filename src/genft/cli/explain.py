@@ -73,17 +73,20 @@ def _task(options: TaskOptions, request: Request, prepared: PreparedRun) -> _Val
     """The task's values: its own, those that the user set, and those inferred from the data."""
     task = prepared.data.task
     usual = "default" if is_file(options.task) else f"task {task.name}"
-    kind = "numbers" if task.regression else "classes"
     texts = {
         "text columns": (list(task.text_columns), _USER if options.text_column else usual),
         "label column": (task.label_column, _USER if options.label_column else usual),
         "longest text": (task.max_length, _USER if options.max_length else usual),
     }
-    metric = f"default for {kind}" if usual == "default" else usual
+    metric = "default for what is predicted" if usual == "default" else usual
+    known = request.spec.task.classes or not task.classes
     return {
-        "classes": (list(task.classes), usual if request.spec.task.classes else "inferred from the training data"),
+        "family": (task.family, usual),
+        "predicts": (prepared.family.answers, usual if known else "inferred from the training data"),
+        "classes": (list(task.classes), usual if known else "inferred from the training data"),
         **(texts if task.kind == "text" else {}),
         "metric": (task.metric, _USER if options.metric else metric),
+        **({} if prepared.family.selects.name == task.metric else {"selects": (prepared.family.selects.name, usual)}),
     }
 
 

@@ -59,8 +59,43 @@ class ReadingOptions(Options):
     encoding: str = option("The encoding of text files.", "utf-8")
 
 
-class OwnDataOptions(ReadingOptions):
+class NewTokensOptions(Options):
+    panel = "Generated text"
+    max_new_tokens: int | None = option(
+        "The most tokens of a generated answer.", None, shown_default="128, or as in training", ge=1
+    )
+
+
+class PromptOptions(NewTokensOptions):
+    """How prompts are written and answered, in tasks that generate text."""
+
+    template: str | None = option(
+        "The prompt, with columns in braces: 'Question: {question}\\nAnswer:'; or alpaca.",
+        None,
+        shown_default="follows from the columns",
+    )
+    chat: bool = option("Write prompts with the tokenizer's chat template.", False)
+    system: str | None = option("The system message of chats that have none.", None)
+    extract: str | None = option("What exact_match compares: last-number, or the whole text.", None)
+    learn_prompts: bool = option("Prompts count in the loss too.", False)
+
+    @property
+    def prompting(self) -> dict[str, Any]:
+        """The options that the user gave, as fields of :class:`~genft.data.prompting.Prompting`."""
+        names = PromptOptions.model_fields
+        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
+        if "template" in given:  # a shell passes \n as two characters
+            given["template"] = given["template"].replace("\\n", "\n")
+        return given
+
+
+class OwnDataOptions(ReadingOptions, PromptOptions):
     """The content of the user's own file or folder."""
+
+    panel = "Data"
+    family: str | None = option(
+        "The kind of task: classification or generation.", None, shown_default="follows from the columns"
+    )
 
     label_column: str | None = option("The column with the label.", None, shown_default="label")
     validation: Path | None = option(
@@ -82,16 +117,20 @@ class TaskOptions(OwnDataOptions, DataRootOptions):
     )
     metric: str | None = option(
         "What selects the epoch and is reported: accuracy, macro_f1, f1 (two classes) or matthews; for numbers "
-        "pearson or spearman.",
+        "pearson or spearman; for generated text answer_loss, perplexity, exact_match, rouge1, rouge2, rougeL, bleu or "
+        "chrf, where answer_loss selects.",
         None,
-        shown_default="the task's; accuracy or pearson for a file",
+        shown_default="the task's; accuracy, pearson or answer_loss for a file",
     )
     max_length: int | None = option(
-        "Tokens per text; longer texts are truncated.", None, shown_default="the task's; 128 for a file", ge=2
+        "Tokens per text, or per prompt with its answer; longer texts are truncated.",
+        None,
+        shown_default="the task's; 128 for a file, 512 with answers",
+        ge=2,
     )
 
     #: Options that describe a file; a listed task defines these itself.
-    OF_A_FILE: ClassVar = ("text_column", "label_column", "validation", "test")
+    OF_A_FILE: ClassVar = ("family", "text_column", "label_column", "validation", "test")
 
 
 class TasksOptions(DataRootOptions):

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from genft.adapters.saved import load
+from genft.adapters.saved import family_of, load
 from genft.adapters.task_file import SavedTask, read_task
-from genft.cli.declare import Options, option, takes_options
-from genft.cli.options import InputOptions, JsonOptions, ReadingOptions, SavedOptions
+from genft.cli.declare import option, takes_options
+from genft.cli.options import InputOptions, JsonOptions, NewTokensOptions, ReadingOptions, SavedOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
 from genft.data.check import unreadable_images
@@ -31,7 +31,7 @@ _SHOWN = 20
 Row = dict[str, Any]
 
 
-class PredictionOptions(Options):
+class PredictionOptions(NewTokensOptions):
     output: Path | None = option(
         "The .csv file to write all rows and their predictions to.",
         None,
@@ -39,6 +39,25 @@ class PredictionOptions(Options):
         metavar="FILE",
         shown_default="INPUT.predicted.csv here; none with --json",
     )
+    temperature: float | None = option(
+        "Generated text: 0 takes the most likely token, above it tokens are drawn.", None, shown_default="0", ge=0
+    )
+    top_p: float | None = option(
+        "Generated text: draw from the most likely tokens with this total probability.", None, shown_default="1", ge=0
+    )
+    top_k: int | None = option(
+        "Generated text: draw from this many most likely tokens.", None, shown_default="all", ge=0
+    )
+    beams: int | None = option("Generated text: the number of beams of a beam search.", None, shown_default="1", ge=1)
+    repetition_penalty: float | None = option(
+        "Generated text: above 1, tokens that occur already become less likely.", None, shown_default="1", ge=0
+    )
+    seed: int | None = option("Generated text: seed of the drawn tokens.", None, shown_default="0", ge=0)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of predicting that the user gave."""
+        return self.model_dump(exclude_none=True, exclude={"output"})
 
 
 @takes_options
@@ -67,15 +86,16 @@ def predict(
         for problem in list(unreadable.values())[:_SHOWN]:
             console.print(f"[red]left out[/] {escape(problem)}", soft_wrap=True)
     trained = load(adapter.adapter, adapter.base)
-    outputs = trained.predict(texts).tolist()
-    answers = [_answer(saved, values) for values in outputs]
+    family = trained.family
+    outputs = trained.predict(texts, **written.given)
+    answers = [dict(family.answer(of_row)) for of_row in outputs]
     file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
     if file:
-        all_answers = [answer | _probabilities(saved, values) for answer, values in zip(answers, outputs, strict=True)]
-        _write(file, _with_answers(rows, all_answers))
+        columns = [family.columns(of_row, text) for of_row, text in zip(outputs, texts, strict=True)]
+        _write(file, _with_answers(rows, [{**answer, **more} for answer, more in zip(answers, columns, strict=True)]))
     if output.as_json:
-        details = [{} if saved.regression else {"probabilities": _by_class(saved, values)} for values in outputs]
-        print_json(_with_answers(rows, [answer | more for answer, more in zip(answers, details, strict=True)]))
+        details = [family.details(of_row, text) for of_row, text in zip(outputs, texts, strict=True)]
+        print_json(_with_answers(rows, [{**answer, **more} for answer, more in zip(answers, details, strict=True)]))
     if not output.as_json:
         _show(console, answers, texts)
     if file:
@@ -99,8 +119,7 @@ def read_inputs(path: Path, saved: SavedTask, reading: ReadingOptions) -> tuple[
         return [{"image": str(image)} for image in images], [(str(image),) for image in images]
     file = read_table(path, reading.encoding)
     _tell(file.notes)
-    columns = [file.column(name, option="--text-column") for name in reading.text_column or saved.text_columns]
-    return file.rows, list(zip(*columns, strict=True))
+    return file.rows, family_of(saved).inputs(file, reading.text_column or saved.text_columns)
 
 
 def _tell(notes: Sequence[str]) -> None:
@@ -124,25 +143,10 @@ def _without(
     return [rows[k] for k in kept], [inputs[k] for k in kept]
 
 
-def _answer(saved: SavedTask, outputs: list[float]) -> Row:
-    if saved.regression:
-        return {"value": outputs[0]}
-    best = max(range(len(outputs)), key=outputs.__getitem__)
-    return {"predicted": saved.classes[best], "probability": outputs[best]}
-
-
-def _by_class(saved: SavedTask, outputs: list[float]) -> dict[str, float]:
-    return dict(zip(saved.classes, outputs, strict=True))
-
-
-def _probabilities(saved: SavedTask, outputs: list[float]) -> Row:
-    """A column per class, for the file."""
-    return {} if saved.regression else {f"probability of {name}": p for name, p in _by_class(saved, outputs).items()}
-
-
 def _show(console: Console, answers: Sequence[Row], inputs: Sequence[tuple[str, ...]]) -> None:
     shown = table(*answers[0], "input", right=("probability", "value"))
-    cells = [[f"{v:.3f}" if isinstance(v, float) else v for v in answer.values()] for answer in answers[:_SHOWN]]
+    half = console.width // 2
+    cells = [[_cell(value, half) for value in answer.values()] for answer in answers[:_SHOWN]]
     room = console.width - 16 - sum(max(map(len, column)) for column in zip(*cells, strict=True))
     for row, texts in zip(cells, inputs, strict=False):
         text = " ".join(" | ".join(texts).split())
@@ -150,6 +154,13 @@ def _show(console: Console, answers: Sequence[Row], inputs: Sequence[tuple[str, 
     console.print(shown)
     rows = "1 row" if len(answers) == 1 else f"{len(answers):,} rows"
     console.print(f"\nThe first {_SHOWN} of {rows}." if len(answers) > _SHOWN else f"\n{rows}.")
+
+
+def _cell(value: Any, most: int) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

@@ -82,7 +82,7 @@ class SweepBars:
                 self.progress.update(bar, completed=event.step, total=event.steps)
             self.progress.update(bar, description=f"{name}  {event.phase}")
             if event.epoch is not None:
-                metric = run.data.task.metric
+                metric = run.family.selects.name
                 self.progress.update(bar, note=f"{metric} {event.epoch[metric]:.3f}")
 
     def _line(self, run: PreparedRun, name: str, outcome: Result | GenFTError) -> None:

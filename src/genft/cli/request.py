@@ -14,9 +14,12 @@ from genft.api.settings import parse_settings
 from genft.cli.declare import Given, Options, flag
 from genft.cli.options import MethodOptions, ModelOptions, OwnDataOptions, RoleOptions, TaskOptions
 from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read, task_from_path
-from genft.errors import ConfigError, DataError, GenFTError, nearest
+from genft.data.prompting import Prompting
+from genft.errors import ConfigError, DataError, GenFTError, nearest, not_one_of
+from genft.families.registry import FAMILIES
 from genft.methods import get_method
 from genft.presets import load_preset
+from genft.records import check
 from genft.runs.protocols import check_splits, get_protocol
 from genft.runs.request import DEFAULT_METHOD, Request, build_spec
 from genft.runs.settings import Training
@@ -63,13 +66,19 @@ def find_task(options: TaskOptions) -> Task:
         if flags := [flag(name, fields[name]) for name in TaskOptions.OF_A_FILE if getattr(options, name)]:
             raise ConfigError(f"{', '.join(flags)}: only for your own files; {task.name!r} defines this itself")
     changed = {"metric": options.metric, "max_length": options.max_length}
-    return task.model_copy(update={name: value for name, value in changed.items() if value is not None})
+    task = task.model_copy(update={name: value for name, value in changed.items() if value is not None})
+    prompting = check(Prompting, {**task.prompting.model_dump(), **options.prompting}, "prompting")
+    return task.model_copy(update={"prompting": prompting})
 
 
 def own_task(path: Path, options: OwnDataOptions) -> Task:
     """The task that a file or folder of the user's own is."""
+    if options.family is not None and options.family not in FAMILIES:
+        raise ConfigError(not_one_of("--family", options.family, FAMILIES))
     return task_from_path(
         path,
+        family=options.family,
+        prompting=options.prompting,
         text_columns=options.text_column,
         label_column=options.label_column,
         validation=options.validation,

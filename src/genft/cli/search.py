@@ -55,7 +55,7 @@ def search(run: RunOptions, checks: DataCheckOptions, options: SearchOptions, ou
     request = build_request(run)
     store = Store(output.out).open()
     opened = open_search(request, output.out, options.storage)
-    metric = opened.prepared.data.task.metric
+    metric = opened.prepared.family.selects.name
     console.print(
         f"[bold]{opened.study.study_name}[/]: {', '.join(opened.spaces)} for {metric} on the selection split of "
         f"{opened.prepared.data.task.name} (protocol {opened.prepared.spec.protocol}); {len(opened.finished)} of "
@@ -113,7 +113,8 @@ def _data(opened: Search, result: Result, path: Path) -> dict[str, Any]:
 
 def _conclude(console: Console, opened: Search, result: Result, path: Path) -> None:
     scores = result.scores
-    _show_ranked(console, opened, scores.metric)
+    metric = opened.prepared.family.selects
+    _show_ranked(console, opened, metric.name)
     if importances := opened.importances():
         shares = ", ".join(f"{name} {share:.0%}" for name, share in importances.items() if share >= 0.005)
         console.print(f"Importance, as a share of the differences between complete trials: {shares}", soft_wrap=True)
@@ -123,7 +124,8 @@ def _conclude(console: Console, opened: Search, result: Result, path: Path) -> N
         best, second = opened.ranked[:2]
         first, other = (t.user_attrs for t in (best, second))
         console.print(
-            f"The runner-up: {scores.metric} lower by {(best.value or 0) - (second.value or 0):.4f} on the selecting "
+            f"The runner-up: {metric.name} {'lower' if metric.higher_is_better else 'higher'} by "
+            f"{abs((best.value or 0) - (second.value or 0)):.4f} on the selecting "
             f"split, with {other['adapter_parameters'] / first['adapter_parameters']:.2f} times the parameters "
             f"and {other['seconds'] / first['seconds']:.2f} times the time of a run.",
             soft_wrap=True,

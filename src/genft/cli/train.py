@@ -73,7 +73,7 @@ class _Narrator(RunBar):
     """The bar of one run; above it, a line for everything that was inferred and one per epoch."""
 
     def __init__(self, console: Console, run: PreparedRun) -> None:
-        super().__init__(console, run.spec.method, run.data.task.metric)
+        super().__init__(console, run.spec.method, run.family.selects.name)
         self.console = console
 
     def inferred(self, inferred: Inferred) -> None:
@@ -95,8 +95,7 @@ def _announce(console: Console, run: PreparedRun) -> None:
 def _announced_lines(run: PreparedRun) -> Iterator[tuple[str, str]]:
     task, training = run.data.task, run.spec.training
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in run.data.splits.items())
-    answer = "a number" if task.regression else f"{len(task.classes)} classes"
-    yield "task", f"{task.name}: {answer}; {sizes}"
+    yield "task", f"{task.name}: {run.family.answers}; {sizes}"
     yield from (("", note) for note in run.data.notes)
     yield "protocol", f"{run.protocol.name}: {run.protocol.text}"
     yield from (("", note) for note in run.roles.notes)
@@ -111,11 +110,8 @@ def _inferred_lines(inferred: Inferred) -> Iterator[tuple[str, str]]:
     if inferred.targets:
         yield "adapts", ", ".join(f"{name} ×{n}" for name, n in inferred.targets.items())
     share = 100 * (inferred.counts.adapter + inferred.counts.head) / inferred.counts.total
-    yield (
-        "trains",
-        f"{inferred.counts.adapter:,} parameters and {inferred.counts.head:,} of the head "
-        f"({', '.join(inferred.head)}): {share:.2g} % of the model",
-    )
+    head = f" and {inferred.counts.head:,} of the head ({', '.join(inferred.head)})" if inferred.head else ""
+    yield "trains", f"{inferred.counts.adapter:,} parameters{head}: {share:.2g} % of the model"
     yield from (("", note) for note in inferred.notes)
     yield from (("", f"{name} = {value}, from the model and the steps") for name, value in inferred.settings.items())
     yield "device", inferred.device

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from genft.data.copies import contents
 from genft.data.fgvc import read_fgvc
-from genft.data.files import read_files, read_image_folder, task_from_path
+from genft.data.files import read_files, read_image_folder, read_prompt_files, task_from_path
 from genft.data.glue import read_glue
 from genft.data.packaged import read_bbc_news
 from genft.data.tables import read_table
@@ -23,6 +23,7 @@ READERS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "files": read_files,
     "glue": read_glue,
     "image-folder": read_image_folder,
+    "prompts": read_prompt_files,
     "vtab-1k": read_vtab,
 }
 #: The readers of benchmarks that are stored on disk.

@@ -48,10 +48,10 @@ class Checked:
 
     @property
     def classes(self) -> int:
-        """The number of classes with at least one example in any split; 0 for a regression."""
-        if self.task.regression:
+        """The number of classes with at least one example in any split; 0 for a task without classes."""
+        if self.data is None or not self.data.task.classes:
             return 0
-        return len({label for split in self.data.splits.values() for label in split.labels}) if self.data else 0
+        return len({label for split in self.data.splits.values() for label in split.labels})
 
 
 def check_task(task: Task, step: Step) -> Checked:
@@ -74,7 +74,7 @@ def check_task(task: Task, step: Step) -> Checked:
     checked.notes += checked.data.notes
     checked.differences += compare_sizes(checked.data)
     expected = len(checked.data.task.classes)
-    if not task.regression and checked.classes != expected:
+    if checked.classes != expected:
         checked.differences.append(f"the examples have {checked.classes} classes; {task.name} should have {expected}")
     _look_into(checked, checked.data, step)
     return checked
@@ -147,7 +147,7 @@ def _open(path: str | Path) -> tuple[str | None, str]:
 
 def _contradictions(data: TaskData, content: dict[str, list[str]]) -> list[str]:
     """A sentence about identical examples with different labels."""
-    if data.task.regression:
+    if not data.task.classes:
         return []
     labels: dict[str, set[float]] = {}
     for name, values in content.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from genft.data.images import digests
 from genft.data.preprocessing import Kind
@@ -26,7 +27,7 @@ def _words(text: str) -> str:
 
 
 def draw_together(
-    labels: Sequence[float], content: Sequence[str], size: int, seed: int, stratify: bool
+    labels: Sequence[Any], content: Sequence[str], size: int, seed: int, stratify: bool
 ) -> tuple[list[int], list[int]]:
     """(the remaining rows, about ``size`` drawn rows), with all rows of equal content on the same side.
 

@@ -35,9 +35,11 @@ class Encoded(Dataset[Item]):
         labels: the targets, or None if the examples have none.
         label_type: the type of a target: ``int`` for a class number, ``float`` for a value.
         lengths: the length of each input: the tokens of a text; 1 for images, which all have the same size.
+        notes: sentences about what was cut off, with counts.
     """
 
     lengths: list[int]
+    notes: tuple[str, ...] = ()
 
     def __init__(self, labels: Sequence[float] | None, label_type: type[int] | type[float]) -> None:
         self.labels = labels

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from genft.data.copies import FEWEST, about_copies, contents, draw_together
 from genft.data.image_folders import class_folders, split_folders
 from genft.data.labels import infer_classes, read_labels, similar_classes
 from genft.data.layout import Rows, finish
-from genft.data.tables import TABLES, read_table
+from genft.data.prompting import Prompting, fields
+from genft.data.prompts import Recognised, about_columns, check_columns, read_prompts, recognise
+from genft.data.tables import TABLES, columns_of, read_table
 from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
+from genft.records import check
 
 # The split does not depend on the run's seed; otherwise runs with different seeds would use different rows.
 _SPLIT_SEED = 0
@@ -49,6 +52,19 @@ def _without_text(rows: Rows) -> list[str]:
         return []
     counted = "1 row has" if len(empty) == 1 else f"{len(empty):,} rows have"
     return [f"{counted} no text (first: {rows.places[empty[0]]})"]
+
+
+def read_prompt_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The prompts and answers of ``task.files``; a missing validation or test split is held out from training."""
+    splits: dict[str, Split] = {}
+    places: dict[str, Sequence[str]] = {}
+    notes = [about_columns(task)]
+    for name, path in task.files.items():
+        table = read_table(path, task.encoding)
+        prompts = read_prompts(table, task, fault)
+        splits[name], places[name] = prompts.split, prompts.places
+        notes += [*table.notes, *prompts.notes]
+    return _complete(TaskData(task, splits, notes, places))
 
 
 def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
@@ -111,12 +127,12 @@ def _complete(data: TaskData) -> TaskData:
     for name, one_in, share in missing:
         train, origin = splits["train"], places["train"]
         size = max(1, len(train) // one_in)
-        keep, out = draw_together(train.labels, content, size, _SPLIT_SEED, not task.regression)
+        keep, out = draw_together(train.labels, content, size, _SPLIT_SEED, bool(task.classes))
         splits["train"], splits[name] = train.take(keep), train.take(out)
         places["train"], places[name] = [origin[k] for k in keep], [origin[k] for k in out]
         content = [content[k] for k in keep]
         notes.append(f"{name}: {share} of the training rows, held out with a fixed seed")
-    if not task.regression and len(set(splits["train"].labels)) < 2:
+    if task.classes and len(set(splits["train"].labels)) < 2:
         raise DataError(f"{task.files['train']}: the training rows have only one class")
     return TaskData(task, {name: splits[name] for name in SPLITS}, notes, places)
 
@@ -136,17 +152,24 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
 def task_from_path(
     path: Path,
     *,
+    family: str | None = None,
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
     validation: Path | None = None,
     test: Path | None = None,
     regression: bool = False,
     encoding: str = "utf-8",
+    prompting: Mapping[str, Any] | None = None,
 ) -> Task:
     """The task that a user's own file or image folder describes.
 
+    Args:
+        family: the kind of task; None: generation if the columns leave no doubt, otherwise classification.
+        prompting: values of :class:`~genft.data.prompting.Prompting` that the user set.
+
     Raises:
         DataError: ``path`` does not exist (the message gives the nearest name), or genft cannot read this kind of file.
+        ConfigError: options that do not suit the family.
     """
     for file in filter(None, (path, validation, test)):
         if not file.exists():
@@ -159,9 +182,10 @@ def task_from_path(
     files: dict[SplitName, Path] = {"train": path}
     files |= {"validation": validation} if validation else {}
     files |= {"test": test} if test else {}
-    return Task(
+    task = Task(
         name=path.resolve().stem,
         kind=kind,
+        family=family or "classification",
         reader="image-folder" if kind == "image" else "files",
         files=files,
         text_columns=tuple(text_columns) or ("text",),
@@ -169,4 +193,58 @@ def task_from_path(
         regression=regression,
         metric="pearson" if regression else "accuracy",
         encoding=encoding,
+    )
+    if kind == "image" or family not in (None, "generation"):
+        return task
+    described = bool(text_columns or label_column or regression)
+    prompted = _prompt_task(task, text_columns, label_column, prompting or {}, certain=family is None)
+    return prompted if prompted and (family or not described) else task
+
+
+def _prompt_task(
+    task: Task,
+    text_columns: Sequence[str],
+    label_column: str | None,
+    prompting: Mapping[str, Any],
+    *,
+    certain: bool,
+) -> Task | None:
+    """``task`` as one that generates text, with the columns that the file has or the user named.
+
+    Args:
+        certain: whether to return None if its columns may mean something else.
+
+    Raises:
+        DataError: the columns are not recognised, and the user named none.
+        ConfigError: a value of ``prompting`` cannot be used.
+    """
+    path = task.files["train"]
+    columns = columns_of(path, task.encoding)
+    recognised = recognise(columns)
+    if certain and (recognised is None or not recognised.certain):
+        return None
+    template = str(prompting.get("template", ""))
+    asked = tuple(text_columns) or fields(template)
+    if recognised is None and not asked:
+        raise DataError(
+            f"{path}: the columns {', '.join(columns)} are none of the usual names of prompts and answers; name them "
+            "with --text-column and --label-column, or write the prompt with --template"
+        )
+    known = recognised if recognised and asked in ((), recognised.prompt) else Recognised(asked, "", Prompting(), True)
+    answer = (
+        label_column or known.answer or (recognised.answer if recognised and recognised.answer not in asked else "")
+    )
+    how = check(Prompting, {**known.prompting.model_dump(), **prompting}, "prompting")
+    check_columns(how, columns, path)
+    return task.model_copy(
+        update={
+            "family": "generation",
+            "reader": "prompts",
+            "text_columns": known.prompt,
+            "label_column": answer,
+            "prompting": how,
+            "metric": "answer_loss" if answer else "perplexity",
+            "max_length": 512,
+            "training": {"epochs": 3, "batch_size": 8, "eval_batch_size": 8},
+        }
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from genft.data.prompting import Prompting, fields
 from genft.data.tables import Table, tell
-from genft.data.task import Fault, Task, refuse
+from genft.data.task import Fault, Split, Task, refuse
 from genft.errors import ConfigError, DataError, not_one_of
 
 Message = dict[str, str]
@@ -74,35 +74,49 @@ class Prompts:
     places: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def split(self) -> Split:
+        return Split(tuple((text,) for text in self.inputs), tuple(self.answers))
 
-def recognise(columns: Sequence[str]) -> tuple[tuple[str, ...], str, Prompting, bool] | None:
-    """(the prompt's columns, the answer's, how prompts are written, whether nothing else has such columns).
 
-    None if the columns are none of :data:`LAYOUTS`, no chats, and no ``text``.
+class Recognised(NamedTuple):
+    """What a file's columns mean.
+
+    Attributes:
+        prompt, answer: the prompt's columns, and the answer's; in a chat both are the same one.
+        prompting: how prompts are written.
+        certain: whether nothing else has such columns.
     """
+
+    prompt: tuple[str, ...]
+    answer: str
+    prompting: Prompting
+    certain: bool
+
+
+def recognise(columns: Sequence[str]) -> Recognised | None:
+    """The meaning of a file's columns; None if they are none of :data:`LAYOUTS`, no chats, and no ``text``."""
     for name in CHATS:
         if name in columns:
-            return (name,), name, Prompting(chat=True), True
+            return Recognised((name,), name, Prompting(chat=True), True)
     for layout in LAYOUTS:
         answer = next((name for name in layout.answers if name in columns), None)
         if answer and set(layout.prompt) <= set(columns):
             certain = layout.certain and not {"label", "context"} & set(columns)
-            return layout.prompt, answer, Prompting(template=layout.template), certain
-    if "text" in columns:
-        return ("text",), "", Prompting(), False
-    return None
+            return Recognised(layout.prompt, answer, Prompting(template=layout.template), certain)
+    return Recognised(("text",), "", Prompting(), False) if "text" in columns else None
 
 
 def about_columns(task: Task) -> str:
     """A sentence about the columns that a task reads."""
     asked = " and ".join(map(repr, task.text_columns))
     if task.text_columns[0] in CHATS and task.label_column in CHATS:
-        return f"chats from the column {asked}; every message of the assistant is learned"
+        return f"generation: chats from the column {asked}; every message of the assistant is learned"
     if not task.label_column:
-        return f"texts from the column {asked}, which are learned as a whole"
+        return f"generation: texts from the column {asked}, which are learned as a whole"
     template = task.prompting.template
     how = f", written as {template!r}" if template else ""
-    return f"prompts from the column {asked}{how}; answers from {task.label_column!r}"
+    return f"generation: prompts from the column {asked}{how}; answers from {task.label_column!r}"
 
 
 def read_prompts(table: Table, task: Task, fault: Fault = refuse, *, answered: bool = True) -> Prompts:

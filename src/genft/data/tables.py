@@ -16,6 +16,8 @@ from genft.errors import ConfigError, DataError, not_one_of
 
 #: The delimiter by file ending; None for JSON.
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None}
+#: Characters that are read to see the columns of a file.
+_PEEKED = 1 << 20
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
@@ -109,6 +111,25 @@ def read_table(path: Path, encoding: str = "utf-8") -> Table:
     rows = [row.values for row in content.rows]
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
     return Table(path, columns, rows, [row.place for row in content.rows], content.notes)
+
+
+def columns_of(path: Path, encoding: str = "utf-8") -> tuple[str, ...]:
+    """The columns of a table, from its first rows; empty if they cannot be read, which :func:`read_table` explains."""
+    if not path.is_file():  # a pipe would make us wait
+        return ()
+    try:
+        if TABLES[path.suffix.lower()] is None and path.suffix.lower() == ".json":
+            return read_table(path, encoding).columns
+        with path.open(encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding, newline="") as file:
+            head = file.read(_PEEKED)
+        delimiter = TABLES[path.suffix.lower()]
+        if delimiter:
+            return tuple(next(csv.reader(io.StringIO(head, newline=""), delimiter=_separator(head, delimiter))))
+        first = next(line for line in head.split("\n") if line.strip())
+        row = json.loads(first)
+        return tuple(row) if isinstance(row, dict) else ()
+    except (DataError, ConfigError, OSError, ValueError, LookupError, StopIteration, csv.Error, RecursionError):
+        return ()
 
 
 class _Row(NamedTuple):

@@ -83,11 +83,11 @@ class Split:
 
     Attributes:
         inputs: the texts of each example (one, or two for pairs), or the path of its image.
-        labels: the class number of each example, or its value in a regression.
+        labels: what is learned of each example: its class number, its value in a regression, or its answers.
     """
 
     inputs: tuple[tuple[str, ...], ...]
-    labels: tuple[float, ...]
+    labels: tuple[Any, ...]
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -228,13 +228,13 @@ def hold_out(split: Split, size: int, seed: int, stratify: bool = True) -> tuple
     return split.take(keep), split.take(out)
 
 
-def draw(labels: Sequence[float], size: int, seed: int, stratify: bool = True) -> tuple[list[int], list[int]]:
+def draw(labels: Sequence[Any], size: int, seed: int, stratify: bool = True) -> tuple[list[int], list[int]]:
     """(the remaining rows, the ``size`` drawn rows), each in order; stratified if the classes are large enough."""
     from sklearn.model_selection import train_test_split
 
-    per_class = Counter(labels)
-    if stratify and (min(per_class.values()) < 2 or size < len(per_class) or len(labels) - size < len(per_class)):
-        stratify = False
+    if stratify:
+        per_class = Counter(labels)
+        stratify = min(per_class.values()) >= 2 and len(per_class) <= min(size, len(labels) - size)
     rows = list(range(len(labels)))
     keep, out = train_test_split(rows, test_size=size, random_state=seed, stratify=labels if stratify else None)
     return sorted(keep), sorted(out)

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import DataCollatorWithPadding, default_data_collator
 
 from genft.data.encode import PAD_TO, Encoded, encode
+from genft.data.preprocessing import Preprocessing
 from genft.data.task import Split, Task
 from genft.errors import ConfigError
-from genft.families.family import Family, Options
+from genft.families.family import Family, Options, Words, refuse_options
 from genft.families.metrics import Array, Metric, metric_for, score_all
 from genft.families.standardised import UNSCALED, Scale, output_layer
 from genft.models.load import Head, LoadedModel
@@ -32,6 +34,8 @@ class Classification(Family):
 
     def check(self, training: Options) -> None:
         _ = self.metric
+        if prompting := self.task.prompting.model_dump(exclude_defaults=True):
+            raise ConfigError(f"{', '.join(prompting)}: only for tasks that generate text, not for {self.task.name}")
         if self.task.regression and training.label_smoothing:
             raise ConfigError("label_smoothing: applies to classes, and this task predicts a number")
         if self.reads == "text" and training.augment != "none":
@@ -45,6 +49,17 @@ class Classification(Family):
     @property
     def answers(self) -> str:
         return "a number" if self.task.regression else f"{len(self.task.classes)} classes"
+
+    @property
+    def words(self) -> Words:
+        text = self.reads == "text"
+        return Words(
+            meaning="a number" if self.task.regression else ", ".join(self.task.classes),
+            example='("a text",)' if text else '("image.jpg",)',
+            returns="values" if self.task.regression else "probabilities, in the order above",
+            labels=self.task.classes or ("value",),
+            pipeline="text-classification" if text else None,
+        )
 
     @property
     def by_class(self) -> bool:
@@ -114,8 +129,44 @@ class Classification(Family):
     def scores(self, predicted: Array, target: Array) -> dict[str, float]:
         return score_all(predicted, target, classes=0 if self.task.regression else len(self.task.classes))
 
-    def answer(self, outputs: Sequence[float]) -> Mapping[str, Any]:
+    def predict(
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocessing: Preprocessing,
+        inputs: Sequence[tuple[str, ...]],
+        batch_size: int,
+        options: Mapping[str, Any],
+    ) -> torch.Tensor:
+        """Probabilities (n, classes), or values (n, 1) in a regression, float32."""
+        refuse_options(options, self.name)
+        data = encode(inputs, None, preprocessing, tokenizer)
+        order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
+        device = next(model.parameters()).device
+        logits = []
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                items = [data[i] for i in order[start : start + batch_size]]
+                if tokenizer is None:
+                    batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
+                else:
+                    batch = tokenizer.pad(items, return_tensors="pt")
+                logits.append(model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
+        outputs = torch.cat(logits)[torch.tensor(order).argsort()]
+        return outputs if self.task.regression else outputs.softmax(dim=1)
+
+    def answer(self, output: Any) -> Mapping[str, Any]:
         if self.task.regression:
-            return {"value": outputs[0]}
-        best = int(np.argmax(outputs))
-        return {"predicted": self.task.classes[best], "probability": outputs[best]}
+            return {"value": float(output[0])}
+        best = int(np.argmax(output))
+        return {"predicted": self.task.classes[best], "probability": float(output[best])}
+
+    def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
+        return {} if self.task.regression else {"probabilities": self._by_class(output)}
+
+    def columns(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
+        by_class = {} if self.task.regression else self._by_class(output)
+        return {f"probability of {name}": p for name, p in by_class.items()}
+
+    def _by_class(self, output: Any) -> dict[str, float]:
+        return dict(zip(self.task.classes, map(float, output), strict=True))

@@ -7,12 +7,16 @@ new family is one file next to this one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from genft.data.encode import Encoded
-from genft.data.preprocessing import Kind
+import torch
+
+from genft.data.encode import Encoded, Item
+from genft.data.preprocessing import Kind, Preprocessing
+from genft.data.tables import Table
 from genft.data.task import Split, Task
+from genft.errors import ConfigError
 from genft.families.metrics import Array, Metric
 from genft.models.load import Head, LoadedModel, load_model
 from genft.models.source import ModelSource
@@ -26,6 +30,36 @@ class Options(Protocol):
     def label_smoothing(self) -> float: ...
     @property
     def augment(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def eval_batch_size(self) -> int: ...
+
+
+class Judged(NamedTuple):
+    """The predictions of a trained model on a split: for the store, and scored by every metric that suits them."""
+
+    predicted: Array
+    target: Array
+    scores: dict[str, float]
+
+
+class Words(NamedTuple):
+    """What a model card says about a trained model.
+
+    Attributes:
+        meaning: what it predicts.
+        example: a literal of one input, in Python.
+        returns: what ``trained.predict`` returns.
+        labels: names of the outputs of its head; empty if it has none of its own.
+        pipeline: transformers' name of the pipeline that it fits, or None.
+    """
+
+    meaning: str
+    example: str
+    returns: str
+    labels: tuple[str, ...] = ()
+    pipeline: str | None = None
 
 
 class Family(ABC):
@@ -59,11 +93,21 @@ class Family(ABC):
     @property
     @abstractmethod
     def metric(self) -> Metric:
-        """The metric that selects the epoch and is reported.
+        """The metric that is reported.
 
         Raises:
             ConfigError: there is no such metric, or it cannot score this task.
         """
+
+    @property
+    def selects(self) -> Metric:
+        """The metric that selects the epoch, from what evaluation keeps of the outputs; by default the reported one."""
+        return self.metric
+
+    @property
+    def for_selection(self) -> Family:
+        """The family that reports what it selects by, so that many candidates cost no more than that."""
+        return self
 
     @property
     @abstractmethod
@@ -74,6 +118,11 @@ class Family(ABC):
     @abstractmethod
     def by_class(self) -> bool:
         """Whether examples have classes, by which they can be drawn evenly."""
+
+    @property
+    @abstractmethod
+    def words(self) -> Words:
+        """What a model card says about what is predicted."""
 
     @property
     def revision(self) -> str | None:
@@ -131,11 +180,19 @@ class Family(ABC):
     def collator(self, loaded: LoadedModel) -> Any:
         """The function that collates encoded examples into a batch."""
 
+    def model_input(self, item: Item) -> dict[str, Any]:
+        """An encoded example as a model input of one example, for methods that look at data before training."""
+        return {key: torch.as_tensor(value)[None] for key, value in item.items() if key != "labels"}
+
     # ---------------------------------------------------------------- predictions
+
+    def kept_outputs(self, outputs: Any, labels: Any) -> Any:
+        """What evaluation keeps of the outputs of a batch; by default the logits."""
+        return outputs[0] if isinstance(outputs, tuple) else outputs
 
     @abstractmethod
     def predictions(self, outputs: Array) -> Array:
-        """Predictions from the model's outputs."""
+        """Predictions from what evaluation keeps of the outputs."""
 
     def targets(self, labels: Array) -> Array:
         """Targets as they are reported, from the labels of encoded examples; by default the labels themselves."""
@@ -149,10 +206,79 @@ class Family(ABC):
     def scores(self, predicted: Array, target: Array) -> dict[str, float]:
         """The score of every metric that suits the task, by name."""
 
-    @abstractmethod
-    def answer(self, outputs: Sequence[float]) -> Mapping[str, Any]:
-        """One prediction as ``genft predict`` writes it.
+    def judge(
+        self,
+        split: Split,
+        loaded: LoadedModel,
+        model: Any,
+        training: Options,
+        evaluate: Callable[[Encoded], tuple[Array, Array]],
+    ) -> Judged:
+        """Predict and score a split with the trained model.
 
         Args:
-            outputs: probabilities (classes,), or the value (1,) in a regression.
+            split: the examples.
+            loaded: the base model with its head.
+            model: the trained model.
+            training: hyper-parameters.
+            evaluate: gives what is kept of the outputs, and the labels, of encoded examples in their order.
         """
+        outputs, labels = evaluate(self.encode(split, loaded))
+        predicted, target = self.predictions(outputs), self.targets(labels)
+        return Judged(predicted, target, self.scores(predicted, target))
+
+    # ---------------------------------------------------------------- use
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of what makes up one input of the model; by default the text columns, or the image."""
+        return self.task.text_columns if self.reads == "text" else ("image",)
+
+    def inputs(self, table: Table, columns: Sequence[str]) -> list[tuple[str, ...]]:
+        """The model's inputs from a table without labels; by default the texts of ``columns``."""
+        read = [table.column(name, option="--text-column") for name in columns]
+        return list(zip(*read, strict=True))
+
+    @abstractmethod
+    def predict(
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocessing: Preprocessing,
+        inputs: Sequence[tuple[str, ...]],
+        batch_size: int,
+        options: Mapping[str, Any],
+    ) -> Any:
+        """One output per input, in their order.
+
+        Args:
+            model, tokenizer, preprocessing: of the trained model.
+            inputs: the texts of each example, or the path of its image.
+            batch_size: the number of inputs per forward pass.
+            options: how to predict, in families where there is a choice.
+
+        Raises:
+            ConfigError: an option that this family does not have.
+        """
+
+    @abstractmethod
+    def answer(self, output: Any) -> Mapping[str, Any]:
+        """One output as ``genft predict`` shows it."""
+
+    def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
+        """What ``genft predict --json`` adds."""
+        return {}
+
+    def columns(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
+        """The columns that ``genft predict`` adds in a file, beyond :meth:`answer`."""
+        return self.details(output, inputs)
+
+
+def refuse_options(options: Mapping[str, Any], family: str) -> None:
+    """For families that predict in one way only.
+
+    Raises:
+        ConfigError: there is an option.
+    """
+    if options:
+        raise ConfigError(f"{', '.join(options)}: only for tasks that generate text, and this one is {family}")

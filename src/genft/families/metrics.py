@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genft.errors import ConfigError, not_one_of
+from genft.families.text_scores import TextScore
 
 Array = NDArray[np.generic]
 Floats = NDArray[np.float64]
@@ -39,15 +40,19 @@ def same_for_all(predicted: Array, target: Array) -> bool:
 class Metric:
     """One way to score predictions.
 
+    A prediction is a class number or a value, or several numbers whose sums over the examples decide the score.
+
     Attributes:
         text: a description for the user.
-        weighted: predictions (examples,), targets (examples,), weights (draws, examples) → scores (draws,).
+        weighted: predictions (examples, …), targets (examples,), weights (draws, examples) → scores (draws,).
         numbers: whether it scores numbers rather than classes.
         classes: the only number of classes that it supports, or None for any.
         higher_is_better: False for errors and losses.
         counts_hits: whether the score is the share of predictions that equal their target.
         scale: the factor for displayed scores: 100 for shares and correlations.
         digits: the number of displayed decimals.
+        family: the family of tasks whose predictions it scores.
+        width: the numbers of one prediction, if their sums decide the score; 0 for a class or a value.
     """
 
     name: str
@@ -59,9 +64,13 @@ class Metric:
     counts_hits: bool = False
     scale: float = 100.0
     digits: int = 2
+    family: str = "classification"
+    width: int = 0
 
     def fits(self, classes: int | None) -> bool:
         """Whether it can score answers of ``classes`` classes (0: numbers; None: classes, number not known yet)."""
+        if self.family != "classification":
+            return False
         if classes == 0 or self.numbers:
             return self.numbers and classes == 0
         return classes is None or self.classes in (None, classes)
@@ -120,6 +129,11 @@ def _reason(name: str) -> str:
     return " (it scores numbers)" if metric.numbers else f" (it needs {metric.classes} classes)"
 
 
+def metrics_of(family: str) -> dict[str, Metric]:
+    """The metrics that score the predictions of a family, by name."""
+    return {name: metric for name, metric in METRICS.items() if metric.family == family}
+
+
 def score_all(predicted: Array, target: Array, *, classes: int) -> dict[str, float]:
     """The score of every metric that fits the answers, by name: numbers (``classes`` is 0), two classes, or more."""
     return {m.name: m.score(predicted, target) for m in METRICS.values() if m.fits(classes)}
@@ -128,10 +142,13 @@ def score_all(predicted: Array, target: Array, *, classes: int) -> dict[str, flo
 # ---------------------------------------------------------------- resampling
 
 
-def distinct(*rows: Array) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """(the distinct columns of ``rows``, each (examples,), as (rows, kinds); how often each occurs (kinds,))."""
-    kinds, counts = np.unique(np.stack(rows), axis=1, return_counts=True)
-    return kinds, counts
+def distinct(*arrays: Array) -> tuple[list[Array], NDArray[np.int64]]:
+    """(the distinct examples of ``arrays``, each (examples, …), as arrays of the kinds; how often each occurs)."""
+    columns = [array.reshape(len(array), -1) for array in arrays]
+    kinds, counts = np.unique(np.hstack(columns), axis=0, return_counts=True)
+    parts = np.split(kinds, np.cumsum([column.shape[1] for column in columns])[:-1], axis=1)
+    shaped = [part.reshape(len(kinds), *array.shape[1:]) for part, array in zip(parts, arrays, strict=True)]
+    return shaped, counts
 
 
 def resample(counts: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Iterator[Floats]:
@@ -225,6 +242,28 @@ def _spearman(predicted: Array, target: Array, weights: Floats) -> Floats:
     return _correlate(_ranks(predicted, weights), _ranks(target, weights), weights)
 
 
+# ---------------------------------------------------------------- texts
+
+
+def _mean_loss(predicted: Array, target: Array, weights: Floats) -> Floats:
+    """Losses (examples, 2): the summed loss of each example's learned tokens, and their number."""
+    sums = weights @ predicted.astype(float)
+    return sums[:, 0] / sums[:, 1]
+
+
+def _perplexity(predicted: Array, target: Array, weights: Floats) -> Floats:
+    return np.exp(_mean_loss(predicted, target, weights))
+
+
+def _of_texts(name: str, text: str) -> Metric:
+    score = TextScore(name)
+
+    def weighted(predicted: Array, target: Array, weights: Floats) -> Floats:
+        return score.score(weights @ predicted.astype(float))
+
+    return Metric(name, text, weighted, family="generation", width=score.width)
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -234,5 +273,31 @@ METRICS = {
         Metric("matthews", "Matthews correlation coefficient", _matthews),
         Metric("pearson", "Pearson correlation", _pearson, numbers=True),
         Metric("spearman", "Spearman rank correlation", _spearman, numbers=True),
+        Metric(
+            "answer_loss",
+            "mean loss of the answers' tokens, in nats",
+            _mean_loss,
+            higher_is_better=False,
+            scale=1,
+            digits=4,
+            family="generation",
+            width=2,
+        ),
+        Metric(
+            "perplexity",
+            "exp of answer_loss",
+            _perplexity,
+            higher_is_better=False,
+            scale=1,
+            digits=3,
+            family="generation",
+            width=2,
+        ),
+        _of_texts("exact_match", "share of answers that equal a right one, or whose last number does"),
+        _of_texts("rouge1", "ROUGE-1 F1, with stemming"),
+        _of_texts("rouge2", "ROUGE-2 F1, with stemming"),
+        _of_texts("rougeL", "ROUGE-L F1, with stemming"),
+        _of_texts("bleu", "BLEU of sacrebleu, 13a"),
+        _of_texts("chrf", "chrF of sacrebleu"),
     )
 }

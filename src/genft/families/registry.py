@@ -6,8 +6,9 @@ from genft.data.task import Task
 from genft.errors import ConfigError, not_one_of
 from genft.families.classification import Classification
 from genft.families.family import Family
+from genft.families.generation.family import Generation
 
-FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classification,)}
+FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classification, Generation)}
 
 
 def get_family(task: Task) -> Family:

@@ -29,6 +29,7 @@ class Head:
         config: settings of the model's configuration: labels, problem type.
         task_type: peft's name for the task, or None if it has none.
         purpose: a phrase for messages: ``"classify texts"``.
+        padding_side: where texts are padded when the model is used; None: as its tokenizer does.
         new: whether it is trained and saved in full; False for a language model's, which the checkpoint has.
     """
 
@@ -38,6 +39,7 @@ class Head:
     task_type: str | None
     purpose: str
     new: bool = True
+    padding_side: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def load_model(
     notes += [f"{', '.join(odd)}: not in the checkpoint, starts at random and is not trained"] if odd else []
     tokenizer = None
     if head.reads == "text":
-        tokenizer = _tokenizer(source, model)
+        tokenizer = _tokenizer(source, model, head.padding_side)
         longest = min(max_length, tokenizer.model_max_length, positions(model))
         preprocessing = Preprocessing(kind="text", max_length=longest)
     else:
@@ -185,9 +187,10 @@ def _fresh(model: PreTrainedModel, head: tuple[str, ...], missing: set[str]) -> 
     return tuple(dict.fromkeys(modules)), tuple(odd)
 
 
-def _tokenizer(source: ModelSource, model: PreTrainedModel) -> Any:
+def _tokenizer(source: ModelSource, model: PreTrainedModel, padding_side: str | None) -> Any:
+    side = {"padding_side": padding_side} if padding_side else {}  # given here, it is also saved
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **source.arguments)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **source.arguments, **side)
     except (ValueError, OSError) as e:
         raise ConfigError(f"model: {source.name} has no usable tokenizer: {first_line(e)}") from None
     if tokenizer.pad_token is None:  # GPT-2 and other language models

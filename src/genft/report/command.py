@@ -56,7 +56,7 @@ def _task_words(task: Task) -> list[str] | None:
     if shipped is not None and shipped.reader == task.reader:
         words = [task.name, *(["--data", str(task.root)] if task.root else [])]
         usual = shipped
-    elif task.reader in ("files", "image-folder") and not task.suite:
+    elif task.reader in ("files", "image-folder", "prompts") and not task.suite:
         usual = Task(name="", kind=task.kind, reader="", metric="pearson" if task.regression else "accuracy")
         words = [str(task.files["train"]), *(["--regression"] if task.regression else [])]
         for name in ("validation", "test"):

@@ -38,12 +38,14 @@ class History(Record):
         best_epoch: the epoch that was selected.
         steps: optimizer steps of all trainings together.
         resumed_at: the number of steps that an earlier, interrupted process had done.
+        selected_by: the metric in ``epochs``; None if it is the reported one, as always in genft 0.1.
     """
 
     epochs: list[dict[str, float]]
     best_epoch: int
     steps: int
     resumed_at: int
+    selected_by: str | None = None
 
 
 class Cost(Record):

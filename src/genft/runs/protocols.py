@@ -48,6 +48,7 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol("holdout", "validation", "test", "validation selects the epoch, test reports"),
+        Protocol("train-tenth", None, "test", "a tenth of train selects the epoch, test reports"),
         Protocol("validation", None, "validation", "a tenth of train selects the epoch, validation reports"),
         Protocol(
             "validation-best",

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genft.errors import ConfigError, DataError, first_line
-from genft.families.metrics import same_for_all
+from genft.families.metrics import METRICS, same_for_all
 from genft.files import write_atomically
 from genft.records import Record
 from genft.runs.measured import ComparedRun, Failure, Result
@@ -220,7 +220,7 @@ def unpack(text: str) -> NDArray[Any]:
 
 
 def answers(result: Result) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(predictions, targets) of the reporting split, each (examples,).
+    """(predictions (examples, …), targets (examples,)) of the reporting split.
 
     Raises:
         DataError: they are damaged, too large, or do not belong together.
@@ -229,7 +229,9 @@ def answers(result: Result) -> tuple[NDArray[Any], NDArray[Any]]:
         predicted, target = unpack(result.predictions), unpack(result.targets)
     except (ValueError, EOFError, zlib.error, MemoryError) as e:
         raise DataError(f"results/{result.key}.json: its predictions cannot be read ({first_line(e)})") from None
-    if predicted.ndim != 1 or predicted.shape != target.shape or not len(target):
+    metric = METRICS.get(result.scores.metric)
+    width = (metric.width,) if metric and metric.width else ()
+    if predicted.shape != (*target.shape, *width) or target.ndim != 1 or not len(target):
         raise DataError(
             f"results/{result.key}.json: its predictions {predicted.shape} and targets {target.shape} do not belong "
             "together"

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from genft.data import Task, TaskData
 from genft.errors import ConfigError, GenFTError
+from genft.families.metrics import METRICS
 from genft.models.source import find_model
 from genft.runs.measured import ComparedRun, Failure, Result
 from genft.runs.protocols import Roles
@@ -192,10 +193,12 @@ class Schedule:
 
 
 def selecting_score(outcome: Outcome) -> float:
-    """The metric of the best epoch on the selection split; minus infinity for a failed run."""
+    """How good the best epoch is on the selection split, larger being better; minus infinity for a failed run."""
     if not isinstance(outcome, Result):
         return -math.inf
-    return max(epoch[outcome.scores.metric] for epoch in outcome.history.epochs)
+    metric = METRICS[outcome.history.selected_by or outcome.scores.metric]
+    values = [epoch[metric.name] for epoch in outcome.history.epochs]
+    return max(values) if metric.higher_is_better else -min(values)
 
 
 def beyond_the_edge(scores: Mapping[float, float]) -> list[float]:

@@ -61,7 +61,8 @@ class Search:
     def ranked(self) -> list[FrozenTrial]:
         """Complete trials, best first."""
         complete = [t for t in self.study.trials if t.state.name == "COMPLETE"]
-        return sorted(complete, key=lambda t: -(t.value or 0.0))
+        sign = -1 if self.prepared.family.selects.higher_is_better else 1
+        return sorted(complete, key=lambda t: sign * (t.value or 0.0))
 
     def run(self, trials: int, seconds: float | None, watch: Callable[[FrozenTrial], None]) -> None:
         """Run trials until ``trials`` are finished in total; none starts after ``seconds``."""
@@ -101,17 +102,18 @@ class Search:
         spec = self.spec(suggest(trial, self.spaces, self._fixed()))
         prepared = self._prepare(spec)
         roles = replace(prepared.roles, report=prepared.roles.select, retrain=None, also={})
+        trial_run = replace(prepared, roles=roles, family=prepared.family.for_selection)
 
         def watch(event: Progress | Inferred) -> None:
             if isinstance(event, Inferred):
                 trial.set_user_attr("adapter_parameters", event.counts.adapter)
             elif event.epoch is not None:
-                trial.report(event.epoch[prepared.data.task.metric], round(event.epoch["epoch"]))
+                trial.report(event.epoch[prepared.family.selects.name], round(event.epoch["epoch"]))
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
         with tempfile.TemporaryDirectory(prefix="genft-trial-") as folder:
-            result = run(replace(prepared, roles=roles), Store(Path(folder)).open(), watch)
+            result = run(trial_run, Store(Path(folder)).open(), watch)
         trial.set_user_attr("seconds", result.cost.seconds)
         return result.scores.value
 
@@ -198,7 +200,11 @@ def open_search(request: Request, out: Path, storage: str | None = None) -> Sear
             backend = storage
         try:
             study = optuna.create_study(
-                study_name=name, storage=backend, direction="maximize", load_if_exists=True, pruner=_pruner(prepared)
+                study_name=name,
+                storage=backend,
+                direction="maximize" if prepared.family.selects.higher_is_better else "minimize",
+                load_if_exists=True,
+                pruner=_pruner(prepared),
             )
         except Exception as e:  # the driver named by the URL may raise anything
             raise ConfigError(f"--storage {storage}: {str(e).splitlines()[0]}") from None
@@ -266,7 +272,7 @@ def _suggest(trial: Trial, name: str, space: Space) -> Any:
 
 def _preset(name: str, winner: PreparedRun, best: FrozenTrial, result: Result) -> str:
     """The winner as a preset in TOML. Scalars and lists are written the same way in TOML and JSON."""
-    metric, spec = result.scores.metric, winner.spec
+    metric, spec = winner.family.selects.name, winner.spec
     source = f"genft search: {metric} {best.value:.4f} on the selection split of {result.task} with {spec.model}"
     lines = [f"name = {json.dumps(name)}", f"source = {json.dumps(source)}", "", f"[methods.{spec.method}.training]"]
     lines += [f"{k} = {json.dumps(v)}" for k, v in spec.training.model_dump().items() if v is not None]

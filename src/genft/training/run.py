@@ -51,7 +51,7 @@ def run(prepared: PreparedRun, store: Store, watch: Watch = ignore, report_to: S
     roles, store, watch = prepared.roles, ranks.SharedStore(store.out), ranks.only_first(watch, ignore)
     checkpoints, logs = store.checkpoints(prepared.key), store.logs(prepared.name)
     session = Session(prepared, roles.train, watch)
-    watch(session.inferred)
+    watch(session.announced)
     with PeakMemory() as peak:
         fitted = session.fit(roles.select, checkpoints, tracker_callbacks(report_to, logs))
         if roles.retrain is not None:

@@ -6,8 +6,8 @@ import gc
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 
 from genft.bridge.layer import derived_settings
 from genft.data import Split
-from genft.data.encode import encode
-from genft.families.metrics import Array, Metric, same_for_all
+from genft.data.encode import Encoded
+from genft.families.family import Judged
+from genft.families.metrics import Metric, same_for_all
 from genft.models.load import LoadedModel
 from genft.models.parameters import count_parameters, trained_modules
 from genft.runs.measured import History, Scores
@@ -104,6 +105,16 @@ class Session:
             notes=(*self.loaded.notes, *_pooler_notes(self.model, self.loaded)),
         )
 
+    @cached_property
+    def examples(self) -> Encoded:
+        """The encoded training examples."""
+        return self.family.encode(self.train, self.loaded, augment=self.prepared.training.augment, several_passes=True)
+
+    @property
+    def announced(self) -> Inferred:
+        """What was inferred, with what became of the examples when they were encoded."""
+        return replace(self.inferred, notes=(*self.inferred.notes, *self.examples.notes))
+
     def fit(
         self,
         select: Split | None,
@@ -122,7 +133,7 @@ class Session:
         Raises:
             TrainingError: the loss became NaN, a checkpoint cannot be written, or the GPU's memory is too small.
         """
-        prepared, stopwatch, metric = self.prepared, Stopwatch(), self.prepared.family.metric
+        prepared, stopwatch, metric = self.prepared, Stopwatch(), self.prepared.family.selects
         callbacks = [
             Watcher(self.watch),
             stopwatch,
@@ -139,7 +150,13 @@ class Session:
         self.family.finish(self.model, self.loaded)
         epochs = _epochs(self.loop.state.log_history, metric)
         best = _best(epochs, metric) or stop_after or prepared.training.epochs
-        history = History(epochs=epochs, best_epoch=best, steps=self.loop.state.global_step, resumed_at=resumed_at)
+        history = History(
+            epochs=epochs,
+            best_epoch=best,
+            steps=self.loop.state.global_step,
+            resumed_at=resumed_at,
+            selected_by=None if metric.name == prepared.family.metric.name else metric.name,
+        )
         return Fitted(history, stopwatch.median)
 
     def _make_loop(
@@ -148,14 +165,14 @@ class Session:
         prepared, training, family = self.prepared, self.prepared.training, self.family
         selecting = None if select is None else family.encode(select, self.loaded, several_passes=True)
         return Loop(
-            family.encode(self.train, self.loaded, augment=training.augment, several_passes=True),
+            self.examples,
             self.loaded.trained_in_full,
             training,
             prepared.method.recipe,
             model=self.model,
             args=training_arguments(
                 training,
-                family.metric,
+                family.selects,
                 prepared.spec.seed,
                 checkpoints,
                 evaluates=selecting is not None,
@@ -165,38 +182,39 @@ class Session:
             eval_dataset=None if selecting is None else longest_first(selecting)[0],
             data_collator=family.collator(self.loaded),
             compute_metrics=self._selecting_score,
-            preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
+            preprocess_logits_for_metrics=family.kept_outputs,
             callbacks=callbacks,
         )
 
     def score(self) -> Scored:
         """Score the reporting split and any further splits. The model must have been trained."""
         family, metric = self.prepared.family, self.prepared.family.metric
-        predicted, target = self._predict(self.prepared.roles.report)
-        metrics = family.scores(predicted, target)
+        judged = self._judge(self.prepared.roles.report)
+        metrics = dict(judged.scores)
         for name, split in self.prepared.roles.also.items():
-            metrics |= {f"{key} ({name})": value for key, value in family.scores(*self._predict(split)).items()}
+            metrics |= {f"{key} ({name})": value for key, value in self._judge(split).scores.items()}
         scores = Scores(
             metric=metric.name,
             value=metrics[metric.name],
             metrics=metrics,
-            interval=metric.interval(predicted, target),
-            constant=same_for_all(predicted, target),
+            interval=metric.interval(judged.predicted, judged.target),
+            constant=same_for_all(judged.predicted, judged.target),
         )
-        return Scored(scores, pack(family.compact(predicted)), pack(family.compact(target)))
+        return Scored(scores, pack(family.compact(judged.predicted)), pack(family.compact(judged.target)))
 
     def close(self) -> None:
         """Free the model, which is part of reference cycles with its trainer."""
+        self.__dict__.pop("examples", None)
         del self.loop, self.model, self.loaded
         gc.collect()
 
-    def _predict(self, split: Split) -> tuple[Array, Array]:
-        outputs, target = self.loop.predict_arrays(self.prepared.family.encode(split, self.loaded))
-        return self.prepared.family.predictions(outputs), target
+    def _judge(self, split: Split) -> Judged:
+        prepared = self.prepared
+        return prepared.family.judge(split, self.loaded, self.model, prepared.training, self.loop.predict_arrays)
 
     def _selecting_score(self, outcome: EvalPrediction) -> dict[str, float]:
         outputs, target = (np.asarray(array) for array in (outcome.predictions, outcome.label_ids))
-        metric = self.family.metric
+        metric = self.family.selects
         return {metric.name: metric.score(self.family.predictions(outputs), self.family.targets(target))}
 
 
@@ -236,9 +254,9 @@ def _examples(prepared: PreparedRun, loaded: LoadedModel, n: int) -> Iterator[di
     """``n`` training examples drawn with the run's seed, one model input at a time."""
     train = prepared.roles.train
     drawn = np.random.default_rng(prepared.spec.seed).permutation(len(train))[:n]
-    data = encode([train.inputs[i] for i in drawn], None, loaded.preprocessing, loaded.tokenizer)
+    data = prepared.family.encode(train.take(drawn), loaded)
     for i in range(len(data)):
-        yield {key: torch.as_tensor(value)[None] for key, value in data[i].items()}
+        yield prepared.family.model_input(data[i])
 
 
 def _device() -> str:

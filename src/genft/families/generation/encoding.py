@@ -203,11 +203,7 @@ def _middle_cut(values: list[int], room: int) -> list[int]:
 
 
 class PromptDataset(Encoded):
-    """Examples as tokens and labels; padding happens per batch.
-
-    Attributes:
-        notes: sentences about what was cut off, with counts.
-    """
+    """Examples as tokens and labels; padding happens per batch."""
 
     def __init__(self, inputs: Sequence[str], answers: Sequence[Sequence[str]], writer: Writer) -> None:
         """

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from genft import ConfigError
-from genft.families.generation import text_scores
-from genft.families.generation.text_scores import TextScore, last_number
+from genft.families import text_scores
+from genft.families.text_scores import TextScore, last_number
 
 TEXTS = ["the cat sat on the mat", "a dog barks", "hello"]
 REFERENCES = [("the cat sat on a mat", "a cat sat on the mat"), ("the dog barks loudly",), ("hello there", "hi", "hey")]
@@ -41,6 +41,7 @@ def test_sums_of_statistics_give_sacrebleus_corpus_score(name: str) -> None:
     streams = [[of_text[k] if k < len(of_text) else None for of_text in REFERENCES] for k in range(3)]
     expected = getattr(sacrebleu, f"corpus_{name}")(TEXTS, streams).score / 100
     doubled = getattr(sacrebleu, f"corpus_{name}")(TEXTS[:1] * 2, [s[:1] * 2 for s in streams[:2]]).score / 100
+    assert statistics.shape == (3, score.width)
     sums = np.array([[1, 1, 1], [2, 0, 0]]) @ statistics
     np.testing.assert_allclose(score.score(sums), [expected, doubled])
 

@@ -50,6 +50,11 @@ class TextScore:
     name: str
     extract: str = ""
 
+    @property
+    def width(self) -> int:
+        """The number of statistics."""
+        return {"bleu": 10, "chrf": 18}.get(self.name, 2)
+
     def statistics(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
         """Statistics of every example, (examples, statistics).
 
@@ -81,15 +86,29 @@ class TextScore:
             return np.asarray([library._compute_score_from_stats(list(row)).score / 100 for row in sums])
         return sums[:, 0] / sums[:, 1]
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the library that computes it is there."""
+        package = _PACKAGES.get(self.name)
+        return package is None or find_spec(package.replace("-", "_")) is not None
+
+    def check_installed(self) -> None:
+        """Refuse to score without the library.
+
+        Raises:
+            ConfigError: it is not installed.
+        """
+        if not self.is_installed:
+            package = _PACKAGES[self.name]
+            raise ConfigError(f"metric: {self.name!r} needs the package {package}: pip install 'genft[generation]'")
+
     @cached_property
     def _library(self) -> Any:
-        package = _PACKAGES[self.name]
-        if find_spec(package.replace("-", "_")) is None:
-            raise ConfigError(f"metric: {self.name!r} needs the package {package}: pip install 'genft[generation]'")
-        if package == "sacrebleu":
-            from sacrebleu.metrics import BLEU, CHRF
+        self.check_installed()
+        if self.name in _ROUGE:
+            from rouge_score.rouge_scorer import RougeScorer
 
-            return BLEU() if self.name == "bleu" else CHRF()
-        from rouge_score.rouge_scorer import RougeScorer
+            return RougeScorer([self.name], use_stemmer=True)
+        from sacrebleu.metrics import BLEU, CHRF
 
-        return RougeScorer([self.name], use_stemmer=True)
+        return BLEU() if self.name == "bleu" else CHRF()
