@@ -3,7 +3,8 @@
     python benchmarks/startup.py --threads 1 --clock cpu
 
 Commands are timed in processor time of a new process, next to that of ``import peft``, without which no adapter can be
-attached. Adapters are timed on RoBERTa-base's shapes with random weights, next to peft's LoRA. VectorFit decomposes
+attached. Adapters are timed on RoBERTa-base's shapes with random weights, next to peft's LoRA: on attention's four
+weights for GenFT's default and VectorFit, on query and value for the others. VectorFit decomposes
 every weight the first time; afterwards it reads the decompositions from disk, which is what is timed here (a warm-up
 call fills the cache).
 """
@@ -26,18 +27,24 @@ import house
 from genft import GenFTConfig, VectorFitConfig
 from step import base_model
 
-BESIDE = "LoRA r=8"
+ATTENTION = ["query", "key", "value", "attention.output.dense"]
+LORA, LORA_SAME = "LoRA r=8", "LoRA r=8, same weights"
 COMMANDS = {
     "genft --help": ("--help",),
     "genft list methods": ("list", "methods"),
     "genft params glue": ("params", "glue"),
 }
-CASES: dict[str, Callable[[], Any]] = {
-    "LoRA r=8": lambda: LoraConfig(r=8, target_modules=["query", "value"]),
-    "GenFT default": lambda: GenFTConfig(),
-    "GenFT q, v": lambda: GenFTConfig(scope="qv", shared_dim=32),
-    "GenFT nonlinear": lambda: GenFTConfig(scope="qv", shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"),
-    "VectorFit": lambda: VectorFitConfig(scope="attention"),
+#: Case → (the case that it is compared with, its configuration).
+CASES: dict[str, tuple[str, Callable[[], Any]]] = {
+    LORA: (LORA, lambda: LoraConfig(r=8, target_modules=["query", "value"])),
+    LORA_SAME: (LORA_SAME, lambda: LoraConfig(r=8, target_modules=ATTENTION)),
+    "GenFT default": (LORA_SAME, lambda: GenFTConfig()),
+    "GenFT q, v": (LORA, lambda: GenFTConfig(scope="qv", shared_dim=32)),
+    "GenFT nonlinear": (
+        LORA,
+        lambda: GenFTConfig(scope="qv", shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"),
+    ),
+    "VectorFit": (LORA_SAME, lambda: VectorFitConfig(scope="attention")),
 }
 
 
@@ -67,7 +74,7 @@ def of_adapters(args: argparse.Namespace) -> list[dict[str, Any]]:
 
         def attach(case: str) -> None:
             bases[case] = detached(models.pop(case)) if case in models else bases[case]
-            models[case] = get_peft_model(bases[case], CASES[case]())
+            models[case] = get_peft_model(bases[case], CASES[case][1]())
 
         def save(case: str) -> None:
             models[case].save_pretrained(Path(folder) / case)
@@ -85,16 +92,21 @@ def of_adapters(args: argparse.Namespace) -> list[dict[str, Any]]:
             name: common.seconds({case: lambda case=case, do=do: do(case) for case in args.cases}, **timing)
             for name, do in actions.items()
         }
-    return [row(f"{name}: {case}", of[case], BESIDE, of[BESIDE]) for name, of in seconds.items() for case in args.cases]
+    return [
+        row(f"{name}: {case}", of[case], CASES[case][0], of[CASES[case][0]])
+        for name, of in seconds.items()
+        for case in args.cases
+    ]
 
 
 def main() -> None:
     p = common.parser(__doc__)
     p.add_argument("--layers", type=int, default=12)
     p.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    p.add_argument("--no-commands", action="store_true", help="time adapters only")
     args = p.parse_args()
-    args.cases = [BESIDE, *(case for case in args.cases if case != BESIDE)]
-    commands = of_commands()
+    args.cases = list(dict.fromkeys([*(CASES[case][0] for case in args.cases), *args.cases]))
+    commands = [] if args.no_commands else of_commands()
     with torch.no_grad():
         common.report("startup", commands + of_adapters(args), args)
 

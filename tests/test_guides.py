@@ -72,7 +72,9 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
-def test_commands_exist(page: Path) -> None:
+def test_commands_exist(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text('task = "reviews.csv"\nmodel = "minilm-l6"\n')
     for words in commands(page):
         try:
             parse(words)

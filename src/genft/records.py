@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,3 +74,8 @@ def _sentence(record: type[Record], problem: Mapping[str, Any], where: str) -> s
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     received = "" if problem["type"] == "value_error" else f" (received {problem['input']!r})"
     return f"{where}: {'.'.join(path) + ': ' if path else ''}{message}{received}"
+
+
+def setting_as_text(value: Any) -> str:
+    """A setting in the form that ``--set`` takes."""
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -14,6 +14,7 @@ from torch import nn
 from families import FAMILIES
 from genft import AdapterFileError, BaseMismatchError, GenFTConfig, allow_other_base
 from genft.bridge import fingerprint
+from genft.ops.sketch import signs
 
 BERT = FAMILIES["bert"]
 
@@ -132,16 +133,16 @@ def test_sketch_survives_rounding_and_tells_weights_apart(dtype: torch.dtype) ->
 def test_sketch_of_row_shards_adds_up() -> None:
     """Signs depend on the row's number alone, so the sketch of a whole weight is the sum over its shards."""
     w = torch.randn(10, 6)
-    left, right = fingerprint.signs(10, 0), fingerprint.signs(6, 1)
+    left, right = signs(10, 0), signs(6, 1)
     whole = left.T @ w @ right
     parts = left[:4].T @ w[:4] @ right + left[4:].T @ w[4:] @ right
     torch.testing.assert_close(whole, parts)
-    assert torch.equal(fingerprint.signs(10, 0)[:4], fingerprint.signs(4, 0))
+    assert torch.equal(signs(10, 0)[:4], signs(4, 0))
 
 
 def test_signs_never_change() -> None:
     """Saved adapters hold sketches made with these."""
-    positive = [[int(v > 0) for v in row] for row in fingerprint.signs(3, 0)]
+    positive = [[int(v > 0) for v in row] for row in signs(3, 0)]
     assert positive == [[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1, 1, 0], [1, 0, 0, 0, 1, 1, 1, 0]]
 
 
@@ -163,3 +164,38 @@ def test_a_damaged_adapter_file_is_refused(tmp_path: Path, damage: str) -> None:
     save_file(tensors, file)
     with pytest.raises(AdapterFileError, match=r"has no values for|holds NaN"):
         PeftModel.from_pretrained(BERT.build(), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_one_changed_bit_is_another_weight(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    for columns in (64, 63):  # rows of whole words, and others
+        w = (torch.randn(96, columns) * 0.05).to(dtype)
+        changed = w.clone()
+        bits = changed.view(torch.uint8)
+        bits[-1, 0] ^= 1  # the last bit of one value: far below what a sketch sees
+        one, other = fingerprint.take(w), fingerprint.take(changed)
+        assert fingerprint.distance(one, other) < 1e-4
+        assert fingerprint.differs(one, fingerprint.take(w.clone())) is None
+        assert "is another" in str(fingerprint.differs(one, other))
+        assert fingerprint.fits(one, w)
+        assert not fingerprint.fits(one, changed)
+
+
+def test_rows_that_change_places_are_another_weight() -> None:
+    torch.manual_seed(0)
+    w = torch.randn(96, 64) * 0.05
+    one, other = fingerprint.take(w), fingerprint.take(w.flip(0))
+    assert one["checksum"] == other["checksum"]
+    assert "is another" in str(fingerprint.differs(one, other))
+
+
+def test_the_hash_of_genft_0_1_is_still_compared() -> None:
+    torch.manual_seed(0)
+    w = torch.randn(96, 64) * 0.05
+    old = fingerprint.take(w, hashed=True)
+    del old["checksum"]
+    changed = w.clone()
+    changed.view(torch.uint8)[-1, 0] ^= 1
+    assert fingerprint.differs(old, fingerprint.take(w, hashed=True)) is None
+    assert "is another" in str(fingerprint.differs(old, fingerprint.take(changed, hashed=True)))

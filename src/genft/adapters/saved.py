@@ -3,6 +3,7 @@
 adapter_config.json, adapter_model.safetensors    peft's files (model.safetensors if no adapter was used)
 genft_task.json                                   task, labels, preprocessing, base, score
 genft_base.json                                   hashes of the base's frozen weights
+genft_run.toml                                    the options that repeat the run
 tokenizer files (text), README.md                 the tokenizer; the model card with the code to load it
 """
 
@@ -26,7 +27,7 @@ from transformers import PreTrainedModel
 from genft.adapters.base_record import check_base, read_base_record, take_base_record, tokenizer_fingerprint
 from genft.adapters.card import adapter_card
 from genft.adapters.checks import check_files, check_names, check_shapes, check_sizes, one_sentence, read_tensors
-from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIGHTS, TASK_FILE, new_folder
+from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIGHTS, RUN_FILE, TASK_FILE, new_folder
 from genft.adapters.task_file import SavedTask, read_task
 from genft.api.card import AUTO_CLASSES
 from genft.bridge.adapter_file import current_key
@@ -112,9 +113,25 @@ class Trained(Opened):
 
 
 def save(
-    folder: Path, model: nn.Module, loaded: LoadedModel, task: Task, method: str, protocol: str, score: float
+    folder: Path,
+    model: nn.Module,
+    loaded: LoadedModel,
+    task: Task,
+    method: str,
+    protocol: str,
+    score: float,
+    run_file: str | None = None,
 ) -> int:
     """Write the folder atomically; an older one of the same name is replaced.
+
+    Args:
+        folder: the folder to write.
+        model: the base model with the method attached and trained.
+        loaded: the base model.
+        task: what was learned, with its classes.
+        method, protocol: their names.
+        score: the task's metric on the reporting split.
+        run_file: the options that repeat the run, or None if none can.
 
     Returns:
         The size of its weight file in bytes.
@@ -136,6 +153,8 @@ def save(
         if record is not None:
             record.write(temporary)
         saved.write(temporary)
+        if run_file is not None:
+            (temporary / RUN_FILE).write_text(run_file, encoding="utf-8")
         adapter_card(saved, get_family(task).words, is_peft=is_peft).write(temporary)
         return weights.stat().st_size
 

@@ -163,7 +163,7 @@ class AdapterConfig(PeftConfig):
     )
     base_fingerprint: dict[str, Any] | None = setting(
         None,
-        "Sketch and hash of every adapted base weight; saved with an adapter and compared on loading.",
+        "Sketch and checksum of every adapted base weight; saved with an adapter and compared on loading.",
         repr=False,
     )
 

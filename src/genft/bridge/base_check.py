@@ -19,6 +19,7 @@ from genft.bridge.layer import layers_of, own_key
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import BaseMismatchError
 from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
+from genft.ops.sketch import signs
 
 _HALF = ("bfloat16", "float16")
 #: Rows of a saved sketch: the sketch itself, and what tells the trained values and the derived tensors from others.
@@ -27,14 +28,14 @@ _SKETCH, _TRAINED, _DERIVED = slice(8), slice(8, 9), slice(9, 10)
 # -------------------------------------------------------------------- the base's fingerprint
 
 
-def base_fingerprint(module: nn.Module) -> dict[str, Any] | None:
+def base_fingerprint(module: nn.Module, like: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """Fingerprint of the pretrained weight in ``module``: of its own, else of the first one inside (a block);
-    None if there is no matrix (a normalisation)."""
+    None if there is no matrix (a normalisation). With all that the fingerprint ``like`` has."""
     linear = _first_linear(module)
     if linear is None:
         return None
     w0 = FrozenWeight.of(linear)
-    return fingerprint.take(w0.weight, quantisation=w0.quantisation)
+    return fingerprint.take(w0.weight, quantisation=w0.quantisation, hashed="hash" in (like or {}))
 
 
 def _first_linear(module: nn.Module) -> nn.Module | None:
@@ -64,10 +65,12 @@ def record_or_compare(adapter: Adapter[Any], model: nn.Module) -> None:
     Raises:
         BaseMismatchError: naming the first weight that differs.
     """
-    here = {path: taken for path in adapter.sites if (taken := base_fingerprint(model.get_submodule(path))) is not None}
-    if adapter.expected_fingerprint is not None and not fingerprint.other_base_allowed():
-        fingerprint.check(adapter.expected_fingerprint, here)
-        adapter.fingerprint = dict(adapter.expected_fingerprint)
+    expected = adapter.expected_fingerprint
+    of_sites = {path: base_fingerprint(model.get_submodule(path), (expected or {}).get(path)) for path in adapter.sites}
+    here = {path: taken for path, taken in of_sites.items() if taken is not None}
+    if expected is not None and not fingerprint.other_base_allowed():
+        fingerprint.check(expected, here)
+        adapter.fingerprint = dict(expected)
     else:
         adapter.fingerprint = here
 
@@ -98,7 +101,9 @@ def update_sketches(model: nn.Module, adapter_name: str, state_dict: Mapping[str
     """
     sketches: dict[str, Tensor] = {}
     for path, layer in model.named_modules():
-        if isinstance(layer, WeightLayer) and adapter_name in layer.attachments:
+        if not isinstance(layer, WeightLayer) or adapter_name not in layer.attachments:
+            continue
+        if layer.attachments[adapter_name].method.overrides("sketch"):
             sketches |= _layer_sketches(layer, adapter_name, path, state_dict)
     return sketches
 
@@ -119,7 +124,7 @@ def _layer_sketches(
                 values[name] = state_dict.get(key, values[name])
         if any(value.is_meta for value in values.values()):
             continue
-        left, right = fingerprint.signs(site.out_features, 0), fingerprint.signs(site.in_features, 1)
+        left, right = signs(site.out_features, 0), signs(site.in_features, 1)
         rows = partial(_frozen_rows, layer, slice(site.start, site.stop))
         if (sketch := attachment.method.sketch(rows, values, left, right)) is not None:
             trained = attachment.places[site.slice or ""].keys()

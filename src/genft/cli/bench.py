@@ -8,6 +8,7 @@ from rich.console import Console
 from genft.cli.checks import DataCheckOptions, check_tasks_first
 from genft.cli.declare import Given, Options, option, takes_options
 from genft.cli.options import (
+    ConfigOptions,
     ModelOptions,
     OutputOptions,
     RoleOptions,
@@ -80,6 +81,7 @@ def bench(
     ray: RayOptions,
     output: OutputOptions,
     trackers: TrackerOptions,
+    config: ConfigOptions,
 ) -> None:
     """Compare methods on tasks, over seeds.
 

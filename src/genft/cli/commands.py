@@ -17,6 +17,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from genft.cli.config import parse_with_config
 from genft.cli.names import translate
 from genft.cli.screen import errors
 from genft.errors import GenFTError, first_line
@@ -77,11 +78,15 @@ COMMANDS = {
 
 
 class Command(TyperCommand):
-    """A command that recognises the names that its options have in other tools."""
+    """A command that takes options from a file, and recognises the names that they have in other tools."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
-        return super().parse_args(ctx, translate(args, known))
+        return parse_with_config(self.params, _train_params, ctx, translate(args, known), super().parse_args)
+
+
+def _train_params() -> Any:
+    return load(COMMANDS["train"]).params
 
 
 class CommandGroup(TyperGroup):
