@@ -177,6 +177,7 @@ def _describe(
         preprocessing=loaded.preprocessing,
         score=score,
         protocol=protocol,
+        quantise=loaded.quantise,
         family=task.family,
         task_type=loaded.task_type,
         prompting=task.prompting,
@@ -242,7 +243,9 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
     check_files(folder)
     saved = read_task(folder)
-    loaded = family_of(saved).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
+    loaded = family_of(saved).load(
+        _find_base(saved, base), image_size=saved.preprocessing.image_size, quantise=saved.quantise
+    )
     if not other_base_allowed():
         check_base(read_base_record(folder), saved.base_fingerprint, loaded.model, saved.base)
     tokenizer = _tokenizer(folder, saved, loaded.tokenizer)
