@@ -59,6 +59,8 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
             if most is not None and status.st_size > most:
                 raise DataError(f"{path}: has {status.st_size:,} bytes; free memory allows at most {most:,}")
             return file.read()
+    except DataError:
+        raise
     except FileNotFoundError:
         missing = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise DataError(f"{path}: {missing}") from None
