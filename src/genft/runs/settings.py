@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from genft.records import Record
 
 
 class Training(Record):
     """Hyper-parameters of training that every method has."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epochs: int = Field(default=10, ge=1, description="passes over the training examples")
     batch_size: int = Field(default=16, ge=1, description="examples per optimizer step")
