@@ -41,8 +41,10 @@ def read(name: str) -> list[dict[str, str]]:
 
 @functools.cache
 def numbers() -> tuple[Number, ...]:
-    """Every printed result under genft's names for tasks and methods: GenFT's paper first, then V-PETL Bench."""
-    return tuple(number for name in _LONG for number in _long(name)) + tuple(n for name in _WIDE for n in _wide(name))
+    """Every printed result under genft's names for tasks and methods: GenFT's paper first, then V-PETL Bench and peft's
+    own comparison."""
+    papers = tuple(number for name in _LONG for number in _long(name)) + tuple(n for name in _WIDE for n in _wide(name))
+    return papers + tuple(_of_peft())
 
 
 def find(benchmark: str, task: str, method: str) -> tuple[Number, ...]:
@@ -82,6 +84,24 @@ def _wide(name: str) -> Iterator[Number]:
         for column in row.keys() & tasks.keys():
             key = _WIDE[name], tasks[column], methods[row["Method"]]
             yield Number(*key, "ViT-B/16 IN-21k", "accuracy", float(row[column]), "V-PETL Bench")
+
+
+def _of_peft() -> Iterator[Number]:
+    """peft's comparison on MetaMathQA has a row per experiment; of several with one method, rank 32 or the default is
+    the first."""
+    rows = read("peft_metamath")
+    for row in sorted(rows, key=lambda row: not row["experiment"].endswith(("-rank32", "-default"))):
+        method = "dora" if row["experiment"].endswith("-dora") else row["method"]
+        yield Number(
+            "metamath",
+            "metamath",
+            method,
+            row["model"].rpartition("/")[2],
+            "exact_match",
+            round(100 * float(row["test accuracy"]), 2),
+            "peft's comparison, whose reruns differ by up to 2.5 points",
+            row["experiment"],
+        )
 
 
 @functools.cache
