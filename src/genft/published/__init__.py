@@ -54,8 +54,8 @@ def find(benchmark: str, task: str, method: str) -> tuple[Number, ...]:
 
 
 def methods_of(benchmark: str) -> tuple[str, ...]:
-    """The methods of the table of GenFT's paper on ``benchmark`` under genft's names, in the table's order; empty if the
-    paper has no such table."""
+    """The methods of the table of GenFT's paper on ``benchmark`` under genft's names, in the table's order; empty if
+    there is no such table."""
     if benchmark not in SUITES:
         return ()
     # a row's printed name may stand for another method on one benchmark: GLUE's "Adapter" is Houlsby's
