@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from genft.records import Record
 
@@ -14,6 +14,8 @@ _LATER = ("early_stopping", "class_weights", "grad_accumulation", "gradient_chec
 
 class Training(Record):
     """Hyper-parameters of training that every method has."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epochs: int = Field(default=10, ge=1, description="passes over the training examples")
     batch_size: int = Field(default=16, ge=1, description="examples per optimizer step")

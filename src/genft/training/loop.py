@@ -118,6 +118,11 @@ class Loop(SmallCheckpoints):
         """(outputs (n, …), labels (n,)), in the order of the data set."""
         sorted_examples, order = longest_first(dataset)
         outcome = self.predict(sorted_examples)
+        if bad := int(np.isnan(outcome.predictions).reshape(len(order), -1).any(axis=1).sum()):
+            raise TrainingError(
+                f"the outputs for {bad:,} of {len(order):,} examples are NaN; {self.stop_on_nan.kept}; try a lower "
+                f"learning rate (it was {self.training.learning_rate:g})"
+            )
         back = np.argsort(order)
         return np.asarray(outcome.predictions)[back], np.asarray(outcome.label_ids)[back]
 
