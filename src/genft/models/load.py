@@ -107,20 +107,7 @@ def load_model(
     auto = getattr(transformers, head.auto_class)
     if type(config) not in auto._model_mapping:
         raise ConfigError(f"model: {source.name} ({config.model_type}) cannot {head.purpose} in transformers")
-    model, info = auto.from_pretrained(
-        source.folder,
-        **source.arguments,
-        config=config,
-        dtype="float32",
-        **_quantisation(auto, config, quantise),
-        ignore_mismatched_sizes=True,
-        use_safetensors=True if any(source.folder.glob("*.safetensors")) else None,
-        output_loading_info=True,
-    )
-    missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-    # peft and transformers copy this into what they save, so it must be valid on another machine
-    model.config._name_or_path = source.base_id
-    model.name_or_path = source.base_id
+    model, missing = _load(auto, source, config, quantise)
     in_head = head_modules(model) if head.new else ()
     fresh, odd = _fresh(model, in_head, missing)
     untrained = tuple(name for name in poolers(model) if name not in fresh) if source.has_own_pooling else ()
@@ -145,6 +132,25 @@ def load_model(
         task_type=head.task_type,
         quantise=quantise,
     )
+
+
+def _load(auto: Any, source: ModelSource, config: Any, quantise: str) -> tuple[PreTrainedModel, set[str]]:
+    """(the model, the names of its parameters that the checkpoint lacks)."""
+    model, info = auto.from_pretrained(
+        source.folder,
+        **source.arguments,
+        config=config,
+        dtype="float32",
+        **_quantisation(auto, config, quantise),
+        ignore_mismatched_sizes=True,
+        use_safetensors=True if any(source.folder.glob("*.safetensors")) else None,
+        output_loading_info=True,
+    )
+    missing: set[str] = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    # peft and transformers copy this into what they save, so it must be valid on another machine
+    model.config._name_or_path = source.base_id
+    model.name_or_path = source.base_id
+    return model, missing
 
 
 def _quantisation(auto: Any, config: Any, quantise: str) -> dict[str, Any]:
