@@ -7,6 +7,7 @@ from rich.console import Console
 
 from genft.cli.checks import DataCheckOptions, check_tasks_first
 from genft.cli.declare import Given, Options, option, takes_options
+from genft.cli.device import DeviceOptions
 from genft.cli.options import (
     ConfigOptions,
     ModelOptions,
@@ -83,6 +84,7 @@ def bench(
     ray: RayOptions,
     output: OutputOptions,
     trackers: TrackerOptions,
+    device: DeviceOptions,
     config: ConfigOptions,
 ) -> None:
     """Compare methods on tasks, over seeds.
@@ -94,6 +96,7 @@ def bench(
     """
     run_alone("bench")
     be_quiet()
+    device.use()
     console = screen(output.as_json)
     report_to = check_trackers(trackers.report_to)
     cluster = ray.cluster(sweep.jobs)

@@ -17,6 +17,7 @@ from genft.adapters.evaluation import evaluate as score
 from genft.adapters.saved import Trained, load
 from genft.adapters.task_file import SavedTask, read_task
 from genft.cli.declare import option, takes_options
+from genft.cli.device import DeviceOptions
 from genft.cli.options import DataRootOptions, JsonOptions, ReadingOptions, SavedOptions
 from genft.cli.predict import write_rows
 from genft.cli.request import existing_folder, is_file
@@ -55,7 +56,7 @@ class EvaluationOptions(DataRootOptions, ReadingOptions):
 
 
 @takes_options
-def evaluate(adapter: SavedOptions, options: EvaluationOptions, output: JsonOptions) -> None:
+def evaluate(adapter: SavedOptions, options: EvaluationOptions, device: DeviceOptions, output: JsonOptions) -> None:
     """Score a saved adapter on labelled rows.
 
     Shows every metric of the task, the 95 % interval of the first, and how well each class is recognised.
@@ -63,6 +64,7 @@ def evaluate(adapter: SavedOptions, options: EvaluationOptions, output: JsonOpti
         genft evaluate runs/adapters/NAME --input labelled.csv --show-errors 10
     """
     be_quiet()
+    device.use()
     saved = read_task(existing_folder(adapter.adapter))
     console = screen(output.as_json)
     task, split, notes = _examples(options, saved)

@@ -58,7 +58,7 @@ ELSEWHERE = {
     "--quantization-bit": "--quantise",
 }
 _FIRST_ARGUMENT = "name the task or the file as the first argument, without an option"
-_DEVICE = "genft uses the GPU if there is one; choose another with the environment variable CUDA_VISIBLE_DEVICES"
+_DEVICE = "genft uses the GPU if there is one; choose with --device cpu or cuda:N; several GPUs: torchrun"
 _SETTING = "is a setting of the method: use --set {}=VALUE (`genft list methods NAME` lists them)"
 #: Option names that genft has no option for, and what to do instead.
 INSTEAD = {

@@ -15,6 +15,7 @@ from rich.markup import escape
 from genft.adapters.saved import family_of, load
 from genft.adapters.task_file import SavedTask, read_task
 from genft.cli.declare import option, takes_options
+from genft.cli.device import DeviceOptions
 from genft.cli.options import InputOptions, JsonOptions, NewTokensOptions, ReadingOptions, SavedOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
@@ -66,6 +67,7 @@ def predict(
     inputs: InputOptions,
     reading: ReadingOptions,
     written: PredictionOptions,
+    device: DeviceOptions,
     output: JsonOptions,
 ) -> None:
     """Predict new rows or images with a saved adapter.
@@ -75,6 +77,7 @@ def predict(
         genft predict runs/adapters/NAME --input new.csv --output predicted.csv
     """
     be_quiet()
+    device.use()
     if inputs.input is None:
         raise ConfigError("--input: is missing; give a file with rows, an image or a folder of images")
     file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ def training_arguments(
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bf16",
         fp16=training.precision == "fp16",
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true",
         seed=seed,
         data_seed=seed,
         eval_strategy="epoch" if evaluates else "no",
