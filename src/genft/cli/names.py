@@ -65,7 +65,7 @@ INSTEAD = {
     **dict.fromkeys(
         ("--dataset", "--dataset-name", "--train-file", "--task", "--task-name", "--tasks"), _FIRST_ARGUMENT
     ),
-    **dict.fromkeys(("--device", "--gpu", "--gpus", "--cuda", "--device-map"), _DEVICE),
+    **dict.fromkeys(("--gpu", "--gpus", "--cuda", "--device-map"), _DEVICE),
     **dict.fromkeys(
         ("--bf16", "--fp16", "--mixed-precision", "--torch-dtype", "--dtype"),
         "use --precision bf16 (or fp16, on a GPU without bf16)",
