@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
 from genft.bridge.patterns import check_patterns
 from genft.data import Task
-from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
+from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, GenFTError, first_line
 from genft.families.family import Family
 from genft.families.registry import get_family
 from genft.models.load import LoadedModel
@@ -69,9 +69,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class Trained(Opened):
-    """An adapter trained by genft, on its base and ready to predict."""
+    """An adapter trained by genft, on its base and ready to predict.
+
+    Attributes:
+        loaded: the base model, with the tokenizer and the preprocessing of training.
+    """
 
     saved: SavedTask
+    loaded: LoadedModel
 
     @cached_property
     def family(self) -> Family:
@@ -92,11 +97,15 @@ class Trained(Opened):
 
         Raises:
             DataError: one text instead of a list, or an input with a different number of texts than in training.
+            GenFTError: outputs that are NaN or infinite.
             ConfigError: an option that this task does not have.
         """
         tuples = self._as_tuples(inputs)
         preprocessing = self.saved.preprocessing
-        return self.family.predict(self.model, self.tokenizer, preprocessing, tuples, batch_size, options)
+        outputs = self.family.predict(self.model, self.tokenizer, preprocessing, tuples, batch_size, options)
+        if isinstance(outputs, torch.Tensor):
+            _refuse_nan(outputs)
+        return outputs
 
     def _as_tuples(self, inputs: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
         if isinstance(inputs, str):
@@ -107,6 +116,15 @@ class Trained(Opened):
             if len(texts) != len(columns):
                 raise DataError(f"inputs[{number}]: has {len(texts)} values; allowed: {', '.join(columns)}")
         return tuples
+
+
+def _refuse_nan(outputs: torch.Tensor) -> None:
+    bad = (~outputs.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise GenFTError(
+            f"the model's outputs for {len(bad):,} of {len(outputs):,} inputs (first: input {bad[0] + 1}) are NaN or "
+            "infinite, which is no prediction; the adapter or its base holds values that are too large"
+        )
 
 
 # -------------------------------------------------------------------- save
@@ -177,6 +195,9 @@ def _describe(
         preprocessing=loaded.preprocessing,
         score=score,
         protocol=protocol,
+        quantise=loaded.quantise,
+        licence=task.licence,
+        source=task.source,
         family=task.family,
         task_type=loaded.task_type,
         prompting=task.prompting,
@@ -242,7 +263,9 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
     check_files(folder)
     saved = read_task(folder)
-    loaded = family_of(saved).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
+    loaded = family_of(saved).load(
+        _find_base(saved, base), image_size=saved.preprocessing.image_size, quantise=saved.quantise
+    )
     if not other_base_allowed():
         check_base(read_base_record(folder), saved.base_fingerprint, loaded.model, saved.base)
     tokenizer = _tokenizer(folder, saved, loaded.tokenizer)
@@ -251,7 +274,8 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     else:
         model = _fill_in(folder / BASELINE_WEIGHTS, loaded, saved)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return Trained(folder, model.eval().to(device), tokenizer, saved)
+    loaded = replace(loaded, tokenizer=tokenizer, preprocessing=saved.preprocessing)
+    return Trained(folder, model.eval().to(device), tokenizer, saved, loaded)
 
 
 def open_adapter(folder: Path, base: str | None = None, num_labels: int | None = None) -> Opened:
