@@ -18,12 +18,8 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 from genft.bridge.layer import derived_settings
 from genft.data import Split
 from genft.data.encode import Encoded
-<<<<<<< HEAD
-from genft.families.family import Family, Judged
-=======
 from genft.errors import ConfigError
-from genft.families.family import Judged
->>>>>>> main
+from genft.families.family import Family, Judged
 from genft.families.metrics import Metric, same_for_all
 from genft.models.load import LoadedModel
 from genft.models.parameters import count_parameters, trained_modules
