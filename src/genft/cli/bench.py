@@ -106,14 +106,13 @@ def bench(
     entries = parse_entries(methods)
     seeds = numbers("--seeds", sweep.seeds, int)
     rates = sorted(numbers("--learning-rates", compared.learning_rates, float)) if compared.learning_rates else ()
-    preset = load_preset(model.preset)
     data = read_tasks(console, tasks.tasks, tasks.data, roles)
     matrix = Matrix(
         tasks=tuple(task for task, _ in data),
         entries=entries,
         seeds=seeds,
         model=model.model,
-        preset=preset,
+        preset=load_preset(model.preset),
         grid=tuple(rates),
         training=training.values,
         run=roles.given,
