@@ -187,6 +187,8 @@ def test_explain_and_train_agree_on_the_key(reviews: Path, bert: Path, tmp_path:
 def test_lists() -> None:
     shown = ok("list", "methods")
     assert all(name in shown for name in METHODS)
+    headings = ("In the tables of GenFT's paper", "genft ", "Relatives", "svft", "Other methods", "dora")
+    assert [shown.index(text) for text in headings] == sorted(shown.index(text) for text in headings)
     assert {m["name"] for m in json.loads(ok("list", "methods", "--json"))} == set(METHODS)
     assert "bbc-news" in ok("list", "tasks")
     assert json.loads(ok("list", "tasks", "--json"))[0]["classes"]

@@ -177,6 +177,8 @@ def _describe(
         preprocessing=loaded.preprocessing,
         score=score,
         protocol=protocol,
+        licence=task.licence,
+        source=task.source,
         family=task.family,
         task_type=loaded.task_type,
         prompting=task.prompting,

@@ -19,6 +19,7 @@ class SavedTask(Record):
         classes: the labels, in the order of the model's outputs; empty in a regression.
         base: a Hub id, or the base's folder on the machine of training.
         score: ``metric`` on the reporting split of ``protocol``.
+        licence, source: of the data, as the task states them; empty if it does not.
         base_fingerprint: one hash of all frozen weights of the base (``base_record.py``); None if nothing was frozen,
             and for adapters of genft 0.1.
         family: the family of the task.
@@ -41,6 +42,8 @@ class SavedTask(Record):
     preprocessing: Preprocessing
     score: float
     protocol: str
+    licence: str = ""
+    source: str = ""
     family: str = "classification"
     task_type: str | None = None
     prompting: Prompting = Prompting()

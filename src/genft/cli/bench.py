@@ -19,6 +19,7 @@ from genft.cli.options import (
 from genft.cli.progress import SweepBars, print_failures
 from genft.cli.request import numbers, read_tasks, run_alone
 from genft.cli.screen import print_json, screen
+from genft.data import find_tasks
 from genft.errors import ConfigError
 from genft.presets import load_preset
 from genft.report.collect import read_report
@@ -28,7 +29,7 @@ from genft.runs.measured import Result
 from genft.runs.settings import Training
 from genft.runs.store import Store
 from genft.sweeps.cluster import Cluster
-from genft.sweeps.matrix import Matrix, parse_entries
+from genft.sweeps.matrix import Matrix, parse_entries, spell_out
 from genft.sweeps.processes import be_quiet
 from genft.sweeps.schedule import Schedule
 from genft.training.trackers import check_trackers
@@ -37,7 +38,8 @@ from genft.training.trackers import check_trackers
 class ComparedOptions(Options):
     panel = "Model and method"
     methods: str = option(
-        "Methods, separated by commas; settings go in brackets: vectorfit[avf=false].",
+        "Methods, separated by commas; settings go in brackets: vectorfit[avf=false]. 'paper' stands for every method "
+        "of the paper's table on vtab1k, fgvc or glue.",
         "genft,vectorfit,lora,bitfit,linear",
     )
     learning_rates: str | None = option(
@@ -96,7 +98,9 @@ def bench(
     report_to = check_trackers(trackers.report_to)
     cluster = ray.cluster(sweep.jobs)
     store = Store(output.out) if sweep.dry_run else Store(output.out).open()
-    entries = parse_entries(compared.methods)
+    suites = {task.suite for word in tasks.tasks for task in find_tasks(word, tasks.data)}
+    methods, absent = spell_out(compared.methods, suites)
+    entries = parse_entries(methods)
     seeds = numbers("--seeds", sweep.seeds, int)
     rates = sorted(numbers("--learning-rates", compared.learning_rates, float)) if compared.learning_rates else ()
     preset = load_preset(model.preset)
@@ -111,6 +115,8 @@ def bench(
         training=training.values,
         run=roles.given,
     )
+    if absent:
+        console.print(f"[yellow]left out[/] {', '.join(absent)}: in the paper's table, but not in genft")
     schedule = Schedule(matrix, store, {task.name: task_data for task, task_data in data})
     _announce(console, schedule)
     if sweep.dry_run:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from genft.errors import ConfigError, not_one_of
 
-_LONG = ("glue", "vtab1k", "fgvc", "ablation")
+#: The benchmarks that GenFT's paper has a table of methods for.
+SUITES = ("glue", "vtab1k", "fgvc")
+_LONG = (*SUITES, "ablation")
 _WIDE = {"vpetl_vtab1k": "vtab1k", "vpetl_fgvc": "fgvc"}
 
 
@@ -49,6 +51,16 @@ def find(benchmark: str, task: str, method: str) -> tuple[Number, ...]:
     """The printed numbers for a method of genft on a task, one per source; empty if no paper has any."""
     printed = _names("same method").get(method, method)
     return tuple(n for n in numbers() if (n.benchmark, n.task, n.method) == (benchmark, task, printed))
+
+
+def methods_of(benchmark: str) -> tuple[str, ...]:
+    """The methods of the table of GenFT's paper on ``benchmark`` under genft's names, in the table's order; empty if
+    there is no such table."""
+    if benchmark not in SUITES:
+        return ()
+    # a row's printed name may stand for another method on one benchmark: GLUE's "Adapter" is Houlsby's
+    meant = {r["printed_as"]: r["method"] for r in read("parameters") if r["benchmark"] == benchmark}
+    return tuple(dict.fromkeys(meant.get(row["method"], row["method"]) for row in read(benchmark)))
 
 
 def _long(name: str) -> Iterator[Number]:
