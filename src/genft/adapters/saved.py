@@ -34,7 +34,7 @@ from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
 from genft.bridge.patterns import check_patterns
 from genft.data import Task
-from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
+from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, GenFTError, first_line
 from genft.families.family import Family
 from genft.families.registry import get_family
 from genft.models.load import LoadedModel
@@ -92,11 +92,15 @@ class Trained(Opened):
 
         Raises:
             DataError: one text instead of a list, or an input with a different number of texts than in training.
+            GenFTError: outputs that are NaN or infinite.
             ConfigError: an option that this task does not have.
         """
         tuples = self._as_tuples(inputs)
         preprocessing = self.saved.preprocessing
-        return self.family.predict(self.model, self.tokenizer, preprocessing, tuples, batch_size, options)
+        outputs = self.family.predict(self.model, self.tokenizer, preprocessing, tuples, batch_size, options)
+        if isinstance(outputs, torch.Tensor):
+            _refuse_nan(outputs)
+        return outputs
 
     def _as_tuples(self, inputs: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
         if isinstance(inputs, str):
@@ -107,6 +111,15 @@ class Trained(Opened):
             if len(texts) != len(columns):
                 raise DataError(f"inputs[{number}]: has {len(texts)} values; allowed: {', '.join(columns)}")
         return tuples
+
+
+def _refuse_nan(outputs: torch.Tensor) -> None:
+    bad = (~outputs.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise GenFTError(
+            f"the model's outputs for {len(bad):,} of {len(outputs):,} inputs (first: input {bad[0] + 1}) are NaN or "
+            "infinite, which is no prediction; the adapter or its base holds values that are too large"
+        )
 
 
 # -------------------------------------------------------------------- save
@@ -177,6 +190,7 @@ def _describe(
         preprocessing=loaded.preprocessing,
         score=score,
         protocol=protocol,
+        quantise=loaded.quantise,
         licence=task.licence,
         source=task.source,
         family=task.family,
@@ -244,7 +258,9 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
     check_files(folder)
     saved = read_task(folder)
-    loaded = family_of(saved).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
+    loaded = family_of(saved).load(
+        _find_base(saved, base), image_size=saved.preprocessing.image_size, quantise=saved.quantise
+    )
     if not other_base_allowed():
         check_base(read_base_record(folder), saved.base_fingerprint, loaded.model, saved.base)
     tokenizer = _tokenizer(folder, saved, loaded.tokenizer)

@@ -25,6 +25,7 @@ class SavedTask(Record):
         family: the family of the task.
         task_type: peft's name for the task; None if it has none, and for adapters of genft 0.1.
         prompting: how prompts are written, if it generates text.
+        quantise: how the base was quantised: 4bit, 8bit, or none.
         tokenizer_fingerprint: one hash of the tokenizer's behaviour; None for images, and for adapters of genft 0.1.
     """
 
@@ -49,6 +50,7 @@ class SavedTask(Record):
     prompting: Prompting = Prompting()
     base_fingerprint: str | None = None
     tokenizer_fingerprint: str | None = None
+    quantise: str = "none"
 
     def write(self, folder: Path) -> None:
         (folder / TASK_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

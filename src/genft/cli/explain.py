@@ -14,7 +14,7 @@ from genft.cli.options import JsonOptions
 from genft.cli.request import Origins, RunOptions, build_request, is_file
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
-from genft.files import write_atomically
+from genft.files import check_writable, write_atomically
 from genft.report.style import table
 from genft.runs.options import run_file
 from genft.runs.request import USER, Request, Sourced
@@ -44,6 +44,8 @@ def explain(run: RunOptions, written: WriteOptions, output: JsonOptions) -> None
         genft explain reviews.csv --text-column review --label-column stars -m minilm-l6
     """
     be_quiet()
+    if written.write:
+        check_writable(written.write)
     request = build_request(run)
     prepared = prepare(request.spec, method=request.method)
     sections = {

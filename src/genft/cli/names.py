@@ -47,6 +47,15 @@ ELSEWHERE = {
     "--metric-for-best-model": "--metric",
     "--num-workers": "--jobs",
     "--folder": "--out",
+    "--gradient-accumulation-steps": "--grad-accumulation",
+    "--gradient-accumulation": "--grad-accumulation",
+    "--accumulate-grad-batches": "--grad-accumulation",
+    "--early-stopping-patience": "--early-stopping",
+    "--patience": "--early-stopping",
+    "--class-weight": "--class-weights",
+    "--quantization": "--quantise",
+    "--quantize": "--quantise",
+    "--quantization-bit": "--quantise",
 }
 _FIRST_ARGUMENT = "name the task or the file as the first argument, without an option"
 _DEVICE = "genft uses the GPU if there is one; choose another with the environment variable CUDA_VISIBLE_DEVICES"
@@ -57,7 +66,12 @@ INSTEAD = {
         ("--dataset", "--dataset-name", "--train-file", "--task", "--task-name", "--tasks"), _FIRST_ARGUMENT
     ),
     **dict.fromkeys(("--device", "--gpu", "--gpus", "--cuda", "--device-map"), _DEVICE),
-    **dict.fromkeys(("--bf16", "--fp16", "--mixed-precision", "--torch-dtype", "--dtype"), "use --precision bf16"),
+    **dict.fromkeys(
+        ("--bf16", "--fp16", "--mixed-precision", "--torch-dtype", "--dtype"),
+        "use --precision bf16 (or fp16, on a GPU without bf16)",
+    ),
+    **dict.fromkeys(("--load-in-4bit", "--use-4bit"), "use --quantise 4bit"),
+    **dict.fromkeys(("--load-in-8bit", "--int8"), "use --quantise 8bit"),
     **dict.fromkeys(("--rank", "--lora-r", "--lora-rank", "--r"), _SETTING.format("r")),
     "--lora-alpha": _SETTING.format("lora_alpha"),
     "--lora-dropout": _SETTING.format("lora_dropout"),

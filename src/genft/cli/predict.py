@@ -22,7 +22,7 @@ from genft.data.check import unreadable_images
 from genft.data.image_folders import scan
 from genft.data.tables import read_table
 from genft.errors import ConfigError, DataError
-from genft.files import write_atomically
+from genft.files import check_writable, write_atomically
 from genft.report.style import table
 from genft.sweeps.processes import be_quiet
 
@@ -77,6 +77,11 @@ def predict(
     be_quiet()
     if inputs.input is None:
         raise ConfigError("--input: is missing; give a file with rows, an image or a folder of images")
+    file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
+    if file:
+        check_writable(file)
+        if file.resolve() == inputs.input.resolve():
+            raise ConfigError(f"--output: {file} is the input, which would be replaced; name another file")
     saved = read_task(existing_folder(adapter.adapter))
     console = screen(output.as_json)
     rows, texts = read_inputs(inputs.input, saved, reading)
@@ -89,7 +94,6 @@ def predict(
     family = trained.family
     outputs = trained.predict(texts, **written.given)
     answers = [dict(family.answer(of_row)) for of_row in outputs]
-    file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
     if file:
         columns = [family.columns(of_row, text) for of_row, text in zip(outputs, texts, strict=True)]
         _write(file, _with_answers(rows, [{**answer, **more} for answer, more in zip(answers, columns, strict=True)]))

@@ -9,6 +9,8 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
+from genft.records import finite
+
 errors = Console(stderr=True)
 
 
@@ -18,8 +20,8 @@ def screen(as_json: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout; records and dataclasses become objects."""
-    print(json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False))
+    """Print one JSON document on stdout; records and dataclasses become objects, NaN and infinities null."""
+    print(json.dumps(finite(to_jsonable_python(value)), indent=2, ensure_ascii=False))
 
 
 def bars(console: Console, *columns: ProgressColumn) -> Progress:

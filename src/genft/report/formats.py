@@ -19,6 +19,7 @@ from rich.console import Group
 from rich.text import Text
 
 from genft.families.metrics import METRICS, Metric
+from genft.records import finite
 from genft.report.boards import SUITES, Board
 from genft.report.collect import Report
 from genft.report.command import command
@@ -144,7 +145,7 @@ def as_json(report: Report) -> str:
 def as_dict(compared: ComparedBoard) -> dict[str, Any]:
     """A whole board, with its runs but without their predictions."""
     board, differences = compared
-    return _finite(
+    return finite(
         {
             "title": board.title,
             "heading": heading(board),
@@ -221,12 +222,3 @@ def _differences(differences: Differences) -> dict[str, Any]:
 def _run(board: Board, run: Result) -> dict[str, Any]:
     content = run.model_dump(mode="json", exclude={"predictions", "targets"})
     return {**content, "limited": run.limited, "constant": run.key in board.constant, "command": command(run)}
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with NaN and infinities as null, since JSON has nothing else for them."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

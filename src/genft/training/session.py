@@ -18,6 +18,7 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 from genft.bridge.layer import derived_settings
 from genft.data import Split
 from genft.data.encode import Encoded
+from genft.errors import ConfigError
 from genft.families.family import Judged
 from genft.families.metrics import Metric, same_for_all
 from genft.models.load import LoadedModel
@@ -31,7 +32,7 @@ from genft.training.callbacks import Inferred, Stopwatch, Watch, Watcher, ignore
 from genft.training.loop import Loop
 from genft.training.prepared import PreparedRun
 from genft.training.samplers import longest_first
-from genft.training.schedule import EveryFew
+from genft.training.schedule import EarlyStopping, EveryFew
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class Session:
             drop_path=training.drop_path,
             imagenet=training.normalise == "imagenet",
             crop=training.augment == "crop",
+            quantise=training.quantise,
         )
+        if training.gradient_checkpointing and not self.loaded.model.supports_gradient_checkpointing:
+            raise ConfigError(f"gradient_checkpointing: {type(self.loaded.model).__name__} does not support it")
         #: how it learns; once trained, the model predicts what ``prepared.family`` reports
         self.family = prepared.family.for_training(self.train, self.loaded)
         method, settings = prepared.method, prepared.spec.settings
@@ -139,6 +143,7 @@ class Session:
             stopwatch,
             *prepared.method.recipe.callbacks(self.model),
             EveryFew(prepared.protocol.every),
+            *([EarlyStopping(patience, metric)] if (patience := prepared.training.early_stopping) and select else []),
             *trackers,
         ]
         self.loop = self._make_loop(select, checkpoints, callbacks, stop_after)
@@ -182,6 +187,7 @@ class Session:
             eval_dataset=None if selecting is None else longest_first(selecting)[0],
             data_collator=family.collator(self.loaded),
             compute_metrics=self._selecting_score,
+            compute_loss_func=family.loss(self.train, training),
             preprocess_logits_for_metrics=family.kept_outputs,
             callbacks=callbacks,
         )

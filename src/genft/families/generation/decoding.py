@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -21,6 +21,8 @@ _KEPT = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "force
 
 class Sampling(Record):
     """How tokens are chosen; greedily by default."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token; above, tokens are drawn")
     top_p: float = Field(

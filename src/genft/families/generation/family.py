@@ -59,6 +59,8 @@ class Generation(Family):
             )
         if metric.name not in _LOSSES:
             TextScore(metric.name).check_installed()
+        if training.class_weights != "none":
+            raise ConfigError("class_weights: applies to classes, and this task generates text")
         if training.augment != "none":
             raise ConfigError("augment: applies to images, and this task has texts")
 
@@ -105,13 +107,14 @@ class Generation(Family):
         drop_path: float = 0.0,
         imagenet: bool = False,
         crop: bool = False,
+        quantise: str = "none",
     ) -> LoadedModel:
         try:
             config = transformers.AutoConfig.from_pretrained(source.folder, **source.arguments)
         except (ValueError, OSError, KeyError) as e:
             raise ConfigError(f"model: {source.name}: its config.json cannot be used: {first_line(e)}") from None
         head = _ENCODER_DECODER if config.is_encoder_decoder else _DECODER
-        loaded = load_model(source, head, max_length=self.task.max_length, drop_path=drop_path)
+        loaded = load_model(source, head, max_length=self.task.max_length, drop_path=drop_path, quantise=quantise)
         if loaded.tokenizer.pad_token is None:
             raise ConfigError(
                 f"model: the tokenizer of {source.name} has neither a token for padding nor one that ends"
