@@ -146,6 +146,8 @@ def _load(auto: Any, source: ModelSource, config: Any, quantise: str) -> tuple[P
         use_safetensors=True if any(source.folder.glob("*.safetensors")) else None,
         output_loading_info=True,
     )
+    if source.gguf:
+        _forget_quantisation(model)
     missing: set[str] = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     # peft and transformers copy this into what they save, so it must be valid on another machine
     model.config._name_or_path = source.base_id
@@ -179,6 +181,19 @@ def _config(source: ModelSource, head: Head) -> Any:
         accepts = "vit" in config.architecture or "deit" in config.architecture
         config.model_args = {**({"dynamic_img_size": True} if accepts else {}), **(config.model_args or {})}
     return config
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """A GGUF file is dequantised on load, but transformers still takes the model for a quantised one and refuses to
+    train it."""
+    for owner, name in (
+        (model, "is_quantized"),
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
+        if hasattr(owner, name):
+            delattr(owner, name)
 
 
 def _set_drop_path(config: Any, rate: float, source: ModelSource) -> None:

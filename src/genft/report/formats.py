@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from genft.errors import visible
 from genft.families.metrics import METRICS, Metric
 from genft.records import finite
 from genft.report.boards import SUITES, Board
@@ -25,7 +26,7 @@ from genft.report.collect import Report
 from genft.report.command import command
 from genft.report.doubts import doubts
 from genft.report.significance import ComparedBoard, Differences, Tested
-from genft.report.style import printable, table
+from genft.report.style import table
 from genft.report.tables import (
     Cell,
     ReportTable,
@@ -48,7 +49,7 @@ def as_rich(report: Report) -> Group:
     """The report as rich renderables for the terminal."""
     parts: list[Any] = []
     for made in _tables(report):
-        shown = table(*map(printable, made.columns), right=[printable(column) for column in made.columns[1:]])
+        shown = table(*map(visible, made.columns), right=[visible(column) for column in made.columns[1:]])
         for column in shown.columns:
             column.no_wrap = False
         for row in made.rows:
@@ -58,7 +59,7 @@ def as_rich(report: Report) -> Group:
 
 
 def _text(text: str, style: str) -> Text:
-    return Text(printable(text), style=style)
+    return Text(visible(text), style=style)
 
 
 def as_markdown(report: Report) -> str:
@@ -74,7 +75,7 @@ def as_markdown(report: Report) -> str:
 
 def _md(text: str) -> str:
     """``text`` escaped for Markdown; an underscore within a word needs no escape."""
-    return re.sub(r"[\\`*\[\]<>|~#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
+    return re.sub(r"[\\`*\[\]<>|~#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", visible(text))
 
 
 def _md_row(texts: Sequence[str]) -> str:
@@ -93,7 +94,7 @@ def as_csv(report: Report) -> str:
     rows = [row for board in report.boards for row in _csv_rows(*board)]
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: printable(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
+    writer.writerows({k: visible(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
     return text.getvalue()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from genft.errors import GenFTError, TrainingError, first_line
+from genft.errors import GenFTError, TrainingError, first_line, visible
 from genft.runs.measured import Result
 from genft.runs.spec import RunSpec
 from genft.runs.store import Store
@@ -186,4 +186,4 @@ def be_quiet() -> None:
 
 
 def _plain_warning(message: Any, *_: Any, **__: Any) -> str:
-    return f"warning: {message}\n"
+    return "".join(f"warning: {line}\n" for line in map(visible, str(message).splitlines()))

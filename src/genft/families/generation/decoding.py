@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -46,7 +45,6 @@ def generate(
     sampling: Sampling = GREEDY,
     *,
     batch_size: int = 16,
-    bf16: bool = False,
 ) -> list[str]:
     """The model's answers to prompts, in their order, without special tokens and outer spaces.
 
@@ -56,7 +54,6 @@ def generate(
         prompts: as they are in the data.
         sampling: how tokens are chosen.
         batch_size: prompts per batch.
-        bf16: whether to compute in mixed precision.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -71,7 +68,7 @@ def generate(
         batch = writer.tokenizer.pad(
             {"input_ids": [ids[k] for k in rows]}, padding_side="left", return_tensors="pt"
         ).to(device)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+        with torch.inference_mode():
             output = model.generate(**batch, generation_config=config)
         new = output if writer.encoder_decoder else output[:, batch["input_ids"].shape[1] :]
         for k, text in zip(rows, writer.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):

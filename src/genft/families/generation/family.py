@@ -132,7 +132,7 @@ class Generation(Family):
         self, split: Split, loaded: LoadedModel, *, augment: str = "none", several_passes: bool = False
     ) -> PromptDataset:
         writer = self._writer(loaded.tokenizer, loaded.preprocessing, loaded.model)
-        return PromptDataset([text for (text,) in split.inputs], split.labels, writer)
+        return PromptDataset([text for (text,) in split.inputs], split.labels, writer, learned=several_passes)
 
     def collator(self, loaded: LoadedModel) -> Any:
         return collator(loaded.tokenizer, loaded.model)
@@ -173,7 +173,7 @@ class Generation(Family):
             return Judged(losses, self.targets(losses), scores)
         prompts, references = _grouped(split)
         writer = self._writer(loaded.tokenizer, loaded.preprocessing, loaded.model)
-        texts = generate(model, writer, prompts, batch_size=training.eval_batch_size, bf16=training.precision == "bf16")
+        texts = generate(model, writer, prompts, batch_size=training.eval_batch_size)
         statistics: dict[str, Array] = {}
         for name in self._reported:
             statistics[name] = TextScore(name, self.task.prompting.extract).statistics(texts, references)
