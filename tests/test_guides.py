@@ -98,6 +98,7 @@ def desk(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     _write("reviews.csv", ("review", "stars"), [(f"w{i % 20} {'good' if i % 2 else 'bad'}", i % 2) for i in range(60)])
     _write("new.csv", ("review",), [("good film",), ("so bad",)])
+    _write("labelled.csv", ("review", "stars"), [("good film", 1), ("so bad", 0)] * 10)
     _write(
         "pairs.csv",
         ("question", "answer", "fits"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -69,9 +69,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class Trained(Opened):
-    """An adapter trained by genft, on its base and ready to predict."""
+    """An adapter trained by genft, on its base and ready to predict.
+
+    Attributes:
+        loaded: the base model, with the tokenizer and the preprocessing of training.
+    """
 
     saved: SavedTask
+    loaded: LoadedModel
 
     @cached_property
     def family(self) -> Family:
@@ -269,7 +274,8 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     else:
         model = _fill_in(folder / BASELINE_WEIGHTS, loaded, saved)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return Trained(folder, model.eval().to(device), tokenizer, saved)
+    loaded = replace(loaded, tokenizer=tokenizer, preprocessing=saved.preprocessing)
+    return Trained(folder, model.eval().to(device), tokenizer, saved, loaded)
 
 
 def open_adapter(folder: Path, base: str | None = None, num_labels: int | None = None) -> Opened:

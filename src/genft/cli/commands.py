@@ -45,6 +45,7 @@ COMMANDS = {
             _LEARN,
         ),
         Entry("predict", "genft.cli.predict:predict", "Predict new rows or images with a saved adapter.", _LEARN),
+        Entry("evaluate", "genft.cli.evaluate:evaluate", "Score a saved adapter on labelled rows.", _LEARN),
         Entry("bench", "genft.cli.bench:bench", "Compare methods on tasks, over seeds.", _COMPARE),
         Entry(
             "search", "genft.cli.search:search", "Search hyper-parameters for a task, on its validation data.", _COMPARE

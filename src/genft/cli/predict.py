@@ -96,7 +96,9 @@ def predict(
     answers = [dict(family.answer(of_row)) for of_row in outputs]
     if file:
         columns = [family.columns(of_row, text) for of_row, text in zip(outputs, texts, strict=True)]
-        _write(file, _with_answers(rows, [{**answer, **more} for answer, more in zip(answers, columns, strict=True)]))
+        write_rows(
+            file, _with_answers(rows, [{**answer, **more} for answer, more in zip(answers, columns, strict=True)])
+        )
     if output.as_json:
         details = [family.details(of_row, text) for of_row, text in zip(outputs, texts, strict=True)]
         print_json(_with_answers(rows, [{**answer, **more} for answer, more in zip(answers, details, strict=True)]))
@@ -167,7 +169,7 @@ def _cell(value: Any, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)

@@ -169,6 +169,15 @@ class Classification(Family):
         best = int(np.argmax(output))
         return {"predicted": self.task.classes[best], "probability": float(output[best])}
 
+    def label_in_words(self, label: Any) -> Any:
+        return float(label) if self.task.regression else self.task.classes[int(label)]
+
+    def badness(self, output: Any, label: Any) -> float:
+        """The distance from the value; or what the true class lacks of a probability of 1, 0 if it is predicted."""
+        if self.task.regression:
+            return abs(float(output[0]) - float(label))
+        return 0.0 if int(np.argmax(output)) == int(label) else 1.0 - float(output[int(label)])
+
     def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
         return {} if self.task.regression else {"probabilities": self._by_class(output)}
 

@@ -278,6 +278,14 @@ class Family(ABC):
     def answer(self, output: Any) -> Mapping[str, Any]:
         """One output as ``genft predict`` shows it."""
 
+    def label_in_words(self, label: Any) -> Any:
+        """A label as ``genft evaluate`` shows it."""
+        return label
+
+    def badness(self, output: Any, label: Any) -> float:
+        """How wrong one output of :meth:`predict` is, 0 if it is right; the worst examples are shown by it."""
+        return float(output != label)
+
     def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
         """What ``genft predict --json`` adds."""
         return {}

@@ -19,7 +19,7 @@ from genft.bridge.layer import derived_settings
 from genft.data import Split
 from genft.data.encode import Encoded
 from genft.errors import ConfigError
-from genft.families.family import Judged
+from genft.families.family import Family, Judged
 from genft.families.metrics import Metric, same_for_all
 from genft.models.load import LoadedModel
 from genft.models.parameters import count_parameters, trained_modules
@@ -98,7 +98,9 @@ class Session:
         steps = training.epochs * prepared.steps_per_epoch(self.train)
         following = method.recipe.settings(self.loaded.model, steps)
         following = {name: value for name, value in following.items() if name not in settings}
-        self.model = attach(self.loaded, method, {**settings, **following}, partial(_examples, prepared, self.loaded))
+        examples = partial(_examples, prepared, self.loaded)
+        losses = partial(_losses, self.train, prepared.spec.seed, self.family, self.loaded)
+        self.model = attach(self.loaded, method, {**settings, **following}, examples, losses)
         self.inferred = Inferred(
             targets=dict(Counter(name.rpartition(".")[2] for name in targeted(self.model))),
             settings=following | derived_settings(self.model, "default"),
@@ -263,6 +265,16 @@ def _examples(prepared: PreparedRun, loaded: LoadedModel, n: int) -> Iterator[di
     data = prepared.family.encode(train.take(drawn), loaded)
     for i in range(len(data)):
         yield prepared.family.model_input(data[i])
+
+
+def _losses(train: Split, seed: int, family: Family, loaded: LoadedModel, n: int, size: int) -> Iterator[torch.Tensor]:
+    """The training loss of ``n`` batches of ``size`` examples drawn with the run's seed; fewer if the examples end."""
+    drawn = np.random.default_rng(seed).permutation(len(train))[: n * size]
+    data = family.encode(train.take(drawn), loaded)
+    collate, model = family.collator(loaded), loaded.model
+    for start in range(0, len(data), size):
+        batch = collate([data[i] for i in range(start, min(start + size, len(data)))])
+        yield model(**{name: value.to(model.device) for name, value in batch.items()}).loss
 
 
 def _device() -> str:

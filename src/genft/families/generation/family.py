@@ -221,6 +221,13 @@ class Generation(Family):
     def answer(self, output: Any) -> Mapping[str, Any]:
         return {"generated": output}
 
+    def label_in_words(self, label: Any) -> Any:
+        return " | ".join(label)
+
+    def badness(self, output: Any, label: Any) -> float:
+        """0 for one of the answers, 1 for any other text."""
+        return float(output.strip() not in {answer.strip() for answer in label})
+
     def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
         (text,) = inputs
         return {"asked": json.loads(text) if self.task.prompting.chat else text}
