@@ -254,7 +254,7 @@ def test_lists() -> None:
         (("train", "tickets.cvs", "-m", "x"), "tickets.cvs: does not exist"),
         (("train", "x", "-m", "x", "--lr", "1e-3"), "--lr: is called --learning-rate in genft"),
         (("train", "x", "-m", "x", "--learning_rate=1e-3"), "--learning_rate: is called --learning-rate in genft"),
-        (("train", "x", "-m", "x", "--device", "cuda"), "CUDA_VISIBLE_DEVICES"),
+        (("train", "x", "-m", "x", "--device", "tpu"), "--device: received 'tpu'; allowed: cpu, cuda, cuda:N"),
         (("train", "x", "-m", "x", "--output-dir", "o"), "--output-dir: is called --out in genft"),
         (("train", "--dataset", "x", "-m", "x"), "--dataset: name the task or the file as the first argument"),
         (("train", "x", "-m", "x", "--lora-r", "4"), "use --set r=VALUE"),
