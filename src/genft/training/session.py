@@ -96,7 +96,7 @@ class Session:
         self.family = prepared.family.for_training(self.train, self.loaded)
         method, settings = prepared.method, prepared.spec.settings
         steps = training.epochs * prepared.steps_per_epoch(self.train)
-        following = method.recipe.settings(self.loaded.model, steps)
+        following = method.recipe.settings(self.loaded.model, steps, self.loaded.preprocessing.image_size)
         following = {name: value for name, value in following.items() if name not in settings}
         examples = partial(_examples, prepared, self.loaded)
         losses = partial(_losses, self.train, prepared.spec.seed, self.family, self.loaded)
