@@ -13,8 +13,8 @@ from genft.cli.options import JsonOptions, TaskOptions
 from genft.cli.request import RunOptions, build_request, is_file
 from genft.cli.screen import print_json, screen
 from genft.report.style import table
+from genft.runs.quiet import be_quiet
 from genft.runs.request import Request, Sourced
-from genft.sweeps.processes import be_quiet
 from genft.training.callbacks import Inferred
 from genft.training.prepared import PreparedRun, prepare
 from genft.training.session import Session
