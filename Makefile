@@ -11,7 +11,7 @@
 # PYTHON, VENV and JOBS can be overridden: make test PYTHON=python3.12 VENV=/tmp/env JOBS=8
 PYTHON ?= python3
 JOBS ?= 2
-TESTS ?= tests examples/notebooks
+TESTS ?= examples/notebooks tests
 
 ifdef LATEST
 VENV ?= .venv-latest

@@ -40,6 +40,7 @@ HEAVY = {
     "tensorboard", "wandb", "mlflow", "trackio", "torch.utils.tensorboard",
     "peft.tuners.lora.corda",  # imports attrs, a fifth of the time of `import genft`, and serves one method
     "pandas", "sklearn",  # half a second each, which `genft list` does not need
+    "rich", "scipy",  # parts of genft[cli], which the Python door does without
     "resource",  # Unix alone
     "genft.figures.parameters",  # a figure imports what reads adapters, half a second that a count does not need
     "genft.counts",  # a command that reads a catalogue counts afresh only after a method was added

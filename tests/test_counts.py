@@ -174,7 +174,8 @@ def test_every_printed_method_that_genft_has_is_counted(methods: dict[tuple[str,
     for benchmark in ("glue", "vtab1k"):
         printed = {row["method"] for row in published.read(benchmark)} & METHODS.keys()
         counted = {method for b, method in methods if b == benchmark}
-        assert printed - counted <= {"genft", "adapter"}  # counted by its presets; as houlsby
+        # counted by its presets; as houlsby; what spt_lora trains depends on the gradients of training images
+        assert printed - counted <= {"genft", "adapter", "spt_lora"}
 
 
 def test_the_list_of_methods_shows_what_they_train() -> None:

@@ -29,6 +29,8 @@ from test_conformance import (
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
 
 FEW = [name for name in ("bert", "vit", "timm", "llama") if name in FAMILIES]
+#: A shift of zero where a weight has no bias: cuBLAS takes another kernel, which rounds otherwise.
+OTHER_KERNELS = [("ssf", "llama")]
 #: Methods whose masks are drawn on the device differ from the CPU's.
 REPEATABLE = [v for v in VARIANTS if v not in ("genft-nonlinear",)]
 
@@ -63,7 +65,11 @@ def moved(variant: str, family: str) -> PeftModel:
 def test_starts_at_the_pretrained_function(variant: str, family: str) -> None:
     f = FAMILIES[family]
     batch = on_gpu(f.batch())
-    assert torch.equal(output(f.build().cuda(), batch), output(adapted(variant, f).cuda(), batch))
+    base, start = output(f.build().cuda(), batch), output(adapted(variant, f).cuda(), batch)
+    if (variant, family) in OTHER_KERNELS:
+        torch.testing.assert_close(start, base, atol=1e-5, rtol=1e-5)
+    else:
+        assert torch.equal(start, base)
 
 
 @pairs(REPEATABLE, FEW)
@@ -74,8 +80,10 @@ def test_outputs_and_gradients_are_the_cpus(variant: str, family: str) -> None:
     torch.testing.assert_close(output(there, on_gpu(batch)).cpu(), output(model, batch), atol=1e-4, rtol=1e-3)
     here, other = gradients(model, batch), gradients(there, on_gpu(batch))
     assert here.keys() == other.keys()
+    largest = max(float(gradient.abs().max()) for gradient in here.values())
     for name, gradient in here.items():
-        scale = float(gradient.abs().max()) or 1.0
+        # some gradients are rounding errors around zero: softmax does not see a bias of the keys
+        scale = max(float(gradient.abs().max()), 1e-3 * largest)
         torch.testing.assert_close(other[name] / scale, gradient / scale, atol=1e-3, rtol=1e-3, msg=name)
 
 
@@ -97,7 +105,7 @@ def test_trains_in_bf16_autocast_and_is_saved(variant: str, family: str, tmp_pat
     model, batch = adapted(variant, f).cuda(), on_gpu(f.batch())
     start = evaluate(model, batch)
     with torch.autocast("cuda", torch.bfloat16):
-        train(model, batch)
+        train(model, batch, lr=1e-3 if variant == "mam" else 5e-3)  # its prefix network overshoots at 5e-3
     assert evaluate(model, batch) < start
     model.save_pretrained(str(tmp_path))
     again = PeftModel.from_pretrained(f.build(), str(tmp_path)).eval()

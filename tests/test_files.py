@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from genft import ConfigError
-from genft.files import write_atomically
+from genft import ConfigError, DataError
+from genft.files import check_writable, read_regular, write_atomically
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +52,20 @@ def test_a_name_of_255_letters(tmp_path: Path) -> None:
     """The temporary file beside it must not have a longer name."""
     write_atomically(tmp_path / ("x" * 255), b"new")
     assert [len(p.name) for p in tmp_path.iterdir()] == [255]
+
+
+def test_what_cannot_be_written_is_known_before_any_work(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new.csv")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        check_writable(tmp_path)
+    with pytest.raises(ConfigError, match=r"a\.csv: cannot be written, because the folder .*nowhere does not exist"):
+        check_writable(tmp_path / "nowhere" / "a.csv")
+
+
+def test_a_pipe_is_said_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(DataError) as e:
+        read_regular(tmp_path / "a")
+    assert (
+        str(e.value) == f"{tmp_path / 'a'}: is a pipe or a device, not a regular file; save its content to a file first"
+    )

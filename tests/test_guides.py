@@ -1,13 +1,14 @@
 """The commands and the Python lines of the README and the guides, run as they stand, and the pages of the methods.
 
-Commands run on tiny models and files of the names that the text uses. A command that needs data, weights or machines
-that are not here is parsed: its name, its options and their values must exist.
+Commands of every page run on tiny models and files of the names that the text uses. A command that needs data, weights,
+machines or minutes that are not here (NOT_HERE) is parsed: its name, its options and their values must exist.
 """
 
 from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -30,14 +31,14 @@ from genft.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-RUN = ("README.md", "docs/quickstart.md", "docs/texts.md", "docs/images.md", "docs/serving.md")
-#: Why a command of the pages above is only parsed.
+#: Why a command is only parsed; so is one with a lone "…", a place that the reader fills in.
 NOT_HERE = {
     "~/data": "a benchmark's data",
     "FacebookAI/": "weights from the Hub",
-    "--model …": "a place that the reader fills in",
-    "params vtab1k": "half a minute; tests/test_counts.py runs it",
+    "params ": "half a minute; tests/test_counts.py runs it",
     "bench reviews.toml": "a process for each of a dozen runs; tests/sweeps runs benches",
+    "study ": "a process for each run; tests/sweeps/test_study.py runs studies",
+    "search ": "forty runs; tests/sweeps/test_search.py runs searches",
 }
 COUNTED = {
     ("GenFT, default", "q, k, v, o"): genft.GenFTConfig(),
@@ -72,7 +73,9 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
-def test_commands_exist(page: Path) -> None:
+def test_commands_exist(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text('task = "reviews.csv"\nmodel = "minilm-l6"\n')
     for words in commands(page):
         try:
             parse(words)
@@ -95,12 +98,17 @@ def desk(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     _write("reviews.csv", ("review", "stars"), [(f"w{i % 20} {'good' if i % 2 else 'bad'}", i % 2) for i in range(60)])
     _write("new.csv", ("review",), [("good film",), ("so bad",)])
+    _write("labelled.csv", ("review", "stars"), [("good film", 1), ("so bad", 0)] * 10)
     _write(
         "pairs.csv",
         ("question", "answer", "fits"),
         [(f"w{i % 20}", f"w{i % 2}", ["no", "yes"][i % 2]) for i in range(60)],
     )
     _write("prices.csv", ("description", "price"), [(f"w{i % 20} film", i % 2 + i / 100) for i in range(60)])
+    turns = [{"role": role, "content": "good film"} for role in ("user", "assistant")]
+    chats = [json.dumps({"messages": turns}) for _ in range(20)]
+    Path("chats.jsonl").write_text("\n".join(chats), encoding="utf-8")
+    Path("new.jsonl").write_text(chats[0], encoding="utf-8")
     shutil.copytree(images, "photos")
     return tmp_path
 
@@ -110,36 +118,38 @@ def _write(name: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
         csv.writer(file).writerows([columns, *rows])
 
 
+def _runs(words: list[str]) -> bool:
+    return "…" not in words and not any(mark in f"{' '.join(words)} " for mark in NOT_HERE)
+
+
 def _here(words: list[str], models: dict[str, Path]) -> list[str]:
     """The command on what is here: tiny models, and the adapters that the commands before have saved."""
-    adapters = iter(sorted(Path("runs/adapters").glob("reviews-*")) * 2) if Path("runs").exists() else iter(())
-    return [
-        str(models[word]) if word in models else str(next(adapters)) if word == "runs/adapters/…" else word
-        for word in words
-    ]
+    saved = sorted(Path("runs/adapters").glob("*"), key=lambda p: (not p.name.startswith("reviews"), p.name))
+    following = iter(saved * 2)
+    places = {f"runs/adapters/{name}": folder for name, folder in zip("AB", saved, strict=False)} | models
+    return [str(next(following)) if word == "runs/adapters/…" else str(places.get(word, word)) for word in words]
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_commands_run(name: str, desk: Path, bert: Path, timm_vit: Path) -> None:
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if any(map(_runs, commands(p)))], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_commands_run(page: Path, desk: Path, bert: Path, decoder: Path, timm_vit: Path) -> None:
     images = ("facebook/dinov2-small", "vit_base_patch16_224.augreg_in21k")
-    models = {"minilm-l6": bert, **dict.fromkeys(images, timm_vit)}
-    ran = 0
-    if name == "README.md":  # of the bench that is only parsed
-        base = ["--model", str(bert), "--text-column", "review", "--label-column", "stars"]
-        _run(["train", "reviews.csv", *base, "--method", "lora"])
-    for words in commands(ROOT / name):
-        line = f"genft {' '.join(words)}"
-        if any(mark in line for mark in NOT_HERE):
-            continue
-        if not Path("runs/adapters").exists() and "runs/adapters/…" in words:  # a page that begins with an adapter
-            _run(["train", "reviews.csv", "--model", str(bert), "--text-column", "review", "--label-column", "stars"])
+    models = {"minilm-l6": bert, "smollm2-135m": decoder, **dict.fromkeys(images, timm_vit)}
+    train = ["train", "reviews.csv", "--model", str(bert), "--text-column", "review", "--label-column", "stars"]
+    here = [words for words in commands(page) if _runs(words)]
+    if any(" ".join(words).endswith("--against lora") for words in here):  # of a bench that is only parsed
+        _run([*train, "--method", "lora"])
+    for words in here:
+        if not Path("runs/adapters").exists() and any(word.startswith("runs") for word in words):
+            _run(train)  # the page begins after a run
+        if "runs/adapters/B" in words:
+            _run([*train, "--method", "lora"])
         _run(_here(words, models))
-        ran += 1
-    assert ran >= (8 if name == "README.md" else 2)
 
 
 def _run(words: list[str]) -> None:
-    quick = ["--epochs", "2"] if words[0] == "train" else []
+    quick = {"train": ["--epochs", "2"], "show": ["--only", "norms"]}.get(words[0], [])  # tests/figures draws all
     done = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1"}).invoke(app, [*words, *quick])
     assert done.exit_code == 0, f"genft {shlex.join(words)}:\n{done.output}\n{done.exception!r}"
 

@@ -1,6 +1,6 @@
 """``python -m genft``, the same as ``genft``."""
 
-from genft.cli import main
+from genft_cli import main
 
 if __name__ == "__main__":
     main()

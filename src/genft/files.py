@@ -26,8 +26,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         ConfigError: the file cannot be written, or ``path`` is something other than a file (a device, a folder).
     """
     target = path.resolve()  # a link stays a link; its target is written
-    if target.exists() and not target.is_file():
-        raise ConfigError(f"{path}: is not a regular file, so nothing was written to it")
+    check_writable(path)
     temporary = target.with_name(f".{uuid.uuid4().hex}.partial")  # two machines may have the same process ids
     try:
         with temporary.open("wb") as file:
@@ -39,6 +38,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise ConfigError(f"{path}: cannot be written ({e.strerror})") from None
+
+
+def check_writable(path: Path) -> None:
+    """Refuse, before any work, an output that could not be written.
+
+    Raises:
+        ConfigError: ``path`` is something other than a file (a device, a folder), or its folder is missing.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise ConfigError(f"{path}: is not a regular file, so nothing was written to it")
+    if not target.parent.is_dir():
+        raise ConfigError(f"{path}: cannot be written, because the folder {target.parent} does not exist")
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
@@ -59,6 +71,8 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
             if most is not None and status.st_size > most:
                 raise DataError(f"{path}: has {status.st_size:,} bytes; free memory allows at most {most:,}")
             return file.read()
+    except DataError:
+        raise
     except FileNotFoundError:
         missing = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise DataError(f"{path}: {missing}") from None

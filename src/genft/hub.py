@@ -8,11 +8,12 @@ network.
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download, utils
+from huggingface_hub import HfApi, ModelCard, constants, snapshot_download, utils
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from genft.errors import ConfigError, first_line
@@ -98,6 +99,52 @@ def fetch_data(repo: str, patterns: Sequence[str] | None = None) -> Path:
         why = f"the Hub's copy of {repo!r} has none of {wanted}" if online else _why_unreachable()
         raise ConfigError(f"the data set {repo!r} is not in the local cache and cannot be fetched: {why}")
     return folder
+
+
+def check_push(repo: str) -> None:
+    """Refuse, before any work, a push that cannot succeed.
+
+    Raises:
+        ConfigError: the name cannot be one, the Hub does not answer, or nobody is logged in.
+    """
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
+        raise ConfigError(f"--push-to-hub: {repo!r} is not the name of a repository; allowed: OWNER/NAME")
+    if not reachable():
+        raise ConfigError(f"--push-to-hub: {_why_unreachable()}")
+    try:
+        HfApi().whoami()
+    except (HfHubHTTPError, OSError) as e:  # a missing token is an OSError
+        raise ConfigError(f"--push-to-hub: you are not logged in ({first_line(e)}); run `hf auth login`") from None
+
+
+def push_adapter(folder: Path, repo: str, *, private: bool, licence: str | None) -> str:
+    """Upload a saved adapter, without the file that repeats its run, since that names places of this machine.
+
+    Args:
+        folder: the adapter's folder, whose card receives the licence.
+        repo: the repository, made if it does not exist.
+        private: whether a new one is private.
+        licence: its identifier on the Hub, or None.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        ConfigError: the Hub refuses.
+    """
+    if licence:
+        card = ModelCard.load(folder / "README.md")
+        card.data.license = licence
+        card.save(folder / "README.md")
+    api = HfApi()
+    try:
+        place = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=place.repo_id, folder_path=folder, ignore_patterns=["genft_run.toml"])
+    except (HfHubHTTPError, OSError) as e:
+        raise ConfigError(
+            f"--push-to-hub: {repo}: the Hub refuses ({first_line(e)}); the adapter is in {folder}"
+        ) from None
+    return str(place)
 
 
 def _why_unreachable() -> str:

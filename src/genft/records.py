@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,3 +75,17 @@ def _sentence(record: type[Record], problem: Mapping[str, Any], where: str) -> s
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     received = "" if problem["type"] == "value_error" else f" (received {problem['input']!r})"
     return f"{where}: {'.'.join(path) + ': ' if path else ''}{message}{received}"
+
+
+def setting_as_text(value: Any) -> str:
+    """A setting in the form that ``--set`` takes."""
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with NaN and infinities as None, since JSON has nothing else for them."""
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,9 +12,17 @@ guesses, and wrong in a process that does several things). ``python -m genft`` a
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
+
+#: What the command line, readers of data and reports need in addition: the extra ``cli``.
+NEEDED = ("typer", "rich", "pandas", "datasets", "sklearn", "scipy")
+
 
 def main() -> None:
     """Run the command line."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        sys.exit(f"error: the command line needs {', '.join(missing)}, not installed here: pip install 'genft[cli]'")
     from genft.cli import app
 
     app()

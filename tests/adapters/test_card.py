@@ -76,7 +76,7 @@ def parts(folder: Path) -> tuple[dict[str, Any], str, list[str]]:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("field", ["classes", "task", "method", "base", "protocol", "metric"])
+@pytest.mark.parametrize("field", ["classes", "task", "method", "base", "protocol", "metric", "licence", "source"])
 def test_names_from_data_stay_text(field: str, name: str, tmp_path: Path) -> None:
     saved = task(**{field: ("no", name) if field == "classes" else name})
     labels = saved.classes
@@ -99,6 +99,21 @@ def test_names_from_data_stay_text(field: str, name: str, tmp_path: Path) -> Non
             if "id2label" in block:
                 (names,) = re.findall(r"enumerate\((\[.*\])\)\)", block)
                 assert eval(names) == list(labels)
+
+
+def test_every_card_has_the_score_the_protocol_and_the_licence_of_the_data(tmp_path: Path) -> None:
+    saved = task(licence="CC BY 4.0", source="A and B, 2020")
+    for card in (
+        adapter_card(saved, words(saved), is_peft=True),
+        merged_card(saved, saved.base, "BertForSequenceClassification"),
+        lora_card(saved, saved.base, "BertForSequenceClassification", saved.classes, 0.1),
+    ):
+        card.write(tmp_path)
+        prose = parts(tmp_path)[1]
+        assert "accuracy 0.5000 (protocol holdout)" in prose
+        assert "Licence of the data: CC BY 4.0.\nSource of the data: A and B, 2020." in prose
+    adapter_card(task(), words(task()), is_peft=True).write(tmp_path)
+    assert "of the data" not in parts(tmp_path)[1]  # a user's own data state none
 
 
 def test_the_front_matter_names_base_and_library(tmp_path: Path) -> None:
@@ -140,3 +155,11 @@ def test_the_lines_of_the_card_give_the_predictions_with_names(form: str, adapte
     assert answer["label"] == ours.saved.classes[int(probabilities.argmax())]
     assert answer["score"] == pytest.approx(float(probabilities.max()), abs=1e-5)
     assert torch.isfinite(probabilities).all()
+
+
+def test_a_saved_adapter_keeps_what_its_task_says_of_the_data(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    task = task_from_path(reviews).model_copy(update={"licence": "CC0", "source": "made for this test"})
+    preset = Preset(name="none", source="")
+    run(prepare(build_spec(task, str(bert), preset, training={"epochs": 1}).spec), Store(tmp_path).open())
+    (folder,) = (tmp_path / "adapters").iterdir()
+    assert "Licence of the data: CC0.\nSource of the data: made for this test." in parts(folder)[1]

@@ -2,16 +2,20 @@
 
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from genft import DataError, __version__, load_adapter
 from genft.cli import app, demo
+from genft.cli.screen import print_json
 from genft.data import load_task
 from genft.methods import METHODS
 from genft.runs.settings import Training
@@ -143,6 +147,34 @@ def test_predict_with_other_column_names(trained: Path, tmp_path: Path) -> None:
     ok("predict", trained, "--input", tmp_path / "new.jsonl", "--text-column", "review", "--json")
 
 
+def test_predict_writes_over_neither_its_input_nor_anything_but_files(trained: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text\ngood w1\n")
+    words = ("predict", trained, "--input", rows, "--output")
+    for link in (rows, tmp_path / "link.csv"):
+        if link != rows:
+            link.symlink_to(rows)
+        assert f"--output: {link} is the input, which would be replaced" in refused(*words, link)
+    assert rows.read_text() == "text\ngood w1\n"
+    assert "/dev/null: is not a regular file" in refused(*words, "/dev/null")
+
+
+def test_outputs_that_are_not_finite_are_no_predictions(trained: Path, reviews: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "huge")
+    file = folder / "adapter_model.safetensors"
+    state = load_file(file)
+    save_file({k: torch.full_like(v, 3e38) if "classifier" in k else v for k, v in state.items()}, file)
+    for form in ((), ("--json",)):
+        error = refused("predict", folder, "--input", reviews, *form, "--output", tmp_path / "out.csv")
+        assert "(first: input 1) are NaN or infinite, which is no prediction" in error
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_numbers_that_are_none_are_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"score": math.nan, "interval": (1.0, -math.inf), "name": "nan"})
+    assert json.loads(capsys.readouterr().out) == {"score": None, "interval": [1.0, None], "name": "nan"}
+
+
 def test_predict_images(images: Path, timm_vit: Path, tmp_path: Path) -> None:
     ok("train", images, "--model", timm_vit, "--out", tmp_path, *QUICK)
     (folder,) = (tmp_path / "adapters").iterdir()
@@ -187,6 +219,8 @@ def test_explain_and_train_agree_on_the_key(reviews: Path, bert: Path, tmp_path:
 def test_lists() -> None:
     shown = ok("list", "methods")
     assert all(name in shown for name in METHODS)
+    headings = ("In the tables of GenFT's paper", "genft ", "Relatives", "svft", "Other methods", "dora")
+    assert [shown.index(text) for text in headings] == sorted(shown.index(text) for text in headings)
     assert {m["name"] for m in json.loads(ok("list", "methods", "--json"))} == set(METHODS)
     assert "bbc-news" in ok("list", "tasks")
     assert json.loads(ok("list", "tasks", "--json"))[0]["classes"]

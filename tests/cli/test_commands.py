@@ -141,6 +141,7 @@ def test_every_option_is_declared_once() -> None:
     """Two commands have an option of one name with one text, or it is the command's own."""
     declared: dict[str, set[str]] = {}
     own = {"out", "json", "seed", "format", "methods", "against", "figures", "name", "output"}
+    own |= {"input", "metric", "label_column"}  # evaluate takes labelled rows, and what training used
     for name in COMMANDS:
         for parameter in load(COMMANDS[name]).params:
             if parameter.name not in ("help", *own) and getattr(parameter, "help", None):

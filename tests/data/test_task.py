@@ -11,20 +11,21 @@ from genft import ConfigError, DataError
 from genft.data import READERS, Task, list_tasks, load_task, read
 from genft.data.packaged import package_folder
 from genft.data.task import Split, hold_out
-from genft.families.metrics import metric_for
+from genft.families.registry import get_family
 from genft.runs.protocols import get_protocol
 
 
 @pytest.mark.parametrize("task", list_tasks(), ids=lambda task: task.name)
 def test_shipped_tasks_are_complete(task: Task) -> None:
     assert task.reader in READERS
-    metric_for(task.metric, classes=0 if task.regression else len(task.classes) or task.class_count)
+    family = get_family(task)
+    assert family.metric.name == task.metric
     get_protocol(task.protocol)
     assert task.title
     assert task.licence
     assert task.source
     assert task.sizes
-    assert task.regression or max(task.class_count, len(set(task.classes))) >= 2
+    assert not family.by_class or max(task.class_count, len(set(task.classes))) >= 2
     assert len(set(task.classes)) == len(task.classes)
 
 

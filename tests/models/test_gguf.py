@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.trainer_utils import validate_quantization_for_training
 
 from genft import ConfigError
 from genft.models import source as models
@@ -86,6 +87,8 @@ def test_weights_are_dequantised_and_the_tokenizer_is_in_the_file(packaged: dict
     np.testing.assert_array_equal(layer.mlp.down_proj.weight.detach(), packaged["blk.1.ffn_down.weight"])
     np.testing.assert_array_equal(layer.self_attn.v_proj.weight.detach(), packaged["blk.1.attn_v.weight"])
     assert loaded.model.config._name_or_path == "owner/small-GGUF"
+    validate_quantization_for_training(loaded.model)  # what Trainer does
+    assert "quantization_config" not in loaded.model.config.to_dict()
     assert loaded.tokenizer("ab a")["input_ids"] == [3, 5]
 
 

@@ -1,5 +1,6 @@
 """Finding and loading models: names, heads, what a checkpoint lacks, and the Hub when it is away."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -71,6 +72,17 @@ def test_another_image_size(timm_vit: Path) -> None:
 def test_text_models_do_not_classify_images(bert: Path) -> None:
     with pytest.raises(ConfigError, match=r"\(bert\) cannot classify images"):
         get_family(IMAGE).load(find_model(str(bert)))
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_or_in_place_of_a_folder_is_refused_without_waiting(bert: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bert, tmp_path / "m")
+    for path in (folder / "more.safetensors", tmp_path / "pipe"):
+        os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"m/more\.safetensors is a pipe, a device or a link to nothing"):
+        find_model(str(folder))
+    with pytest.raises(ConfigError, match="pipe is a file; give the folder with config"):
+        find_model(str(tmp_path / "pipe"))
 
 
 def test_fingerprint_changes_with_the_weights(bert: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from genft.presets import Preset
 from genft.runs.measured import Result
 from genft.runs.store import Store
 from genft.sweeps import schedule as schedules
-from genft.sweeps.matrix import Entry, Matrix, parse_entries
+from genft.sweeps.matrix import Entry, Matrix, parse_entries, spell_out
 from genft.sweeps.schedule import Schedule, beyond_the_edge
 from genft.training.callbacks import Progress
 from genft.training.prepared import PreparedRun
@@ -30,6 +30,24 @@ def test_entries_are_methods_with_settings() -> None:
         Entry("vectorfit[train_bias=false,avf=false]", METHODS["vectorfit"], {"train_bias": False, "avf": False}),
         Entry("lora[r=4]", METHODS["lora"], {"r": 4}),
     )
+
+
+def test_one_word_for_the_methods_of_the_papers_table() -> None:
+    spelled, _ = spell_out("svft,paper", {"glue"})
+    names = spelled.split(",")
+    assert names[:3] == ["svft", "full", "houlsby"]  # GLUE's "Adapter" is Houlsby's
+    assert {"corda", "propetl_prefix", "propulsion", "genft"} < set(names)
+    assert "vpt_deep" not in names
+    for suite in ("vtab1k", "fgvc"):
+        spelled, absent = spell_out("paper", {suite})
+        here = [entry.method for entry in parse_entries(spelled)]
+        assert {"vpt_deep", "vfpt", "adapter"} < {info.name for info in here}
+        assert all(info.group == "paper" and "image" in info.kinds for info in here)
+        assert not set(absent) & set(METHODS)
+    assert spell_out("lora[r=4]", ()) == ("lora[r=4]", ())
+    for suites in ({"glue", "fgvc"}, {"support"}, {""}):
+        with pytest.raises(ConfigError, match="allowed: the tasks of one of glue, vtab1k, fgvc"):
+            spell_out("paper", suites)
 
 
 def test_entries_report_all_their_problems() -> None:

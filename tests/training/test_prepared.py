@@ -132,6 +132,8 @@ def test_long_names_make_folders_that_file_systems_take(bert: Path, reviews: Pat
     ("values", "message"),
     [
         ({"seed": 2**32}, "seed: .*less than 4294967296"),
+        ({"training": {"learning_rate": float("inf")}}, "learning_rate: should be a finite number"),
+        ({"training": {"max_grad_norm": float("nan")}}, "max_grad_norm: should be a finite number"),
         ({"training": {"image_size": 100_000}}, "image_size: .*less than or equal to 4096"),
     ],
 )

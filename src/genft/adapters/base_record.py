@@ -67,12 +67,15 @@ def take_base_record(model: nn.Module) -> BaseRecord | None:
     """Record the base that ``model`` was trained on: its frozen weights, without those of an adapter.
 
     None if no weight is frozen, or if weights are sharded over several processes. A method that starts by changing its
-    targets (PiSSA) no longer has their original values, so they are left out.
+    targets (PiSSA) no longer has their original values, so they are left out; so are quantised weights, which
+    bitsandbytes packs in another order once they have been used.
     """
     changed = {name.partition(".lora_")[0] for name in getattr(model, "initial_adapter", None) or ()}
     changed = {path.removeprefix("base_model.model.") for path in changed}
     frozen = {
-        name: p for name, p in base_parameters(model) if not p.requires_grad and name.rpartition(".")[0] not in changed
+        name: p
+        for name, p in base_parameters(model)
+        if not p.requires_grad and p.is_floating_point() and name.rpartition(".")[0] not in changed
     }
     if not frozen or any(type(p.data) is not Tensor for p in frozen.values()):
         return None

@@ -16,12 +16,22 @@ def subject(saved: SavedTask | None) -> str:
     return f"{markdown(saved.method)} on {markdown(saved.base)}, for {markdown(saved.task)}"
 
 
+def measured(saved: SavedTask) -> str:
+    """What was measured, by which protocol, and the licence of the data as far as the task states it."""
+    text = (
+        f"{markdown(saved.metric)} {saved.score:.4f} (protocol {markdown(saved.protocol)}), "
+        f"trained with genft {markdown(saved.genft_version)}."
+    )
+    for name, value in (("Licence of the data", saved.licence), ("Source of the data", saved.source)):
+        if value:
+            text += f"\n{name}: {markdown(value)}."
+    return text
+
+
 def adapter_card(saved: SavedTask, words: Words, *, is_peft: bool) -> Card:
     """The card of a saved adapter or baseline: what it predicts, and the code that loads it."""
     paragraphs = [
-        f"{markdown(saved.metric)} {saved.score:.4f} (protocol {markdown(saved.protocol)}), "
-        f"trained with genft {markdown(saved.genft_version)}.\n"
-        f"Predicts{', in this order' if words.labels else ''}: {markdown(words.meaning)}.",
+        f"{measured(saved)}\n\nPredicts{', in this order' if words.labels else ''}: {markdown(words.meaning)}.",
         "Install genft with `pip install genft`, then:",
         code(
             "from genft import load_adapter",
@@ -56,6 +66,8 @@ def merged_card(saved: SavedTask | None, base: str | None, class_name: str) -> C
         f"The adapter is folded into the weights: a plain {class_name}.",
         code(f"from transformers import {class_name}", "", f'model = {class_name}.from_pretrained("THIS FOLDER")'),
     ]
+    if saved is not None:
+        paragraphs.append(f"The adapter, before it was merged: {measured(saved)}")
     return Card(f"{subject(saved)}, merged", base, "transformers", paragraphs)
 
 
@@ -70,4 +82,6 @@ def lora_card(
     """
     how = "exactly" if worst_error is None else f"with relative errors of up to {worst_error:.1e} per weight"
     paragraphs = [f"Converted {how}.", with_peft(class_name, base or "", labels)]
+    if saved is not None:
+        paragraphs.append(f"The adapter, before it was converted: {measured(saved)}")
     return Card(f"{subject(saved)}, as LoRA", base, "peft", paragraphs)

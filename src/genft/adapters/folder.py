@@ -20,6 +20,8 @@ BASELINE_WEIGHTS = "model.safetensors"
 #: genft's records of the task (``task_file.py``) and of the base model (``base_record.py``).
 TASK_FILE = "genft_task.json"
 BASE_FILE = "genft_base.json"
+#: The options that repeat the run, for ``genft train --config``.
+RUN_FILE = "genft_run.toml"
 
 
 @contextmanager

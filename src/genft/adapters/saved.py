@@ -3,6 +3,7 @@
 adapter_config.json, adapter_model.safetensors    peft's files (model.safetensors if no adapter was used)
 genft_task.json                                   task, labels, preprocessing, base, score
 genft_base.json                                   hashes of the base's frozen weights
+genft_run.toml                                    the options that repeat the run
 tokenizer files (text), README.md                 the tokenizer; the model card with the code to load it
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -26,14 +27,14 @@ from transformers import PreTrainedModel
 from genft.adapters.base_record import check_base, read_base_record, take_base_record, tokenizer_fingerprint
 from genft.adapters.card import adapter_card
 from genft.adapters.checks import check_files, check_names, check_shapes, check_sizes, one_sentence, read_tensors
-from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIGHTS, TASK_FILE, new_folder
+from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIGHTS, RUN_FILE, TASK_FILE, new_folder
 from genft.adapters.task_file import SavedTask, read_task
 from genft.api.card import AUTO_CLASSES
 from genft.bridge.adapter_file import current_key
 from genft.bridge.fingerprint import other_base_allowed
 from genft.bridge.patterns import check_patterns
 from genft.data import Task
-from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, first_line
+from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, GenFTError, first_line
 from genft.families.family import Family
 from genft.families.registry import get_family
 from genft.models.load import LoadedModel
@@ -68,9 +69,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class Trained(Opened):
-    """An adapter trained by genft, on its base and ready to predict."""
+    """An adapter trained by genft, on its base and ready to predict.
+
+    Attributes:
+        loaded: the base model, with the tokenizer and the preprocessing of training.
+    """
 
     saved: SavedTask
+    loaded: LoadedModel
 
     @cached_property
     def family(self) -> Family:
@@ -91,11 +97,15 @@ class Trained(Opened):
 
         Raises:
             DataError: one text instead of a list, or an input with a different number of texts than in training.
+            GenFTError: outputs that are NaN or infinite.
             ConfigError: an option that this task does not have.
         """
         tuples = self._as_tuples(inputs)
         preprocessing = self.saved.preprocessing
-        return self.family.predict(self.model, self.tokenizer, preprocessing, tuples, batch_size, options)
+        outputs = self.family.predict(self.model, self.tokenizer, preprocessing, tuples, batch_size, options)
+        if isinstance(outputs, torch.Tensor):
+            _refuse_nan(outputs)
+        return outputs
 
     def _as_tuples(self, inputs: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
         if isinstance(inputs, str):
@@ -108,13 +118,38 @@ class Trained(Opened):
         return tuples
 
 
+def _refuse_nan(outputs: torch.Tensor) -> None:
+    bad = (~outputs.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise GenFTError(
+            f"the model's outputs for {len(bad):,} of {len(outputs):,} inputs (first: input {bad[0] + 1}) are NaN or "
+            "infinite, which is no prediction; the adapter or its base holds values that are too large"
+        )
+
+
 # -------------------------------------------------------------------- save
 
 
 def save(
-    folder: Path, model: nn.Module, loaded: LoadedModel, task: Task, method: str, protocol: str, score: float
+    folder: Path,
+    model: nn.Module,
+    loaded: LoadedModel,
+    task: Task,
+    method: str,
+    protocol: str,
+    score: float,
+    run_file: str | None = None,
 ) -> int:
     """Write the folder atomically; an older one of the same name is replaced.
+
+    Args:
+        folder: the folder to write.
+        model: the base model with the method attached and trained.
+        loaded: the base model.
+        task: what was learned, with its classes.
+        method, protocol: their names.
+        score: the task's metric on the reporting split.
+        run_file: the options that repeat the run, or None if none can.
 
     Returns:
         The size of its weight file in bytes.
@@ -136,6 +171,8 @@ def save(
         if record is not None:
             record.write(temporary)
         saved.write(temporary)
+        if run_file is not None:
+            (temporary / RUN_FILE).write_text(run_file, encoding="utf-8")
         adapter_card(saved, get_family(task).words, is_peft=is_peft).write(temporary)
         return weights.stat().st_size
 
@@ -158,6 +195,9 @@ def _describe(
         preprocessing=loaded.preprocessing,
         score=score,
         protocol=protocol,
+        quantise=loaded.quantise,
+        licence=task.licence,
+        source=task.source,
         family=task.family,
         task_type=loaded.task_type,
         prompting=task.prompting,
@@ -223,7 +263,9 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
         raise AdapterFileError(f"{folder}: is not a folder with a saved adapter")
     check_files(folder)
     saved = read_task(folder)
-    loaded = family_of(saved).load(_find_base(saved, base), image_size=saved.preprocessing.image_size)
+    loaded = family_of(saved).load(
+        _find_base(saved, base), image_size=saved.preprocessing.image_size, quantise=saved.quantise
+    )
     if not other_base_allowed():
         check_base(read_base_record(folder), saved.base_fingerprint, loaded.model, saved.base)
     tokenizer = _tokenizer(folder, saved, loaded.tokenizer)
@@ -232,7 +274,8 @@ def load(folder: str | Path, base: str | None = None) -> Trained:
     else:
         model = _fill_in(folder / BASELINE_WEIGHTS, loaded, saved)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return Trained(folder, model.eval().to(device), tokenizer, saved)
+    loaded = replace(loaded, tokenizer=tokenizer, preprocessing=saved.preprocessing)
+    return Trained(folder, model.eval().to(device), tokenizer, saved, loaded)
 
 
 def open_adapter(folder: Path, base: str | None = None, num_labels: int | None = None) -> Opened:

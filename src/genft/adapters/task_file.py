@@ -19,11 +19,13 @@ class SavedTask(Record):
         classes: the labels, in the order of the model's outputs; empty in a regression.
         base: a Hub id, or the base's folder on the machine of training.
         score: ``metric`` on the reporting split of ``protocol``.
+        licence, source: of the data, as the task states them; empty if it does not.
         base_fingerprint: one hash of all frozen weights of the base (``base_record.py``); None if nothing was frozen,
             and for adapters of genft 0.1.
         family: the family of the task.
         task_type: peft's name for the task; None if it has none, and for adapters of genft 0.1.
         prompting: how prompts are written, if it generates text.
+        quantise: how the base was quantised: 4bit, 8bit, or none.
         tokenizer_fingerprint: one hash of the tokenizer's behaviour; None for images, and for adapters of genft 0.1.
     """
 
@@ -41,11 +43,14 @@ class SavedTask(Record):
     preprocessing: Preprocessing
     score: float
     protocol: str
+    licence: str = ""
+    source: str = ""
     family: str = "classification"
     task_type: str | None = None
     prompting: Prompting = Prompting()
     base_fingerprint: str | None = None
     tokenizer_fingerprint: str | None = None
+    quantise: str = "none"
 
     def write(self, folder: Path) -> None:
         (folder / TASK_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -12,14 +12,22 @@ if TYPE_CHECKING:
 #: n → n training examples as inputs of the model, each in its own batch, without labels.
 Examples = Callable[[int], Iterable[dict[str, "Tensor"]]]
 
+#: (n, size) → the training loss of n batches of labelled training examples, one after the other; each carries a graph.
+Losses = Callable[[int, int], Iterable["Tensor"]]
+
 
 class Recipe:
-    """Called by ``genft.training`` in this order: :meth:`settings` and :meth:`prepare` before the adapter is attached,
-    :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after."""
+    """Called by ``genft.training`` in this order: :meth:`settings`, :meth:`found_in_training` and :meth:`prepare`
+    before the adapter is attached, :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after."""
 
     def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
         """Settings that follow from the base model or from the number of optimizer steps; the user's settings take
         precedence."""
+        return {}
+
+    def found_in_training(self, model: PreTrainedModel, config: Any, losses: Losses) -> dict[str, Any]:
+        """Settings that follow from gradients of the training loss, such as what is trained; saved with the adapter.
+        Called with the base model in evaluation mode; ``config`` is only read."""
         return {}
 
     def prepare(self, model: PreTrainedModel, config: Any, examples: Examples) -> None:

@@ -7,7 +7,9 @@ from rich.console import Console
 
 from genft.cli.checks import DataCheckOptions, check_tasks_first
 from genft.cli.declare import Given, Options, option, takes_options
+from genft.cli.device import DeviceOptions
 from genft.cli.options import (
+    ConfigOptions,
     ModelOptions,
     OutputOptions,
     RoleOptions,
@@ -18,6 +20,7 @@ from genft.cli.options import (
 from genft.cli.progress import SweepBars, print_failures
 from genft.cli.request import numbers, read_tasks, run_alone
 from genft.cli.screen import print_json, screen
+from genft.data import find_tasks
 from genft.errors import ConfigError
 from genft.presets import load_preset
 from genft.report.collect import read_report
@@ -28,7 +31,7 @@ from genft.runs.quiet import be_quiet
 from genft.runs.settings import Training
 from genft.runs.store import Store
 from genft.sweeps.cluster import Cluster
-from genft.sweeps.matrix import Matrix, parse_entries
+from genft.sweeps.matrix import Matrix, parse_entries, spell_out
 from genft.sweeps.schedule import Schedule
 from genft.training.trackers import check_trackers
 
@@ -36,7 +39,8 @@ from genft.training.trackers import check_trackers
 class ComparedOptions(Options):
     panel = "Model and method"
     methods: str = option(
-        "Methods, separated by commas; settings go in brackets: vectorfit[avf=false].",
+        "Methods, separated by commas; settings go in brackets: vectorfit[avf=false]. 'paper' stands for every method "
+        "of the paper's table on vtab1k, fgvc or glue.",
         "genft,vectorfit,lora,bitfit,linear",
     )
     learning_rates: str | None = option(
@@ -80,6 +84,8 @@ def bench(
     ray: RayOptions,
     output: OutputOptions,
     trackers: TrackerOptions,
+    device: DeviceOptions,
+    config: ConfigOptions,
 ) -> None:
     """Compare methods on tasks, over seeds.
 
@@ -90,25 +96,29 @@ def bench(
     """
     run_alone("bench")
     be_quiet()
+    device.use()
     console = screen(output.as_json)
     report_to = check_trackers(trackers.report_to)
     cluster = ray.cluster(sweep.jobs)
     store = Store(output.out) if sweep.dry_run else Store(output.out).open()
-    entries = parse_entries(compared.methods)
+    suites = {task.suite for word in tasks.tasks for task in find_tasks(word, tasks.data)}
+    methods, absent = spell_out(compared.methods, suites)
+    entries = parse_entries(methods)
     seeds = numbers("--seeds", sweep.seeds, int)
     rates = sorted(numbers("--learning-rates", compared.learning_rates, float)) if compared.learning_rates else ()
-    preset = load_preset(model.preset)
     data = read_tasks(console, tasks.tasks, tasks.data, roles)
     matrix = Matrix(
         tasks=tuple(task for task, _ in data),
         entries=entries,
         seeds=seeds,
         model=model.model,
-        preset=preset,
+        preset=load_preset(model.preset),
         grid=tuple(rates),
         training=training.values,
         run=roles.given,
     )
+    if absent:
+        console.print(f"[yellow]left out[/] {', '.join(absent)}: in the paper's table, but not in genft")
     schedule = Schedule(matrix, store, {task.name: task_data for task, task_data in data})
     _announce(console, schedule)
     if sweep.dry_run:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from genft.cli.config import parse_with_config
 from genft.cli.names import translate
 from genft.cli.screen import errors
 from genft.errors import GenFTError, first_line
@@ -44,6 +45,7 @@ COMMANDS = {
             _LEARN,
         ),
         Entry("predict", "genft.cli.predict:predict", "Predict new rows or images with a saved adapter.", _LEARN),
+        Entry("evaluate", "genft.cli.evaluate:evaluate", "Score a saved adapter on labelled rows.", _LEARN),
         Entry("bench", "genft.cli.bench:bench", "Compare methods on tasks, over seeds.", _COMPARE),
         Entry(
             "search", "genft.cli.search:search", "Search hyper-parameters for a task, on its validation data.", _COMPARE
@@ -77,11 +79,15 @@ COMMANDS = {
 
 
 class Command(TyperCommand):
-    """A command that recognises the names that its options have in other tools."""
+    """A command that takes options from a file, and recognises the names that they have in other tools."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
-        return super().parse_args(ctx, translate(args, known))
+        return parse_with_config(self.params, _train_params, ctx, translate(args, known), super().parse_args)
+
+
+def _train_params() -> Any:
+    return load(COMMANDS["train"]).params
 
 
 class CommandGroup(TyperGroup):

@@ -60,7 +60,7 @@ def check(options: CheckOptions, own: OwnDataOptions) -> None:
     """
     root, console = options.root, screen(options.as_json)
     if root.is_dir():
-        names = options.tasks or sorted({task.suite for task in list_tasks() if task.reader in LAYOUTS})
+        names = options.tasks or sorted({task.suite or task.name for task in list_tasks() if task.reader in LAYOUTS})
         records = _check_all(console, [task for name in names for task in find_tasks(name, root)])
     elif options.tasks:
         raise ConfigError(f"{root}: is not a folder")

@@ -161,12 +161,12 @@ def _typer_parameter(option_field: OptionField) -> tuple[Any, Any, Any]:
     """(type, default, typer's Option or Argument) of the parameter that typer reads."""
     name, field, panel, given = option_field
     display, kind = _display(field), _kind(field)
-    is_switch = kind is bool and not given
+    is_switch = kind is bool
     default = inspect.Parameter.empty if field.is_required() else None if given else field.default or None
     default_text = None if is_switch or field.is_required() or field.default in (None, ()) else str(field.default)
     settings: dict[str, Any] = {"help": _help(field, display.shown_default or default_text), "show_default": False}
     if is_switch:
-        default, settings["metavar"] = False, ""  # typer would show <bool>, as if a value followed
+        default, settings["metavar"] = None if given else False, ""  # typer would show <bool>, as if a value followed
     else:
         settings["metavar"] = display.metavar or _METAVARS.get(kind, "TEXT")
     annotation = kind | None if default is None else kind

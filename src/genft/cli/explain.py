@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from genft.api.settings import plain
-from genft.cli.declare import takes_options
-from genft.cli.options import JsonOptions, TaskOptions
-from genft.cli.request import RunOptions, build_request, is_file
+from genft.cli.declare import Options, option, takes_options
+from genft.cli.options import JsonOptions
+from genft.cli.request import Origins, RunOptions, build_request, is_file
 from genft.cli.screen import print_json, screen
+from genft.errors import ConfigError
+from genft.files import check_writable, write_atomically
 from genft.report.style import table
+from genft.runs.options import run_file
 from genft.runs.quiet import be_quiet
-from genft.runs.request import Request, Sourced
+from genft.runs.request import USER, Request, Sourced
 from genft.training.callbacks import Inferred
 from genft.training.prepared import PreparedRun, prepare
 from genft.training.session import Session
 
 _Values = dict[str, tuple[Any, str]]
-_USER = "command line"
+
+
+class WriteOptions(Options):
+    panel = "Output"
+    write: Path | None = option(
+        "Also write the run as a file for --config of `genft train`, with the origin of every value.",
+        None,
+        metavar="FILE.toml",
+    )
 
 
 @takes_options
-def explain(run: RunOptions, output: JsonOptions) -> None:
+def explain(run: RunOptions, written: WriteOptions, output: JsonOptions) -> None:
     """Show every value of a run and its origin, without training.
 
     Takes the options of `genft train`, loads the model and attaches the method to it.
@@ -32,14 +44,18 @@ def explain(run: RunOptions, output: JsonOptions) -> None:
         genft explain reviews.csv --text-column review --label-column stars -m minilm-l6
     """
     be_quiet()
+    if written.write:
+        check_writable(written.write)
     request = build_request(run)
     prepared = prepare(request.spec, method=request.method)
     sections = {
-        "Run": _run(run.task, request, prepared),
+        "Run": _run(run, request, prepared),
         f"Settings of {request.spec.method}": _jsonable(request.settings),
         "Training": _jsonable(request.training),
         "Inferred": _inferred(Session(prepared).inferred),
     }
+    if written.write:
+        _write(written.write, request)
     if output.as_json:
         print_json(
             {
@@ -55,13 +71,28 @@ def explain(run: RunOptions, output: JsonOptions) -> None:
             shown.add_row(name, _shown(value), origin if origin == "default" else f"[bold]{escape(origin)}[/]")
         console.print(shown)
         console.print()
+    if written.write:
+        console.print(f"Train it: genft train --config {written.write}", soft_wrap=True, markup=False)
 
 
-def _run(options: TaskOptions, request: Request, prepared: PreparedRun) -> _Values:
+def _write(path: Path, request: Request) -> None:
+    sources = {
+        name: source
+        for values in (request.run, request.settings, request.training)
+        for name, (_, source) in values.items()
+        if source not in (USER, "default")
+    }
+    content = run_file(request.spec, request.method, sources)
+    if content is None:
+        raise ConfigError("--write: a task of your own .toml file cannot be written as options")
+    write_atomically(path, content.encode("utf-8"))
+
+
+def _run(run: RunOptions, request: Request, prepared: PreparedRun) -> _Values:
     task = prepared.data.task
     return {
-        "task": (task.name, _USER),
-        **_task(options, request, prepared),
+        "task": (task.name, Origins.of(run).of_value("task", run.task.task)),
+        **_task(run, request, prepared),
         **{f"{name} examples": (len(split), "counted") for name, split in prepared.data.splits.items()},
         **_jsonable({name: value for name, value in request.run.items() if value.value is not None}),
         "model files": (prepared.source.origin, "found"),
@@ -69,14 +100,25 @@ def _run(options: TaskOptions, request: Request, prepared: PreparedRun) -> _Valu
     }
 
 
-def _task(options: TaskOptions, request: Request, prepared: PreparedRun) -> _Values:
+def _task(run: RunOptions, request: Request, prepared: PreparedRun) -> _Values:
     """The task's values: its own, those that the user set, and those inferred from the data."""
-    task = prepared.data.task
+    task, options, origins = prepared.data.task, run.task, Origins.of(run)
+
+    def given(name: str, otherwise: str) -> str:
+        value = getattr(options, name)
+        return origins.of_value(name, value) if value else otherwise
+
     usual = "default" if is_file(options.task) else f"task {task.name}"
     texts = {
-        "text columns": (list(task.text_columns), _USER if options.text_column else usual),
-        "label column": (task.label_column, _USER if options.label_column else usual),
-        "longest text": (task.max_length, _USER if options.max_length else usual),
+        "text columns": (
+            list(task.text_columns),
+            given("text_column", usual),
+        ),
+        "label column": (
+            task.label_column,
+            given("label_column", usual),
+        ),
+        "longest text": (task.max_length, given("max_length", usual)),
     }
     metric = "default for what is predicted" if usual == "default" else usual
     known = request.spec.task.classes or not task.classes
@@ -85,7 +127,7 @@ def _task(options: TaskOptions, request: Request, prepared: PreparedRun) -> _Val
         "predicts": (prepared.family.answers, usual if known else "inferred from the training data"),
         "classes": (list(task.classes), usual if known else "inferred from the training data"),
         **(texts if task.kind == "text" else {}),
-        "metric": (task.metric, _USER if options.metric else metric),
+        "metric": (task.metric, given("metric", metric)),
         **({} if prepared.family.selects.name == task.metric else {"selects": (prepared.family.selects.name, usual)}),
     }
 

@@ -47,17 +47,31 @@ ELSEWHERE = {
     "--metric-for-best-model": "--metric",
     "--num-workers": "--jobs",
     "--folder": "--out",
+    "--gradient-accumulation-steps": "--grad-accumulation",
+    "--gradient-accumulation": "--grad-accumulation",
+    "--accumulate-grad-batches": "--grad-accumulation",
+    "--early-stopping-patience": "--early-stopping",
+    "--patience": "--early-stopping",
+    "--class-weight": "--class-weights",
+    "--quantization": "--quantise",
+    "--quantize": "--quantise",
+    "--quantization-bit": "--quantise",
 }
 _FIRST_ARGUMENT = "name the task or the file as the first argument, without an option"
-_DEVICE = "genft uses the GPU if there is one; choose another with the environment variable CUDA_VISIBLE_DEVICES"
+_DEVICE = "genft uses the GPU if there is one; choose with --device cpu or cuda:N; several GPUs: torchrun"
 _SETTING = "is a setting of the method: use --set {}=VALUE (`genft list methods NAME` lists them)"
 #: Option names that genft has no option for, and what to do instead.
 INSTEAD = {
     **dict.fromkeys(
         ("--dataset", "--dataset-name", "--train-file", "--task", "--task-name", "--tasks"), _FIRST_ARGUMENT
     ),
-    **dict.fromkeys(("--device", "--gpu", "--gpus", "--cuda", "--device-map"), _DEVICE),
-    **dict.fromkeys(("--bf16", "--fp16", "--mixed-precision", "--torch-dtype", "--dtype"), "use --precision bf16"),
+    **dict.fromkeys(("--gpu", "--gpus", "--cuda", "--device-map"), _DEVICE),
+    **dict.fromkeys(
+        ("--bf16", "--fp16", "--mixed-precision", "--torch-dtype", "--dtype"),
+        "use --precision bf16 (or fp16, on a GPU without bf16)",
+    ),
+    **dict.fromkeys(("--load-in-4bit", "--use-4bit"), "use --quantise 4bit"),
+    **dict.fromkeys(("--load-in-8bit", "--int8"), "use --quantise 8bit"),
     **dict.fromkeys(("--rank", "--lora-r", "--lora-rank", "--r"), _SETTING.format("r")),
     "--lora-alpha": _SETTING.format("lora_alpha"),
     "--lora-dropout": _SETTING.format("lora_dropout"),

@@ -25,6 +25,16 @@ class AgainOptions(Options):
     again: bool = option("Run even if the result exists.", False)
 
 
+class ConfigOptions(Options):
+    panel = "Output"
+    config: Path | None = option(
+        "A .toml file with options of this command (learning_rate = 0.01) and a table [settings] for --set; options on "
+        "the command line win over it. Every finished run leaves such a file, genft_run.toml, beside its adapter.",
+        None,
+        metavar="FILE.toml",
+    )
+
+
 class TrackerOptions(Options):
     """Trackers are not part of a run's key."""
 

@@ -15,6 +15,7 @@ from rich.markup import escape
 from genft.adapters.saved import family_of, load
 from genft.adapters.task_file import SavedTask, read_task
 from genft.cli.declare import option, takes_options
+from genft.cli.device import DeviceOptions
 from genft.cli.options import InputOptions, JsonOptions, NewTokensOptions, ReadingOptions, SavedOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
@@ -22,7 +23,7 @@ from genft.data.check import unreadable_images
 from genft.data.image_folders import scan
 from genft.data.tables import read_table
 from genft.errors import ConfigError, DataError
-from genft.files import write_atomically
+from genft.files import check_writable, write_atomically
 from genft.report.style import table
 from genft.runs.quiet import be_quiet
 
@@ -66,6 +67,7 @@ def predict(
     inputs: InputOptions,
     reading: ReadingOptions,
     written: PredictionOptions,
+    device: DeviceOptions,
     output: JsonOptions,
 ) -> None:
     """Predict new rows or images with a saved adapter.
@@ -75,8 +77,14 @@ def predict(
         genft predict runs/adapters/NAME --input new.csv --output predicted.csv
     """
     be_quiet()
+    device.use()
     if inputs.input is None:
         raise ConfigError("--input: is missing; give a file with rows, an image or a folder of images")
+    file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
+    if file:
+        check_writable(file)
+        if file.resolve() == inputs.input.resolve():
+            raise ConfigError(f"--output: {file} is the input, which would be replaced; name another file")
     saved = read_task(existing_folder(adapter.adapter))
     console = screen(output.as_json)
     rows, texts = read_inputs(inputs.input, saved, reading)
@@ -89,10 +97,11 @@ def predict(
     family = trained.family
     outputs = trained.predict(texts, **written.given)
     answers = [dict(family.answer(of_row)) for of_row in outputs]
-    file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
     if file:
         columns = [family.columns(of_row, text) for of_row, text in zip(outputs, texts, strict=True)]
-        _write(file, _with_answers(rows, [{**answer, **more} for answer, more in zip(answers, columns, strict=True)]))
+        write_rows(
+            file, _with_answers(rows, [{**answer, **more} for answer, more in zip(answers, columns, strict=True)])
+        )
     if output.as_json:
         details = [family.details(of_row, text) for of_row, text in zip(outputs, texts, strict=True)]
         print_json(_with_answers(rows, [{**answer, **more} for answer, more in zip(answers, details, strict=True)]))
@@ -163,7 +172,7 @@ def _cell(value: Any, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)

@@ -8,7 +8,7 @@ from genft.api.settings import split_outside_brackets
 from genft.cli.declare import Options, argument, option, takes_options
 from genft.cli.screen import screen
 from genft.errors import ConfigError, not_one_of
-from genft.files import write_atomically
+from genft.files import check_writable, write_atomically
 from genft.report import formats, page
 from genft.report.collect import read_report
 from genft.runs.store import Store
@@ -54,6 +54,8 @@ def report(options: ReportOptions) -> None:
     out, kind = options.out, "html" if options.html else _format(options)
     if options.html:
         out = out or options.folder / "report.html"
+    if out is not None:
+        check_writable(out)
     store = Store(options.folder)
     with screen(True).status("Comparing example by example"):
         contents = read_report(

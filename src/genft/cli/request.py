@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from genft.api.settings import parse_settings
+from genft.cli.config import Config, read_config
 from genft.cli.declare import Given, Options, flag
-from genft.cli.options import MethodOptions, ModelOptions, OwnDataOptions, RoleOptions, TaskOptions
+from genft.cli.options import ConfigOptions, MethodOptions, ModelOptions, OwnDataOptions, RoleOptions, TaskOptions
 from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read, task_from_path
 from genft.data.prompting import Prompting
 from genft.errors import ConfigError, DataError, GenFTError, nearest, not_one_of
@@ -21,7 +24,7 @@ from genft.methods import get_method
 from genft.presets import load_preset
 from genft.records import check
 from genft.runs.protocols import check_splits, get_protocol
-from genft.runs.request import DEFAULT_METHOD, Request, build_spec
+from genft.runs.request import DEFAULT_METHOD, USER, Request, Sourced, build_spec
 from genft.runs.settings import Training
 
 
@@ -33,6 +36,7 @@ class RunOptions(Options):
     model: ModelOptions
     method: MethodOptions
     training: Given[Training]
+    config: ConfigOptions
 
 
 def build_request(run: RunOptions) -> Request:
@@ -42,7 +46,7 @@ def build_request(run: RunOptions) -> Request:
     name = run.method.method
     method = get_method(name or DEFAULT_METHOD)
     seed = {} if run.method.seed is None else {"seed": run.method.seed}
-    return build_spec(
+    request = build_spec(
         task,
         run.model.model,
         load_preset(run.model.preset),
@@ -51,6 +55,45 @@ def build_request(run: RunOptions) -> Request:
         training=run.training.values,
         **seed,
         **run.roles.given,
+    )
+    return request if run.config.config is None else _relabelled(request, run, read_config(run.config.config))
+
+
+class Origins:
+    """Where the user has given a value: on the command line, or in the file of ``--config``."""
+
+    def __init__(self, path: Path | None, values: Mapping[str, Any]) -> None:
+        self.path, self.values = path, values
+
+    @classmethod
+    def of(cls, run: RunOptions) -> Origins:
+        path = run.config.config
+        return cls(path, read_config(path).values if path else {})
+
+    def of_value(self, name: str, value: Any) -> str:
+        """The file if it has this value, otherwise the command line."""
+        own = self.values.get(name)
+        own, value = (v if isinstance(v, (list, tuple)) else [v] for v in (own, value))
+        same = len(own) == len(value) and all(a == b or str(a) == str(b) for a, b in zip(own, value, strict=True))
+        return str(self.path) if self.path and same else USER
+
+    def relabelled(self, values: Mapping[str, Sourced]) -> dict[str, Sourced]:
+        return {
+            name: Sourced(value, self.of_value(name, value) if source == USER else source)
+            for name, (value, source) in values.items()
+        }
+
+
+def _relabelled(request: Request, run: RunOptions, config: Config) -> Request:
+    """The request, in which values from the file name the file as their origin."""
+    pairs = [f"{name}={text}" for name, text in config.settings.items()]
+    settings = parse_settings(request.method, [pair for pair in pairs if pair in run.method.settings])
+    options = Origins(config.path, config.values)
+    return dataclasses.replace(
+        request,
+        run=options.relabelled(request.run),
+        training=options.relabelled(request.training),
+        settings=Origins(config.path, settings).relabelled(request.settings),
     )
 
 

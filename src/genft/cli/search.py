@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from genft.cli.checks import DataCheckOptions, check_tasks_first
 from genft.cli.declare import Options, option, takes_options
+from genft.cli.device import DeviceOptions
 from genft.cli.options import OutputOptions
 from genft.cli.progress import RunBar
 from genft.cli.request import RunOptions, build_request, run_alone
@@ -40,7 +41,9 @@ class SearchOptions(Options):
 
 
 @takes_options
-def search(run: RunOptions, checks: DataCheckOptions, options: SearchOptions, output: OutputOptions) -> None:
+def search(
+    run: RunOptions, checks: DataCheckOptions, options: SearchOptions, device: DeviceOptions, output: OutputOptions
+) -> None:
     """Search hyper-parameters for a task, on its validation data.
 
     Optuna's TPE sampler searches the preset's spaces and prunes trials, using the selection split alone. Values that
@@ -51,6 +54,7 @@ def search(run: RunOptions, checks: DataCheckOptions, options: SearchOptions, ou
     """
     run_alone("search")
     be_quiet()
+    device.use()
     console, seconds = screen(output.as_json), None if options.time is None else _seconds(options.time)
     request = build_request(run)
     store = Store(output.out).open()

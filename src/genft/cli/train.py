@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from genft.cli.checks import DataCheckOptions, check_first
-from genft.cli.declare import takes_options
+from genft.cli.declare import Options, option, takes_options
+from genft.cli.device import DeviceOptions
 from genft.cli.options import AgainOptions, OutputOptions, TrackerOptions
 from genft.cli.progress import RunBar
 from genft.cli.request import RunOptions, build_request
 from genft.cli.screen import print_json, screen
+from genft.hub import check_push, push_adapter
 from genft.report.style import size
 from genft.report.terminal import LEGEND, comparison
 from genft.runs.measured import Result
@@ -28,6 +30,18 @@ from genft.training.run import run_once
 from genft.training.trackers import check_trackers
 
 
+class PushOptions(Options):
+    panel = "Output"
+    push_to_hub: str | None = option(
+        "Upload the adapter with its card to this repository of the Hugging Face Hub, which is made private if it does "
+        "not exist. genft_run.toml stays here, since it names your files.",
+        None,
+        metavar="OWNER/NAME",
+    )
+    public: bool = option("A new repository is public.", False)
+    licence: str | None = option("The adapter's licence on its card, such as apache-2.0.", None, shown_default="none")
+
+
 @takes_options
 def train(
     run: RunOptions,
@@ -35,6 +49,8 @@ def train(
     output: OutputOptions,
     repeat: AgainOptions,
     trackers: TrackerOptions,
+    device: DeviceOptions,
+    push: PushOptions,
 ) -> None:
     """Train one method on one task, and save the adapter.
 
@@ -46,6 +62,9 @@ def train(
         genft train reviews.csv --text-column review --label-column stars --model minilm-l6
     """
     be_quiet()
+    device.use()
+    if push.push_to_hub:
+        check_push(push.push_to_hub)
     console = screen(output.as_json) if ranks.is_first() else Console(quiet=True)
     report_to = check_trackers(trackers.report_to)
     request = build_request(run)
@@ -65,6 +84,11 @@ def train(
         with _Narrator(console, prepared) as bar:
             result = run_once(prepared, store, bar.watch, report_to, again=repeat.again)
     _conclude(console, result, store.out)
+    if push.push_to_hub and ranks.is_first():
+        place = push_adapter(
+            store.out / result.adapter, push.push_to_hub, private=not push.public, licence=push.licence
+        )
+        console.print(f"Pushed to {place} ({'public' if push.public else 'private, if it is new'})", soft_wrap=True)
     if output.as_json and ranks.is_first():
         print_json(result.model_dump(mode="json", exclude={"predictions", "targets"}))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from genft.data.encode import PAD_TO, Encoded, encode
 from genft.data.preprocessing import Preprocessing
 from genft.data.task import Split, Task
 from genft.errors import ConfigError
+from genft.families.class_weights import class_weights, weighted_loss
 from genft.families.family import Family, Options, Words, refuse_options
 from genft.families.metrics import Array, Metric, metric_for, score_all
 from genft.families.standardised import UNSCALED, Scale, output_layer
@@ -38,6 +39,9 @@ class Classification(Family):
             raise ConfigError(f"{', '.join(prompting)}: only for tasks that generate text, not for {self.task.name}")
         if self.task.regression and training.label_smoothing:
             raise ConfigError("label_smoothing: applies to classes, and this task predicts a number")
+        if self.task.regression and training.class_weights != "none":
+            raise ConfigError("class_weights: applies to classes, and this task predicts a number")
+        class_weights(training.class_weights, self.task.classes)
         if self.reads == "text" and training.augment != "none":
             raise ConfigError("augment: applies to images, and this task has texts")
 
@@ -82,6 +86,10 @@ class Classification(Family):
             task_type="SEQ_CLS" if self.reads == "text" else None,
             purpose=f"classify {self.reads}s",
         )
+
+    def loss(self, train: Split, training: Options) -> Callable[..., torch.Tensor] | None:
+        weights = class_weights(training.class_weights, self.task.classes, train.labels)
+        return weighted_loss(weights, training.label_smoothing) if weights else None
 
     @property
     def revision(self) -> str | None:
@@ -160,6 +168,15 @@ class Classification(Family):
             return {"value": float(output[0])}
         best = int(np.argmax(output))
         return {"predicted": self.task.classes[best], "probability": float(output[best])}
+
+    def label_in_words(self, label: Any) -> Any:
+        return float(label) if self.task.regression else self.task.classes[int(label)]
+
+    def badness(self, output: Any, label: Any) -> float:
+        """The distance from the value; or what the true class lacks of a probability of 1, 0 if it is predicted."""
+        if self.task.regression:
+            return abs(float(output[0]) - float(label))
+        return 0.0 if int(np.argmax(output)) == int(label) else 1.0 - float(output[int(label)])
 
     def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
         return {} if self.task.regression else {"probabilities": self._by_class(output)}

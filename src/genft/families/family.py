@@ -34,6 +34,8 @@ class Options(Protocol):
     def precision(self) -> str: ...
     @property
     def eval_batch_size(self) -> int: ...
+    @property
+    def class_weights(self) -> str: ...
 
 
 class Judged(NamedTuple):
@@ -144,6 +146,7 @@ class Family(ABC):
         drop_path: float = 0.0,
         imagenet: bool = False,
         crop: bool = False,
+        quantise: str = "none",
     ) -> LoadedModel:
         """The model with a head for this task; see :func:`genft.models.load.load_model`."""
         return load_model(
@@ -154,6 +157,7 @@ class Family(ABC):
             drop_path=drop_path,
             imagenet=imagenet,
             crop=crop,
+            quantise=quantise,
         )
 
     def for_training(self, train: Split, loaded: LoadedModel) -> Family:
@@ -167,6 +171,15 @@ class Family(ABC):
 
     def finish(self, model: Any, loaded: LoadedModel) -> None:  # noqa: B027  most families have nothing to do
         """Called on :meth:`for_training`'s family after training, so that the model predicts what is reported."""
+
+    def loss(self, train: Split, training: Options) -> Callable[..., torch.Tensor] | None:
+        """The loss as ``Trainer`` calls it, or None for the one that the model computes.
+
+        Args:
+            train: the examples that will be trained on.
+            training: hyper-parameters.
+        """
+        return None
 
     # ---------------------------------------------------------------- examples
 
@@ -264,6 +277,14 @@ class Family(ABC):
     @abstractmethod
     def answer(self, output: Any) -> Mapping[str, Any]:
         """One output as ``genft predict`` shows it."""
+
+    def label_in_words(self, label: Any) -> Any:
+        """A label as ``genft evaluate`` shows it."""
+        return label
+
+    def badness(self, output: Any, label: Any) -> float:
+        """How wrong one output of :meth:`predict` is, 0 if it is right; the worst examples are shown by it."""
+        return float(output != label)
 
     def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
         """What ``genft predict --json`` adds."""

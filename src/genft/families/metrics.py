@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from genft.errors import ConfigError, not_one_of
 from genft.families.text_scores import TextScore
@@ -86,6 +85,8 @@ class Metric:
         It shows how certain the score is for these trained weights, not how much another seed would change it.
         """
         if self.counts_hits:
+            from scipy import stats
+
             correct = int(np.sum(predicted == target))
             wilson = stats.binomtest(correct, len(target)).proportion_ci(level, method="wilson")
             return float(wilson.low), float(wilson.high)

@@ -110,7 +110,8 @@ class GenFT(WeightMethod[GenFTConfig]):
         if self.config.transpose_delta:
             return []
         return [
-            f"transpose_delta: False needs square weights; {site} is ({site.out_features}, {site.in_features})"
+            f"transpose_delta: False needs square weights; {site} is ({site.out_features}, {site.in_features}); "
+            "True suits every shape"
             for site in sites
             if site.out_features != site.in_features
         ][:1]

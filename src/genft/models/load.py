@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import transformers
 from transformers import PreTrainedModel
 
@@ -55,6 +56,7 @@ class LoadedModel:
         untrained: the pooler of a model that sentence-transformers trained without it, treated like the head.
         notes: sentences about anything unusual.
         task_type: peft's name for the task, or None if it has none.
+        quantise: how the base is quantised: 4bit, 8bit, or none.
     """
 
     source: ModelSource
@@ -66,6 +68,7 @@ class LoadedModel:
     untrained: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     task_type: str | None = None
+    quantise: str = "none"
 
     @property
     def trained_in_full(self) -> tuple[str, ...]:
@@ -82,6 +85,7 @@ def load_model(
     drop_path: float = 0.0,
     imagenet: bool = False,
     crop: bool = False,
+    quantise: str = "none",
 ) -> LoadedModel:
     """Load the model and add a head.
 
@@ -93,6 +97,7 @@ def load_model(
         drop_path: the probability of skipping the last block; it rises linearly from the first.
         imagenet: resize images bilinearly and normalise them with ImageNet's mean, instead of the model's own.
         crop: see :class:`Preprocessing`.
+        quantise: 4bit or 8bit to quantise all linear weights but the head's with bitsandbytes, or none.
 
     Raises:
         ConfigError: the model's files cannot be used with this head, or it has no drop path.
@@ -102,19 +107,7 @@ def load_model(
     auto = getattr(transformers, head.auto_class)
     if type(config) not in auto._model_mapping:
         raise ConfigError(f"model: {source.name} ({config.model_type}) cannot {head.purpose} in transformers")
-    model, info = auto.from_pretrained(
-        source.folder,
-        **source.arguments,
-        config=config,
-        dtype="float32",
-        ignore_mismatched_sizes=True,
-        use_safetensors=True if any(source.folder.glob("*.safetensors")) else None,
-        output_loading_info=True,
-    )
-    missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-    # peft and transformers copy this into what they save, so it must be valid on another machine
-    model.config._name_or_path = source.base_id
-    model.name_or_path = source.base_id
+    model, missing = _load(auto, source, config, quantise)
     in_head = head_modules(model) if head.new else ()
     fresh, odd = _fresh(model, in_head, missing)
     untrained = tuple(name for name in poolers(model) if name not in fresh) if source.has_own_pooling else ()
@@ -128,8 +121,54 @@ def load_model(
     else:
         preprocessing = _image_preprocessing(source, image_size, imagenet=imagenet, crop=crop)
     return LoadedModel(
-        source, model, tokenizer, preprocessing, in_head, fresh, untrained, tuple(notes), task_type=head.task_type
+        source,
+        model,
+        tokenizer,
+        preprocessing,
+        in_head,
+        fresh,
+        untrained,
+        tuple(notes),
+        task_type=head.task_type,
+        quantise=quantise,
     )
+
+
+def _load(auto: Any, source: ModelSource, config: Any, quantise: str) -> tuple[PreTrainedModel, set[str]]:
+    """(the model, the names of its parameters that the checkpoint lacks)."""
+    model, info = auto.from_pretrained(
+        source.folder,
+        **source.arguments,
+        config=config,
+        dtype="float32",
+        **_quantisation(auto, config, quantise),
+        ignore_mismatched_sizes=True,
+        use_safetensors=True if any(source.folder.glob("*.safetensors")) else None,
+        output_loading_info=True,
+    )
+    if source.gguf:
+        _forget_quantisation(model)
+    missing: set[str] = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    # peft and transformers copy this into what they save, so it must be valid on another machine
+    model.config._name_or_path = source.base_id
+    model.name_or_path = source.base_id
+    return model, missing
+
+
+def _quantisation(auto: Any, config: Any, quantise: str) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that quantise a model, all but the modules that may be trained in full."""
+    if quantise == "none":
+        return {}
+    with torch.device("meta"):
+        skeleton = auto.from_config(config)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    settings = transformers.BitsAndBytesConfig(
+        load_in_4bit=quantise == "4bit",
+        load_in_8bit=quantise == "8bit",
+        bnb_4bit_quant_type="nf4",
+        llm_int8_skip_modules=[*head_modules(skeleton), *poolers(skeleton)],
+    )
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def _config(source: ModelSource, head: Head) -> Any:
@@ -142,6 +181,19 @@ def _config(source: ModelSource, head: Head) -> Any:
         accepts = "vit" in config.architecture or "deit" in config.architecture
         config.model_args = {**({"dynamic_img_size": True} if accepts else {}), **(config.model_args or {})}
     return config
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """A GGUF file is dequantised on load, but transformers still takes the model for a quantised one and refuses to
+    train it."""
+    for owner, name in (
+        (model, "is_quantized"),
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
+        if hasattr(owner, name):
+            delattr(owner, name)
 
 
 def _set_drop_path(config: Any, rate: float, source: ModelSource) -> None:

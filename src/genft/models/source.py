@@ -149,7 +149,11 @@ def find_model(name: str) -> ModelSource:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"model: the folder {name} has no config.json: it is not a transformers or timm model")
+        if odd := next((p for p in sorted(folder.iterdir()) if not (p.is_file() or p.is_dir())), None):
+            raise ConfigError(f"model: {odd} is a pipe, a device or a link to nothing, not a regular file")
         return ModelSource(name, name, folder, "a folder on this machine")
+    if folder.exists():
+        raise ConfigError(f"model: {name} is a file; give the folder with config.json and the weights, or a Hub id")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"model: the folder {name} does not exist")
     if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", name):

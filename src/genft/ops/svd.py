@@ -22,12 +22,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -186,6 +185,12 @@ def _shrink(place: Path, limit: float) -> None:
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
     """Yield a function to call after each weight; after a while, a bar appears on a terminal, in one process only."""
+    if find_spec("rich") is None:  # part of genft[cli]
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     began, done = time.monotonic(), 0
     bar = Progress(console=console, transient=True)

@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from genft.errors import ConfigError, not_one_of
 from genft.records import Record, check, read_toml
@@ -18,6 +18,8 @@ from genft.records import Record, check, read_toml
 
 class Space(Record):
     """The values that a search may try for one parameter: ``choices``, or the range from ``low`` to ``high``."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     choices: tuple[bool | int | float | str, ...] = ()
     low: int | float | None = Field(None, description="whole numbers if low and high are")

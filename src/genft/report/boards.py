@@ -21,7 +21,7 @@ from genft import published
 from genft.families.metrics import METRICS, Metric
 from genft.runs.measured import Result
 
-SUITES = {"glue": "GLUE", "vtab1k": "VTAB-1k", "fgvc": "FGVC"}
+SUITES = {"glue": "GLUE", "vtab1k": "VTAB-1k", "fgvc": "FGVC", "metamath": "MetaMathQA"}
 
 
 class Spread(NamedTuple):

@@ -18,13 +18,15 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from genft.errors import visible
 from genft.families.metrics import METRICS, Metric
+from genft.records import finite
 from genft.report.boards import SUITES, Board
 from genft.report.collect import Report
 from genft.report.command import command
 from genft.report.doubts import doubts
 from genft.report.significance import ComparedBoard, Differences, Tested
-from genft.report.style import printable, table
+from genft.report.style import table
 from genft.report.tables import (
     Cell,
     ReportTable,
@@ -47,7 +49,7 @@ def as_rich(report: Report) -> Group:
     """The report as rich renderables for the terminal."""
     parts: list[Any] = []
     for made in _tables(report):
-        shown = table(*map(printable, made.columns), right=[printable(column) for column in made.columns[1:]])
+        shown = table(*map(visible, made.columns), right=[visible(column) for column in made.columns[1:]])
         for column in shown.columns:
             column.no_wrap = False
         for row in made.rows:
@@ -57,7 +59,7 @@ def as_rich(report: Report) -> Group:
 
 
 def _text(text: str, style: str) -> Text:
-    return Text(printable(text), style=style)
+    return Text(visible(text), style=style)
 
 
 def as_markdown(report: Report) -> str:
@@ -73,7 +75,7 @@ def as_markdown(report: Report) -> str:
 
 def _md(text: str) -> str:
     """``text`` escaped for Markdown; an underscore within a word needs no escape."""
-    return re.sub(r"[\\`*\[\]<>|~#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
+    return re.sub(r"[\\`*\[\]<>|~#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", visible(text))
 
 
 def _md_row(texts: Sequence[str]) -> str:
@@ -92,7 +94,7 @@ def as_csv(report: Report) -> str:
     rows = [row for board in report.boards for row in _csv_rows(*board)]
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: printable(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
+    writer.writerows({k: visible(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -144,7 +146,7 @@ def as_json(report: Report) -> str:
 def as_dict(compared: ComparedBoard) -> dict[str, Any]:
     """A whole board, with its runs but without their predictions."""
     board, differences = compared
-    return _finite(
+    return finite(
         {
             "title": board.title,
             "heading": heading(board),
@@ -221,12 +223,3 @@ def _differences(differences: Differences) -> dict[str, Any]:
 def _run(board: Board, run: Result) -> dict[str, Any]:
     content = run.model_dump(mode="json", exclude={"predictions", "targets"})
     return {**content, "limited": run.limited, "constant": run.key in board.constant, "command": command(run)}
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with NaN and infinities as null, since JSON has nothing else for them."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -37,8 +37,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters as escapes, so that a name can neither steer a terminal nor break a line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -7,6 +7,8 @@ from typing import Any
 
 import transformers
 
+from genft.errors import visible
+
 
 def be_quiet() -> None:
     """Keep progress bars, load reports and advice from libraries out of our output; show warnings as one plain line."""
@@ -17,4 +19,4 @@ def be_quiet() -> None:
 
 
 def _plain_warning(message: Any, *_: Any, **__: Any) -> str:
-    return f"warning: {message}\n"
+    return "".join(f"warning: {line}\n" for line in map(visible, str(message).splitlines()))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from genft.records import Record
+
+#: Fields that came after the first keys of results.
+_LATER = ("early_stopping", "class_weights", "grad_accumulation", "gradient_checkpointing", "quantise")
 
 
 class Training(Record):
     """Hyper-parameters of training that every method has."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epochs: int = Field(default=10, ge=1, description="passes over the training examples")
     batch_size: int = Field(default=16, ge=1, description="examples per optimizer step")
@@ -58,9 +63,39 @@ class Training(Record):
         description="how images are resized and scaled: model (as in its pretraining) or imagenet (VTAB's: bilinear, "
         "ImageNet's mean)",
     )
-    precision: Literal["float32", "bf16"] = Field(
-        default="float32", description="number format of training: float32, or bf16 for mixed precision"
+    precision: Literal["float32", "bf16", "fp16"] = Field(
+        default="float32",
+        description="number format of training: float32, or bf16 or fp16 for mixed precision (fp16 only on a GPU)",
     )
+    early_stopping: int | None = Field(
+        default=None,
+        ge=1,
+        description="stop after this many evaluations in a row without a better score on the selection split; the "
+        "learning rate still follows all epochs",
+    )
+    class_weights: str = Field(
+        default="none",
+        description="weights of the classes in the loss: none, balanced (inversely to their frequency in the training "
+        "examples), or numbers such as good=1,bad=2.5",
+    )
+    grad_accumulation: int = Field(
+        default=1,
+        ge=1,
+        description="process every batch in this many parts, which takes less memory; batch_size is still the number "
+        "of examples per optimizer step",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations twice instead of keeping them, which takes less memory"
+    )
+    quantise: Literal["none", "4bit", "8bit"] = Field(
+        default="none", description="load the frozen base in 4bit or 8bit, with bitsandbytes; or none"
+    )
+
+    def for_key(self) -> dict[str, Any]:
+        """The values that name a result; those that came later are left out while they have their defaults."""
+        values = self.model_dump(mode="json")
+        usual = {name: type(self).model_fields[name].default for name in _LATER}
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
     @model_validator(mode="after")
     def _decays(self) -> Training:

@@ -57,7 +57,7 @@ class RunSpec(Record):
             if (value := getattr(self.task, name)) != Task.model_fields[name].default:
                 task[name] = value if isinstance(value, str) else value.model_dump(mode="json", exclude_defaults=True)
         content |= {"task": task, "model": model_fingerprint, "data": data_fingerprint}
-        content["settings"] = key_settings(method, self.settings)
+        content |= {"settings": key_settings(method, self.settings), "training": self.training.for_key()}
         if input_fingerprint is not None:
             content["inputs"] = input_fingerprint
         if revision is not None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from genft import published
 from genft.api.registry import MethodInfo
 from genft.api.settings import parse_settings, split_outside_brackets
 from genft.data import Task
 from genft.errors import ConfigError
-from genft.methods import get_method
+from genft.methods import METHODS, get_method
 from genft.presets import Preset
 from genft.runs.request import build_spec
 from genft.runs.spec import RunSpec
@@ -25,6 +26,35 @@ class Entry:
     label: str
     method: MethodInfo
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: The word that stands for every method of the paper's table on the benchmark.
+PAPER = "paper"
+
+
+def spell_out(text: str, suites: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """Replace the word ``paper`` by the methods of the paper's table.
+
+    Args:
+        text: as for :func:`parse_entries`.
+        suites: the benchmarks of the tasks; ``paper`` needs exactly one, and one that the paper has a table for.
+
+    Returns:
+        The text, and the methods of the table that genft does not have.
+    """
+    words = split_outside_brackets(text)
+    if PAPER not in words:
+        return text, ()
+    rows = published.methods_of(next(iter(suites))) if len(set(suites)) == 1 else ()
+    if not rows:
+        received = ", ".join(sorted(suite or "tasks of no benchmark" for suite in set(suites)))
+        raise ConfigError(
+            f"--methods {PAPER}: stands for the methods of one table of the paper, and the tasks belong to {received}; "
+            f"allowed: the tasks of one of {', '.join(published.SUITES)}"
+        )
+    here = [name for name in rows if name in METHODS]
+    spelled = [name for word in words for name in (here if word == PAPER else [word])]
+    return ",".join(spelled), tuple(name for name in rows if name not in METHODS)
 
 
 def parse_entries(text: str) -> tuple[Entry, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -31,14 +32,18 @@ def training_arguments(
         run_name=name,
         num_train_epochs=training.epochs,
         max_steps=max_steps,
-        per_device_train_batch_size=training.batch_size // ranks.count(),
+        per_device_train_batch_size=training.batch_size // (ranks.count() * training.grad_accumulation),
+        gradient_accumulation_steps=training.grad_accumulation,
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
         per_device_eval_batch_size=training.eval_batch_size,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         label_smoothing_factor=training.label_smoothing,
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bf16",
-        use_cpu=not torch.accelerator.is_available(),
+        fp16=training.precision == "fp16",
+        use_cpu=not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true",
         seed=seed,
         data_seed=seed,
         eval_strategy="epoch" if evaluates else "no",

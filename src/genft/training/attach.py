@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from peft import PeftModel, PromptLearningConfig, get_peft_model, get_peft_model_state_dict
@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import genft.bridge  # noqa: F401  registers our methods with peft, which genft does not do at start-up under the command line
-from genft.api.recipe import Examples
+from genft.api.recipe import Examples, Losses
 from genft.data.encode import PAD_TO
 from genft.errors import ConfigError, TargetError, not_one_of
 from genft.methods import MethodInfo
@@ -25,7 +25,13 @@ from genft.models.parameters import is_head
 from genft.models.prefixes import accept_prefix, families_with_prefix
 
 
-def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], examples: Examples) -> nn.Module:
+def attach(
+    loaded: LoadedModel,
+    info: MethodInfo,
+    settings: Mapping[str, Any],
+    examples: Examples,
+    losses: Losses = lambda n, size: (),
+) -> nn.Module:
     """Attach the method ``info``; exactly its parameters and the head then require gradients.
 
     Args:
@@ -33,6 +39,7 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
         info: the method.
         settings: the settings that differ from the defaults of its configuration.
         examples: training examples, for methods that use data before training.
+        losses: the training loss of batches, for methods that use its gradients before training.
 
     Raises:
         ConfigError: the method refuses a setting, or the model does not have the targets.
@@ -53,6 +60,8 @@ def attach(loaded: LoadedModel, info: MethodInfo, settings: Mapping[str, Any], e
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning) if info.family == "peft" else None
         try:
+            if found := info.recipe.found_in_training(model.eval(), config, losses):
+                config = replace(config, **found)
             info.recipe.prepare(model.eval(), config, examples)
             adapted = get_peft_model(model, config)
             info.recipe.initialise(adapted.eval(), config, examples)

@@ -45,6 +45,8 @@ class Loop(SmallCheckpoints):
         self.examples, self.head, self.training, self.recipe = examples, head, training, recipe
         super().__init__(train_dataset=examples, **kwargs)
         self.remove_callback(PrinterCallback)
+        if training.grad_accumulation > 1:  # several models accept the number of examples in a batch, and ignore it
+            self.model_accepts_loss_kwargs = False
 
     def train_or_resume(self, folder: Path) -> int:
         """Train, from the newest checkpoint in ``folder`` if there is one; return the step of that checkpoint, or 0.
@@ -58,7 +60,7 @@ class Loop(SmallCheckpoints):
         except torch.OutOfMemoryError:
             raise TrainingError(
                 f"out of GPU memory in step {self.state.global_step + 1} with batches of {self.training.batch_size}; "
-                "try a smaller --batch-size, or --precision bf16"
+                "try --grad-accumulation 2 or more, --gradient-checkpointing, or --precision bf16"
             ) from None
         return step_of(newest)
 
@@ -116,6 +118,11 @@ class Loop(SmallCheckpoints):
         """(outputs (n, …), labels (n,)), in the order of the data set."""
         sorted_examples, order = longest_first(dataset)
         outcome = self.predict(sorted_examples)
+        if bad := int(np.isnan(outcome.predictions).reshape(len(order), -1).any(axis=1).sum()):
+            raise TrainingError(
+                f"the outputs for {bad:,} of {len(order):,} examples are NaN; {self.stop_on_nan.kept}; try a lower "
+                f"learning rate (it was {self.training.learning_rate:g})"
+            )
         back = np.argsort(order)
         return np.asarray(outcome.predictions)[back], np.asarray(outcome.label_ids)[back]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import dataclass
+
+import torch
 
 from genft.api.registry import MethodInfo
 from genft.data import Split, TaskData, read
@@ -108,10 +111,7 @@ def prepare(
     family = get_family(spec.task)
     method.check_kind(family.reads)
     family.check(spec.training)
-    if spec.training.batch_size % ranks.count():
-        raise ConfigError(
-            f"batch_size: {spec.training.batch_size} examples cannot be shared equally by {ranks.count()} processes"
-        )
+    _check_machine(spec.training, method)
     source = source or find_model(spec.model)
     data = data or read(spec.task)
     family = type(family)(data.task)  # now with the classes
@@ -125,6 +125,24 @@ def prepare(
     key = spec.key(method, *fingerprints, of_inputs, revision)
     former_key = None if revision else spec.key(method, *fingerprints)
     return PreparedRun(spec, method, protocol, family, data, roles, source, key, former_key, of_inputs)
+
+
+def _check_machine(training: Training, method: MethodInfo) -> None:
+    """Refuse values that this machine, or the number of its processes, cannot fulfil."""
+    parts = ranks.count() * training.grad_accumulation
+    if training.batch_size % parts:
+        by = f"{ranks.count()} processes" if training.grad_accumulation == 1 else f"{parts} parts"
+        raise ConfigError(
+            f"batch_size: {training.batch_size} examples cannot be shared equally by {by}"
+            + ("" if training.grad_accumulation == 1 else " (grad_accumulation × processes)")
+        )
+    if training.precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("precision: fp16 needs a CUDA GPU, and there is none; allowed here: float32, bf16")
+    if training.quantise != "none":
+        if method.family == "baseline":
+            raise ConfigError(f"quantise: {method.name!r} trains weights of the base, which must not be quantised")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError("quantise: needs bitsandbytes; install it: pip install bitsandbytes")
 
 
 def _revision(family: Family, source: ModelSource, roles: Roles) -> str | None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from genft.adapters import saved
 from genft.runs.measured import Cost, Provenance, Result
+from genft.runs.options import run_file
 from genft.runs.store import Store
 from genft.training import ranks
 from genft.training.callbacks import Watch, ignore
@@ -87,6 +88,7 @@ def _save(session: Session, scored: Scored, store: Store) -> int:
         prepared.method.name,
         prepared.protocol.name,
         scored.scores.value,
+        run_file(prepared.spec, prepared.method),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from genft.families.metrics import Metric
 from genft.runs.settings import Training
 
 
@@ -27,6 +28,21 @@ def learning_rate(training: Training, peak: float, step: int, steps_per_epoch: i
     done = (now - start) / max(1, end - start)
     left = {"constant": 1.0, "linear": 1 - done}.get(training.schedule, (1 + math.cos(math.pi * done)) / 2)
     return last + (peak - last) * left
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops after ``patience`` evaluations in a row without a better score.
+
+    They are counted in the log, which checkpoints contain, so that a resumed run stops where an uninterrupted one does.
+    """
+
+    def __init__(self, patience: int, metric: Metric) -> None:
+        self.patience, self.metric = patience, metric
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        scores = [entry[name] for entry in state.log_history if (name := f"eval_{self.metric.name}") in entry]
+        best = scores.index(max(scores) if self.metric.higher_is_better else min(scores))
+        control.should_training_stop |= len(scores) - 1 - best >= self.patience
 
 
 class EveryFew(TrainerCallback):

@@ -18,7 +18,8 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 from genft.bridge.layer import derived_settings
 from genft.data import Split
 from genft.data.encode import Encoded
-from genft.families.family import Judged
+from genft.errors import ConfigError
+from genft.families.family import Family, Judged
 from genft.families.metrics import Metric, same_for_all
 from genft.models.load import LoadedModel
 from genft.models.parameters import count_parameters, trained_modules
@@ -31,7 +32,7 @@ from genft.training.callbacks import Inferred, Stopwatch, Watch, Watcher, ignore
 from genft.training.loop import Loop
 from genft.training.prepared import PreparedRun
 from genft.training.samplers import longest_first
-from genft.training.schedule import EveryFew
+from genft.training.schedule import EarlyStopping, EveryFew
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,19 @@ class Session:
             drop_path=training.drop_path,
             imagenet=training.normalise == "imagenet",
             crop=training.augment == "crop",
+            quantise=training.quantise,
         )
+        if training.gradient_checkpointing and not self.loaded.model.supports_gradient_checkpointing:
+            raise ConfigError(f"gradient_checkpointing: {type(self.loaded.model).__name__} does not support it")
         #: how it learns; once trained, the model predicts what ``prepared.family`` reports
         self.family = prepared.family.for_training(self.train, self.loaded)
         method, settings = prepared.method, prepared.spec.settings
         steps = training.epochs * prepared.steps_per_epoch(self.train)
         following = method.recipe.settings(self.loaded.model, steps)
         following = {name: value for name, value in following.items() if name not in settings}
-        self.model = attach(self.loaded, method, {**settings, **following}, partial(_examples, prepared, self.loaded))
+        examples = partial(_examples, prepared, self.loaded)
+        losses = partial(_losses, self.train, prepared.spec.seed, self.family, self.loaded)
+        self.model = attach(self.loaded, method, {**settings, **following}, examples, losses)
         self.inferred = Inferred(
             targets=dict(Counter(name.rpartition(".")[2] for name in targeted(self.model))),
             settings=following | derived_settings(self.model, "default"),
@@ -139,6 +145,7 @@ class Session:
             stopwatch,
             *prepared.method.recipe.callbacks(self.model),
             EveryFew(prepared.protocol.every),
+            *([EarlyStopping(patience, metric)] if (patience := prepared.training.early_stopping) and select else []),
             *trackers,
         ]
         self.loop = self._make_loop(select, checkpoints, callbacks, stop_after)
@@ -182,6 +189,7 @@ class Session:
             eval_dataset=None if selecting is None else longest_first(selecting)[0],
             data_collator=family.collator(self.loaded),
             compute_metrics=self._selecting_score,
+            compute_loss_func=family.loss(self.train, training),
             preprocess_logits_for_metrics=family.kept_outputs,
             callbacks=callbacks,
         )
@@ -257,6 +265,16 @@ def _examples(prepared: PreparedRun, loaded: LoadedModel, n: int) -> Iterator[di
     data = prepared.family.encode(train.take(drawn), loaded)
     for i in range(len(data)):
         yield prepared.family.model_input(data[i])
+
+
+def _losses(train: Split, seed: int, family: Family, loaded: LoadedModel, n: int, size: int) -> Iterator[torch.Tensor]:
+    """The training loss of ``n`` batches of ``size`` examples drawn with the run's seed; fewer if the examples end."""
+    drawn = np.random.default_rng(seed).permutation(len(train))[: n * size]
+    data = family.encode(train.take(drawn), loaded)
+    collate, model = family.collator(loaded), loaded.model
+    for start in range(0, len(data), size):
+        batch = collate([data[i] for i in range(start, min(start + size, len(data)))])
+        yield model(**{name: value.to(model.device) for name, value in batch.items()}).loss
 
 
 def _device() -> str:

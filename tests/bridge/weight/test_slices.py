@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from families import FAMILIES
-from genft import METHODS, GenFTConfig, LoraSlicesConfig, TargetError
+from genft import METHODS, ConfigError, GenFTConfig, LoraSlicesConfig, TargetError, VectorFitConfig
 from genft.bridge.weight.layer import WeightLayer
 
 WEIGHT_METHODS = [name for name, info in METHODS.items() if info.family == "weight"]
@@ -211,3 +211,17 @@ def test_lora_through_the_bridge_equals_peft() -> None:
 def peft_name(name: str) -> str:
     path, _, letter = name.rpartition(".")
     return path.replace("lora_slices_factors.default", f"lora_{letter}.default") + ".weight"
+
+
+def test_slices_whose_tensors_would_have_one_name_are_refused() -> None:
+    base = nn.Sequential(nn.Linear(4, 8))
+    with pytest.raises(ConfigError, match=r"0 would have two tensors 'q_sigma_bias'; rename one of 'q', 'q_sigma'"):
+        get_peft_model(base, VectorFitConfig(target_slices={"0": {"q": [0, 4], "q_sigma": [4, 8]}}))
+    model = get_peft_model(base, GenFTConfig(target_slices={"0": {"q": [0, 4], "q_sigma": [4, 8]}}))
+    own = [name for name, p in model.named_parameters() if p.requires_grad and "q_" in name]
+    assert len(own) == 4  # A and B of each slice
+
+
+def test_a_slice_is_named_without_dots() -> None:
+    with pytest.raises(ConfigError, match=r"received the name 'a.b'; a slice is named without dots"):
+        GenFTConfig(target_slices={"0": {"a.b": [0, 4]}})

@@ -87,6 +87,7 @@ def test_long_prompts_lose_their_middle_and_long_answers_their_end(decoder: Path
     assert data.lengths == [8, 3]
     with pytest.raises(DataError, match="all 1 answers are longer than max_length 8 allows"):
         PromptDataset([prompt], [("1 2 3 4 5",)], of)
+    assert len(PromptDataset([prompt], [("1 2 3 4 5",)], of, learned=False)) == 1
 
 
 def test_an_encoder_decoder_reads_the_prompt_and_learns_the_answer(encoder_decoder: Path) -> None:

@@ -7,18 +7,29 @@ from rich.padding import Padding
 from genft.catalogue import Listed, is_current, read_catalogue
 from genft.cli.screen import print_json, screen
 
+#: The groups in order, with their headings.
+_GROUPS = {
+    "paper": "In the tables of GenFT's paper",
+    "relative": "Relatives: they start from W0, as GenFT does",
+    "other": "Other methods, most of them peft's",
+}
 _ORDER = ("weight", "block", "peft", "baseline")
 
 
 def show(as_json: bool) -> None:
-    methods = sorted(_methods(), key=lambda method: _ORDER.index(method.family))
+    groups = list(_GROUPS)
+    methods = sorted(_methods(), key=lambda method: (groups.index(method.group), _ORDER.index(method.family)))
     if as_json:
         print_json([method.model_dump(mode="json") for method in methods])
         return
     models = list(dict.fromkeys(model for method in methods for model in method.parameters))
     console = screen()
     console.print(_columns("method", "family", "from", "merges", models), style="bold")
+    group = None
     for method in methods:
+        if method.group != group:
+            group = method.group
+            console.print(f"\n{_GROUPS[group]}", style="underline")
         numbers = [_millions(method.parameters.get(model)) for model in models]
         merges = "yes" if method.mergeable else "-"
         line = _columns(f"[bold]{method.name}[/]", method.family, method.origin, merges, numbers)

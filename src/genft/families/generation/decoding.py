@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -21,6 +20,8 @@ _KEPT = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "force
 
 class Sampling(Record):
     """How tokens are chosen; greedily by default."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token; above, tokens are drawn")
     top_p: float = Field(
@@ -44,7 +45,6 @@ def generate(
     sampling: Sampling = GREEDY,
     *,
     batch_size: int = 16,
-    bf16: bool = False,
 ) -> list[str]:
     """The model's answers to prompts, in their order, without special tokens and outer spaces.
 
@@ -54,7 +54,6 @@ def generate(
         prompts: as they are in the data.
         sampling: how tokens are chosen.
         batch_size: prompts per batch.
-        bf16: whether to compute in mixed precision.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -69,7 +68,7 @@ def generate(
         batch = writer.tokenizer.pad(
             {"input_ids": [ids[k] for k in rows]}, padding_side="left", return_tensors="pt"
         ).to(device)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+        with torch.inference_mode():
             output = model.generate(**batch, generation_config=config)
         new = output if writer.encoder_decoder else output[:, batch["input_ids"].shape[1] :]
         for k, text in zip(rows, writer.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):

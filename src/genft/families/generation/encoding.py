@@ -205,12 +205,15 @@ def _middle_cut(values: list[int], room: int) -> list[int]:
 class PromptDataset(Encoded):
     """Examples as tokens and labels; padding happens per batch."""
 
-    def __init__(self, inputs: Sequence[str], answers: Sequence[Sequence[str]], writer: Writer) -> None:
+    def __init__(
+        self, inputs: Sequence[str], answers: Sequence[Sequence[str]], writer: Writer, *, learned: bool = True
+    ) -> None:
         """
         Args:
             inputs: prompts, or whole texts.
             answers: the answers of each, of which the first is learned; none for a text that is learned as a whole.
             writer: the model's.
+            learned: whether to refuse examples of which no answer is complete.
 
         Raises:
             DataError: every answer is cut off.
@@ -219,17 +222,17 @@ class PromptDataset(Encoded):
         pairs = zip(inputs, answers, strict=True)
         self.tokens = [writer.example(text, of_text[0] if of_text else None) for text, of_text in pairs]
         self.lengths = [len(tokens.ids) for tokens in self.tokens]
-        self.notes = _cut_notes(self.tokens, writer, "texts" if not any(answers) else "answers")
+        self.notes = _cut_notes(self.tokens, writer, "texts" if not any(answers) else "answers", refuse=learned)
 
     def __getitem__(self, index: int) -> Item:
         ids, labels, *_ = self.tokens[index]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
 
-def _cut_notes(tokens: Sequence[Tokens], writer: Writer, noun: str) -> tuple[str, ...]:
+def _cut_notes(tokens: Sequence[Tokens], writer: Writer, noun: str, *, refuse: bool) -> tuple[str, ...]:
     cut, shortened = sum(t.cut for t in tokens), sum(t.shortened for t in tokens)
     limit = f"max_new_tokens {writer.new_tokens}" if writer.encoder_decoder else f"max_length {writer.max_length}"
-    if cut == len(tokens) and noun == "answers" and tokens:
+    if refuse and tokens and cut == len(tokens) and noun == "answers":
         raise DataError(f"all {cut:,} answers are longer than {limit} allows, so that no end is learned; raise it")
     notes = []
     if cut:

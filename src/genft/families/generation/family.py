@@ -59,6 +59,8 @@ class Generation(Family):
             )
         if metric.name not in _LOSSES:
             TextScore(metric.name).check_installed()
+        if training.class_weights != "none":
+            raise ConfigError("class_weights: applies to classes, and this task generates text")
         if training.augment != "none":
             raise ConfigError("augment: applies to images, and this task has texts")
 
@@ -105,13 +107,14 @@ class Generation(Family):
         drop_path: float = 0.0,
         imagenet: bool = False,
         crop: bool = False,
+        quantise: str = "none",
     ) -> LoadedModel:
         try:
             config = transformers.AutoConfig.from_pretrained(source.folder, **source.arguments)
         except (ValueError, OSError, KeyError) as e:
             raise ConfigError(f"model: {source.name}: its config.json cannot be used: {first_line(e)}") from None
         head = _ENCODER_DECODER if config.is_encoder_decoder else _DECODER
-        loaded = load_model(source, head, max_length=self.task.max_length, drop_path=drop_path)
+        loaded = load_model(source, head, max_length=self.task.max_length, drop_path=drop_path, quantise=quantise)
         if loaded.tokenizer.pad_token is None:
             raise ConfigError(
                 f"model: the tokenizer of {source.name} has neither a token for padding nor one that ends"
@@ -129,7 +132,7 @@ class Generation(Family):
         self, split: Split, loaded: LoadedModel, *, augment: str = "none", several_passes: bool = False
     ) -> PromptDataset:
         writer = self._writer(loaded.tokenizer, loaded.preprocessing, loaded.model)
-        return PromptDataset([text for (text,) in split.inputs], split.labels, writer)
+        return PromptDataset([text for (text,) in split.inputs], split.labels, writer, learned=several_passes)
 
     def collator(self, loaded: LoadedModel) -> Any:
         return collator(loaded.tokenizer, loaded.model)
@@ -170,7 +173,7 @@ class Generation(Family):
             return Judged(losses, self.targets(losses), scores)
         prompts, references = _grouped(split)
         writer = self._writer(loaded.tokenizer, loaded.preprocessing, loaded.model)
-        texts = generate(model, writer, prompts, batch_size=training.eval_batch_size, bf16=training.precision == "bf16")
+        texts = generate(model, writer, prompts, batch_size=training.eval_batch_size)
         statistics: dict[str, Array] = {}
         for name in self._reported:
             statistics[name] = TextScore(name, self.task.prompting.extract).statistics(texts, references)
@@ -217,6 +220,13 @@ class Generation(Family):
 
     def answer(self, output: Any) -> Mapping[str, Any]:
         return {"generated": output}
+
+    def label_in_words(self, label: Any) -> Any:
+        return " | ".join(label)
+
+    def badness(self, output: Any, label: Any) -> float:
+        """0 for one of the answers, 1 for any other text."""
+        return float(output.strip() not in {answer.strip() for answer in label})
 
     def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
         (text,) = inputs

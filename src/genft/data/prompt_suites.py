@@ -1,0 +1,166 @@
+"""Benchmarks whose answers are texts, as their files lie on disk or on the Hub: one table per split.
+
+GSM8K (arXiv 2110.14168), MetaMathQA (arXiv 2309.12284), XSum (arXiv 1808.08745), CNN/DailyMail (arXiv 1704.04368) and
+E2E (arXiv 1706.09254).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from genft.data.layout import hub_folder, task_folder
+from genft.data.prompts import Prompts, about_columns, read_prompts
+from genft.data.tables import TABLES, Table, read_table
+from genft.data.task import Fault, SplitName, Task, TaskData, draw, refuse
+
+#: peft's comparison leaves out texts that do not fit into its 768 tokens, by their characters.
+_LONGEST_METAMATH = 1300
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a benchmark lies.
+
+    Attributes:
+        repo, patterns: the Hub's copy and its files.
+        names: the names of each split's file, without ending.
+    """
+
+    repo: str
+    patterns: tuple[str, ...]
+    names: dict[SplitName, tuple[str, ...]]
+
+
+_USUAL: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation", "dev", "val"),
+    "test": ("test",),
+}
+_PLACES = {
+    "gsm8k": _Place("openai/gsm8k", ("main/*.parquet",), {"train": ("train",), "test": ("test",)}),
+    "xsum": _Place("EdinburghNLP/xsum", ("data/*.parquet",), _USUAL),
+    "cnn_dailymail": _Place("abisee/cnn_dailymail", ("3.0.0/*.parquet",), _USUAL),
+    "e2e": _Place(
+        "GEM/e2e_nlg",
+        ("*.csv", "*.parquet"),
+        {
+            "train": ("train", "trainset", "train-fixed.no-ol"),
+            "validation": ("dev", "devset", "validation", "devel-fixed.no-ol"),
+            "test": ("test", "testset_w_refs", "test-fixed"),
+        },
+    ),
+    "metamath": _Place("meta-math/MetaMathQA", ("*.json",), {"train": ("MetaMathQA-395K", "train")}),
+}
+
+
+def read_prompt_suite(task: Task, fault: Fault = refuse) -> TaskData:
+    """The splits of a benchmark that exist.
+
+    E2E without its training set is trained on its development set. MetaMathQA is tested on GSM8K, as in peft's
+    comparison, whose selection of 20,000 training examples is drawn here with a seed of our own.
+    """
+    tables = _tables(task)
+    notes = [about_columns(task)]
+    if task.name == "e2e" and "train" not in tables and "validation" in tables:
+        tables = {"train": tables["validation"], "test": tables["test"]}
+        notes.append("train does not exist: the development set is trained on (--protocol train-tenth)")
+    found: dict[str, Prompts] = {}
+    for name, table in tables.items():
+        found[name] = _named(task, table, fault)
+        notes += [*table.notes, *found[name].notes]
+    if task.name == "e2e" and "test" in found:
+        found["test"] = _all_references(found["test"])
+    if task.name == "metamath":
+        found["train"], found["validation"], note = _peft_selection(task, found["train"])
+        questions = replace_columns(task, "question", "answer")
+        found["test"] = read_prompts(_tables(questions, "gsm8k")["test"], questions, fault)
+        notes.append(note)
+    splits = {name: prompts.split for name, prompts in found.items()}
+    return TaskData(task, splits, notes, {name: prompts.places for name, prompts in found.items()})
+
+
+def replace_columns(task: Task, prompt: str, answer: str) -> Task:
+    """``task`` with the same template on other columns."""
+    template = task.prompting.template.replace(f"{{{task.text_columns[0]}}}", f"{{{prompt}}}")
+    how = task.prompting.model_copy(update={"template": template})
+    return task.model_copy(update={"text_columns": (prompt,), "label_column": answer, "prompting": how})
+
+
+def _named(task: Task, table: Table, fault: Fault) -> Prompts:
+    """The prompts of a table, some of whose copies name the columns differently."""
+    for prompt, answer in ((task.text_columns[0], task.label_column), ("meaning_representation", "target"),
+                           ("meaning_representation", "human_reference"), ("MR", "ref"), ("mr", "ref")):  # fmt: skip
+        if {prompt, answer} <= set(table.columns):
+            return read_prompts(table, replace_columns(task, prompt, answer), fault)
+    return read_prompts(table, task, fault)
+
+
+def _tables(task: Task, place: str | None = None) -> dict[SplitName, Table]:
+    """The table of every split that exists."""
+    of = _PLACES[place or task.name]
+    if place:  # another benchmark beside this one
+        task = task.model_copy(update={"name": place, "folders": (place,)})
+    files = [f"{name}{ending}" for names in of.names.values() for name in names for ending in TABLES]
+    if task.root is None:
+        folder = hub_folder(task, [f"{names[0]}.jsonl" for names in of.names.values()], of.repo, of.patterns)
+        return {split: table for split, names in of.names.items() if (table := _from_hub(folder, of, names))}
+    folder = task_folder(task, files, of.repo)
+    paths = {
+        split: next((p for name in names for ending in TABLES if (p := folder / f"{name}{ending}").is_file()), None)
+        for split, names in of.names.items()
+    }
+    return {split: read_table(path, task.encoding) for split, path in paths.items() if path}
+
+
+def _from_hub(folder: Path, of: _Place, names: Sequence[str]) -> Table | None:
+    """The table of a split in the Hub's copy: files such as ``train-00000-of-00001.parquet``, or one other file."""
+    import pandas as pd
+
+    files = sorted({path for pattern in of.patterns for path in folder.glob(pattern)})
+    wanted = [path for path in files if path.name.partition("-0")[0].partition(".")[0] in names or path.stem in names]
+    if not wanted:
+        return None
+    if wanted[0].suffix != ".parquet":
+        return read_table(wanted[0])
+    rows = [row for path in wanted for row in pd.read_parquet(path).to_dict("records")]
+    columns = tuple(map(str, rows[0])) if rows else ()
+    return Table(wanted[0], columns, [{str(k): v for k, v in row.items()} for row in rows],
+                 [f"row {k}" for k in range(1, len(rows) + 1)])  # fmt: skip
+
+
+def _peft_selection(task: Task, prompts: Prompts) -> tuple[Prompts, Prompts, str]:
+    """(train, validation, a note): 20,000 training examples and 50 more among those that are not too long."""
+    around = len(task.prompting.template) - len("{query}") - 1  # peft counts the query, a space and the response
+    lengths = [
+        len(text) - around + len(answers[0]) for text, answers in zip(prompts.inputs, prompts.answers, strict=True)
+    ]
+    short = [k for k, length in enumerate(lengths) if length <= _LONGEST_METAMATH]
+    size = min(20_050, len(short))
+    _, drawn = draw([0] * len(short), size, 0, False) if size < len(short) else ([], list(range(len(short))))
+    chosen = [short[k] for k in drawn]
+    held = max(1, min(50, len(chosen) // 10))
+    train, validation = _take(prompts, chosen[held:]), _take(prompts, chosen[:held])
+    counted = f"{len(short):,} of {len(lengths):,} examples have at most {_LONGEST_METAMATH:,} characters"
+    note = f"{counted}; {size:,} of them are drawn"
+    return train, validation, note
+
+
+def _all_references(prompts: Prompts) -> Prompts:
+    """One example per prompt, with all of its answers: E2E has several descriptions of each restaurant."""
+    answers: dict[str, tuple[str, ...]] = {}
+    places: dict[str, str] = {}
+    for text, of_text, place in zip(prompts.inputs, prompts.answers, prompts.places, strict=True):
+        answers[text] = (*answers.get(text, ()), *of_text)
+        places.setdefault(text, place)
+    return replace(prompts, inputs=list(answers), answers=list(answers.values()), places=list(places.values()))
+
+
+def _take(prompts: Prompts, rows: Sequence[int]) -> Prompts:
+    return replace(
+        prompts,
+        inputs=[prompts.inputs[k] for k in rows],
+        answers=[prompts.answers[k] for k in rows],
+        places=[prompts.places[k] for k in rows],
+    )
