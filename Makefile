@@ -11,7 +11,7 @@
 # PYTHON, VENV and JOBS can be overridden: make test PYTHON=python3.12 VENV=/tmp/env JOBS=8
 PYTHON ?= python3
 JOBS ?= 2
-TESTS ?= examples/notebooks tests
+TESTS ?= examples/notebooks/adapt_a_text_model.ipynb tests
 
 ifdef LATEST
 VENV ?= .venv-latest
@@ -42,6 +42,7 @@ test: $(VENV)/dev.done
 
 test-nightly: $(VENV)/dev.done
 	$(BIN)/python -m pytest tests -m nightly -n $(JOBS) --dist worksteal --durations 10
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout 900 examples/notebooks
 
 # peft's own test file with our case lists in place of peft's
 peft-conformance: $(VENV)/dev.done

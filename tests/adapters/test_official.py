@@ -230,15 +230,32 @@ def test_a_folder_of_theirs_met_by_peft_is_one_sentence(tmp_path: Path) -> None:
         ({"bias": "all"}, ConfigError, "bias: 'all' trains the base's own biases"),
         ({"fan_in_fan_out": True}, ConfigError, "fan_in_fan_out: transposed weights"),
         ({"generator_share_dim": 0, "drop": 0.1}, ConfigError, "drop: 0.1 without a generator .* in evaluation too"),
+        ({"target_modules": 5}, AdapterFileError, "target_modules is 5; a list of names is needed"),
+        ({"modules_to_save": 7}, AdapterFileError, "modules_to_save is 7; a list of names is needed"),
+        ({"task_type": "SEQ_CLASS"}, AdapterFileError, "task_type: .*'SEQ_CLASS'.*nearest: 'SEQ_CLS'"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_by_name(
     changed: dict[str, Any], error: type[Exception], sentence: str, tmp_path: Path
 ) -> None:
-    write_texts(tmp_path / "theirs", **changed)
+    write_texts(tmp_path / "theirs", **{key: value for key, value in changed.items() if key != "target_modules"})
+    file = tmp_path / "theirs" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     with pytest.raises(error, match=sentence):
         import_official(tmp_path / "theirs", roberta(), tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+def test_an_activation_that_their_code_does_not_know_is_told_and_an_initialisation_does_not_matter(
+    tmp_path: Path,
+) -> None:
+    write_texts(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "adapter_config.json"
+    changed = {"inner_activation": "leaky_relu", "individual_init_a": "kaiming"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.warns(UserWarning, match=r"inner_activation: 'leaky_relu' is not a name .*; it knows relu, leakyrelu"):
+        adapted = import_official(tmp_path / "theirs", roberta(), tmp_path / "ours")
+    assert adapted.peft_config["default"].act_inner == "identity"
 
 
 def test_damaged_and_strange_folders_are_refused_by_name(tmp_path: Path) -> None:

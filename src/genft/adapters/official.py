@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 import yaml
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, TaskType, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -31,13 +32,15 @@ from transformers import AutoModelForCausalLM, AutoModelForImageClassification, 
 
 from genft.api.method import Site
 from genft.bridge.weight.layer import WeightLayer
-from genft.errors import AdapterFileError, ConfigError, first_line
+from genft.errors import AdapterFileError, ConfigError, first_line, not_one_of
 from genft.methods.genft import GenFTConfig
-from genft.methods.genft_config import is_official
+from genft.methods.genft_config import PAPER_INITS, is_official
 from genft.models.source import find_model
 
 ADAPTER = "default"
 ACTIVATIONS = {"relu": "relu", "leakyrelu": "leaky_relu", "gelu": "gelu", "tanh": "tanh"}
+#: Their names for no activation.
+_IDENTITY = ("none", "identity", "null", "")
 INITS = {"zero": "zeros"}
 #: Maps the parts of their generator to our factors.
 SHARED = {"1_a": "u_in", "1_b": "u_out", "2_a": "v_in", "2_b": "v_out"}
@@ -113,7 +116,14 @@ def _read_texts(folder: Path) -> Published:
     shared, pairs, rest = _sorted_out(_tensors(folder), folder)
     settings = _settings(config, shared, config.get("drop", 0.0))
     settings |= {"ratio_power": 1, "transpose_delta": False, "specific_scope": "module", "init_shared": "linear"}
-    settings["target_modules"] = config.get("target_modules")
+    targets = _names(config, "target_modules", folder)
+    settings["target_modules"] = config["target_modules"] if targets else None
+    task_type = config.get("task_type")
+    if task_type not in (None, *(task.value for task in TaskType)):
+        raise AdapterFileError(
+            f"{folder / 'adapter_config.json'}: "
+            + not_one_of("task_type", str(task_type), [task.value for task in TaskType])
+        )
     if settings["shared_dim"] == 0 and settings["dropout"] > 0:
         raise ConfigError(
             f"drop: {settings['dropout']} without a generator (generator_share_dim 0) drops entries in evaluation too, "
@@ -121,7 +131,7 @@ def _read_texts(folder: Path) -> Published:
         )
     pairs = {path.removeprefix("base_model.model."): pair for path, pair in pairs.items()}
     rest = {name.removeprefix("base_model.model."): tensor for name, tensor in rest.items()}
-    return Published(settings, shared, pairs, rest, list(config.get("modules_to_save") or ()), config.get("task_type"))
+    return Published(settings, shared, pairs, rest, _names(config, "modules_to_save", folder), task_type)
 
 
 def _read_images(folder: Path) -> Published:
@@ -149,11 +159,10 @@ def _read_images(folder: Path) -> Published:
 
 
 def _settings(config: Mapping[str, Any], shared: Mapping[str, Tensor], dropout: float) -> dict[str, Any]:
-    """Their settings under our names. As in their code, an unknown activation is the identity."""
-    inner, outer = (
-        ACTIVATIONS.get(str(config.get(f"{which}_activation")).lower(), "identity") for which in ("inner", "outer")
-    )
+    """Their settings under our names."""
+    inner, outer = (_activation(config, f"{which}_activation") for which in ("inner", "outer"))
     init_a, init_b = (str(config.get(f"individual_init_{which}", "zero")) for which in "ab")
+    starts = {name: INITS.get(init, init) for name, init in (("init_a", init_a), ("init_b", init_b))}
     return {
         "form": "official",
         "init_weights": "paper",
@@ -165,9 +174,31 @@ def _settings(config: Mapping[str, Any], shared: Mapping[str, Tensor], dropout: 
         "scaling": config.get("scaling", 1.0),
         "dropout": dropout,
         "factor_bias": any(name.endswith("_bias") for name in shared),
-        "init_a": INITS.get(init_a, init_a),
-        "init_b": INITS.get(init_b, init_b),
+        # how a trained factor was once initialised changes nothing
+        **{name: init for name, init in starts.items() if init in PAPER_INITS},
     }
+
+
+def _activation(config: Mapping[str, Any], key: str) -> str:
+    """The activation under our name. As in their code, one of an unknown name is the identity, which is told."""
+    name = str(config.get(key)).lower()
+    if name not in ACTIVATIONS and name not in _IDENTITY:
+        warnings.warn(
+            f"{key}: {config[key]!r} is not a name that the authors' code knows, so it applies no activation, and "
+            f"neither does the imported adapter; it knows {', '.join(ACTIVATIONS)}",
+            stacklevel=2,
+        )
+    return ACTIVATIONS.get(name, "identity")
+
+
+def _names(config: Mapping[str, Any], key: str, folder: Path) -> list[str]:
+    """The list of names in a configuration; empty if there is none."""
+    names = config.get(key) or []
+    if isinstance(names, str):
+        return [names]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise AdapterFileError(f"{folder / 'adapter_config.json'}: {key} is {names!r}; a list of names is needed")
+    return names
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:

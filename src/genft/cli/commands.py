@@ -125,9 +125,12 @@ class CommandGroup(TyperGroup):
         except Exception as e:
             if hasattr(e, "exit_code") or os.environ.get("GENFT_TRACEBACK"):  # typer shows its own errors
                 raise
+            if isinstance(e, OSError) and e.filename and e.strerror:
+                sentence = f"{e.filename}: {e.strerror[0].lower()}{e.strerror[1:]}"  # a name that is too long
+            else:
+                sentence = f"{type(e).__name__}: {first_line(e, '')} (set GENFT_TRACEBACK=1 to see where)"
             errors.print(
-                f"[bold red]error:[/] {type(e).__name__}: {escape(first_line(e, ''))} "
-                "(set GENFT_TRACEBACK=1 to see where)",
+                f"[bold red]error:[/] {escape(sentence)}",
                 soft_wrap=True,
                 highlight=False,
             )
