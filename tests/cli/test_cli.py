@@ -11,28 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
 
+from command_line import call, ok
 from genft import DataError, __version__, load_adapter
-from genft.cli import app, demo
+from genft.cli import demo
 from genft.cli.screen import print_json
 from genft.data import load_task
 from genft.methods import METHODS
 from genft.runs.settings import Training
 from saved_models import save_reviews
-
-
-def call(*words: object) -> Result:
-    result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(app, [str(w) for w in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def ok(*words: object) -> str:
-    result = call(*words)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
 
 
 def refused(*words: object) -> str:
@@ -254,7 +241,7 @@ def test_lists() -> None:
         (("train", "tickets.cvs", "-m", "x"), "tickets.cvs: does not exist"),
         (("train", "x", "-m", "x", "--lr", "1e-3"), "--lr: is called --learning-rate in genft"),
         (("train", "x", "-m", "x", "--learning_rate=1e-3"), "--learning_rate: is called --learning-rate in genft"),
-        (("train", "x", "-m", "x", "--device", "cuda"), "CUDA_VISIBLE_DEVICES"),
+        (("train", "x", "-m", "x", "--device", "tpu"), "--device: received 'tpu'; allowed: cpu, cuda, cuda:N"),
         (("train", "x", "-m", "x", "--output-dir", "o"), "--output-dir: is called --out in genft"),
         (("train", "--dataset", "x", "-m", "x"), "--dataset: name the task or the file as the first argument"),
         (("train", "x", "-m", "x", "--lora-r", "4"), "use --set r=VALUE"),

@@ -5,22 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from genft.cli import app
-
-
-def call(*words: object) -> Result:
-    result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(app, [str(w) for w in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def ok(*words: object) -> str:
-    result = call(*words)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
+from command_line import call, ok
 
 
 def refused(*words: object) -> str:

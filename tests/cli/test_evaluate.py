@@ -7,23 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-from typer.testing import CliRunner, Result
 
+from command_line import call, ok
 from genft import load_adapter
-from genft.cli import app
-
-
-def call(*words: object) -> Result:
-    result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(app, [str(w) for w in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def ok(*words: object) -> str:
-    result = call(*words)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
 
 
 def train(out: Path, *words: object) -> Path:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genft.adapters.saved import Trained
 from genft.data import Split
-from genft.data.encode import Encoded
+from genft.data.encode import Encoded, longest_first
 from genft.families.family import Family, Judged, Options
 from genft.families.metrics import Array
 
@@ -39,7 +39,7 @@ def evaluate(trained: Trained, family: Family, split: Split, options: Options) -
     collate = family.collator(trained.loaded)
 
     def outputs_of(data: Encoded) -> tuple[Array, Array]:
-        order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
+        order = longest_first(data.lengths)
         outputs, labels = [], []
         for start in range(0, len(order), options.eval_batch_size):
             items = [data[i] for i in order[start : start + options.eval_batch_size]]

@@ -28,6 +28,11 @@ _CROP_FROM = 256 / 224
 _CACHE_SHARE = 1 / 4
 
 
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """The order of examples by decreasing length, which wastes the least padding; equal ones stay in their order."""
+    return sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+
 class Encoded(Dataset[Item]):
     """Base class of encoded texts and images.
 

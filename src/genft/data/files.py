@@ -149,6 +149,13 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
+def usual_values(reader: str, label_column: str, *, regression: bool) -> dict[str, Any]:
+    """The metric of a user's own data, and the length of its texts if that differs from other tasks'."""
+    if reader == "prompts":
+        return {"metric": "answer_loss" if label_column else "perplexity", "max_length": 512}
+    return {"metric": "pearson" if regression else "accuracy"}
+
+
 def task_from_path(
     path: Path,
     *,
@@ -191,8 +198,8 @@ def task_from_path(
         text_columns=tuple(text_columns) or ("text",),
         label_column=label_column or "label",
         regression=regression,
-        metric="pearson" if regression else "accuracy",
         encoding=encoding,
+        **usual_values("files", label_column or "label", regression=regression),
     )
     if kind == "image" or family not in (None, "generation"):
         return task
@@ -243,8 +250,7 @@ def _prompt_task(
             "text_columns": known.prompt,
             "label_column": answer,
             "prompting": how,
-            "metric": "answer_loss" if answer else "perplexity",
-            "max_length": 512,
+            **usual_values("prompts", answer, regression=False),
             "training": {"epochs": 3, "batch_size": 8, "eval_batch_size": 8},
         }
     )

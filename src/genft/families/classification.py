@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from genft.data.encode import PAD_TO, Encoded, encode
+from genft.data.encode import PAD_TO, Encoded, encode, longest_first
 from genft.data.preprocessing import Preprocessing
 from genft.data.task import Split, Task
 from genft.errors import ConfigError
@@ -149,7 +149,7 @@ class Classification(Family):
         """Probabilities (n, classes), or values (n, 1) in a regression, float32."""
         refuse_options(options, self.name)
         data = encode(inputs, None, preprocessing, tokenizer)
-        order = sorted(range(len(data)), key=lambda i: -data.lengths[i])
+        order = longest_first(data.lengths)
         device = next(model.parameters()).device
         logits = []
         with torch.inference_mode():

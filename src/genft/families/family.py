@@ -138,6 +138,14 @@ class Family(ABC):
     def head(self) -> Head:
         """The head that is added to the backbone."""
 
+    def head_for(self, source: ModelSource) -> Head:
+        """The head for this model; by default the same for all.
+
+        Raises:
+            ConfigError: the model's configuration cannot be used.
+        """
+        return self.head
+
     def load(
         self,
         source: ModelSource,
@@ -151,7 +159,7 @@ class Family(ABC):
         """The model with a head for this task; see :func:`genft.models.load.load_model`."""
         return load_model(
             source,
-            self.head,
+            self.head_for(source),
             max_length=self.task.max_length,
             image_size=image_size,
             drop_path=drop_path,

@@ -9,6 +9,7 @@ from typing import Any
 
 from genft.api.registry import MethodInfo
 from genft.api.settings import full_settings, plain
+from genft.data.files import usual_values
 from genft.data.task import Task, list_tasks
 from genft.presets import Preset, load_preset
 from genft.runs.request import build_spec
@@ -85,10 +86,10 @@ def _own(task: Task) -> tuple[dict[str, Any], Task]:
     """(options of the user's own file or folder, a task with the values of options that are not given)."""
     values: dict[str, Any] = {"task": str(task.files["train"]), **({"regression": True} if task.regression else {})}
     values |= {name: str(task.files[name]) for name in ("validation", "test") if name in task.files}
-    usual = Task(name="", kind=task.kind, reader="", metric="pearson" if task.regression else "accuracy")
+    values_of_such = usual_values(task.reader, task.label_column, regression=task.regression)
+    usual = Task(name="", kind=task.kind, reader="", **values_of_such)
     if task.reader == "prompts":
-        answered = {"metric": "answer_loss" if task.label_column else "perplexity", "max_length": 512}
-        usual = usual.model_copy(update={"text_columns": (), "label_column": "", **answered})
+        usual = usual.model_copy(update={"text_columns": (), "label_column": ""})
         values["family"] = task.family
     if task.text_columns != usual.text_columns:
         values["text_column"] = list(task.text_columns)

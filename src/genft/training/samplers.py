@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Sampler, Subset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from genft.data import encode
 from genft.data.encode import Encoded
 from genft.families.metrics import Array
 
@@ -34,5 +35,5 @@ class LengthGrouped(Sampler[int]):
 
 def longest_first(dataset: Encoded) -> tuple[Subset[Any], Array]:
     """(the examples by decreasing length, which wastes the least padding; the order of their indices)."""
-    order = np.argsort([-n for n in dataset.lengths], kind="stable")
-    return Subset(dataset, order.tolist()), order
+    order = encode.longest_first(dataset.lengths)
+    return Subset(dataset, order), np.asarray(order)

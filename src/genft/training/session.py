@@ -260,17 +260,19 @@ def _best(epochs: Sequence[Mapping[str, float]], metric: Metric) -> int | None:
 
 def _examples(prepared: PreparedRun, loaded: LoadedModel, n: int) -> Iterator[dict[str, Any]]:
     """``n`` training examples drawn with the run's seed, one model input at a time."""
-    train = prepared.roles.train
-    drawn = np.random.default_rng(prepared.spec.seed).permutation(len(train))[:n]
-    data = prepared.family.encode(train.take(drawn), loaded)
+    data = prepared.family.encode(_drawn(prepared.roles.train, prepared.spec.seed, n), loaded)
     for i in range(len(data)):
         yield prepared.family.model_input(data[i])
 
 
+def _drawn(train: Split, seed: int, n: int) -> Split:
+    """At most ``n`` examples, drawn with ``seed``."""
+    return train.take(np.random.default_rng(seed).permutation(len(train))[:n])
+
+
 def _losses(train: Split, seed: int, family: Family, loaded: LoadedModel, n: int, size: int) -> Iterator[torch.Tensor]:
     """The training loss of ``n`` batches of ``size`` examples drawn with the run's seed; fewer if the examples end."""
-    drawn = np.random.default_rng(seed).permutation(len(train))[: n * size]
-    data = family.encode(train.take(drawn), loaded)
+    data = family.encode(_drawn(train, seed, n * size), loaded)
     collate, model = family.collator(loaded), loaded.model
     for start in range(0, len(data), size):
         batch = collate([data[i] for i in range(start, min(start + size, len(data)))])

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from genft.data.encode import longest_first
 from genft.families.generation.encoding import IGNORED, Writer
 from genft.models.load import positions
 from genft.records import Record
@@ -58,7 +59,7 @@ def generate(
     model.eval()
     device = next(model.parameters()).device
     ids = [writer.prompt(text) for text in prompts]
-    order = sorted(range(len(ids)), key=lambda k: -len(ids[k]))
+    order = longest_first([len(of_text) for of_text in ids])
     config = _config(model, writer, sampling)
     answers = [""] * len(ids)
     if sampling.temperature:

@@ -25,7 +25,7 @@ from genft.families.generation.decoding import Sampling, answer_losses, generate
 from genft.families.generation.encoding import PromptDataset, Writer, collator
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
 from genft.families.text_scores import TextScore
-from genft.models.load import Head, LoadedModel, load_model
+from genft.models.load import Head, LoadedModel
 from genft.models.source import ModelSource
 from genft.records import check
 
@@ -99,22 +99,15 @@ class Generation(Family):
     def head(self) -> Head:
         return _DECODER
 
-    def load(
-        self,
-        source: ModelSource,
-        *,
-        image_size: int | None = None,
-        drop_path: float = 0.0,
-        imagenet: bool = False,
-        crop: bool = False,
-        quantise: str = "none",
-    ) -> LoadedModel:
+    def head_for(self, source: ModelSource) -> Head:
         try:
             config = transformers.AutoConfig.from_pretrained(source.folder, **source.arguments)
         except (ValueError, OSError, KeyError) as e:
             raise ConfigError(f"model: {source.name}: its config.json cannot be used: {first_line(e)}") from None
-        head = _ENCODER_DECODER if config.is_encoder_decoder else _DECODER
-        loaded = load_model(source, head, max_length=self.task.max_length, drop_path=drop_path, quantise=quantise)
+        return _ENCODER_DECODER if config.is_encoder_decoder else _DECODER
+
+    def load(self, source: ModelSource, **how: Any) -> LoadedModel:
+        loaded = super().load(source, **how)
         if loaded.tokenizer.pad_token is None:
             raise ConfigError(
                 f"model: the tokenizer of {source.name} has neither a token for padding nor one that ends"
