@@ -36,7 +36,12 @@ import vectorfit
 from generator import algorithm_1
 from genft import BitFitConfig, GenFTConfig, VectorFitConfig
 
-WORKLOADS = {"text-512": ("roberta", 16, 32), "text-2048": ("roberta", 32, 64), "images-8": ("vit", 8, 0), "decoder-1024": ("llama", 4, 256)}
+WORKLOADS = {
+    "text-512": ("roberta", 16, 32),
+    "text-2048": ("roberta", 32, 64),
+    "images-8": ("vit", 8, 0),
+    "decoder-1024": ("llama", 4, 256),
+}
 #: Names of query and value, and of the other linear weights of a block; the first two of these belong to attention.
 TARGETS = {
     "roberta": (["query", "value"], ["key", "attention.output.dense", "intermediate.dense", "output.dense"]),
