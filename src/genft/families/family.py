@@ -38,6 +38,10 @@ class Options(Protocol):
     def class_weights(self) -> str: ...
 
 
+#: Gives what is kept of the outputs, and the labels, of encoded examples in their order.
+Evaluate = Callable[[Encoded], tuple[Array, Array]]
+
+
 class Judged(NamedTuple):
     """The predictions of a trained model on a split: for the store, and scored by every metric that suits them."""
 
@@ -73,6 +77,8 @@ class Family(ABC):
 
     #: The name by which tasks refer to this family.
     name: ClassVar[str]
+    #: Whether an example may become several inputs, so that their number is known only once they are encoded.
+    splits_inputs: ClassVar[bool] = False
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -110,6 +116,10 @@ class Family(ABC):
     def for_selection(self) -> Family:
         """The family that reports what it selects by, so that many candidates cost no more than that."""
         return self
+
+    def on(self, task: Task) -> Family:
+        """The family for another task of the same kind, with what :meth:`decided` has decided."""
+        return type(self)(task)
 
     @property
     @abstractmethod
@@ -205,6 +215,11 @@ class Family(ABC):
         """An encoded example as a model input of one example, for methods that look at data before training."""
         return {key: torch.as_tensor(value)[None] for key, value in item.items() if key != "labels"}
 
+    def run(self, model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[Any, ...]]:
+        """(the model's loss of a batch with labels, its outputs as :meth:`kept_outputs` takes them)."""
+        outputs = model(**batch)
+        return outputs["loss"], (outputs["logits"],)
+
     # ---------------------------------------------------------------- predictions
 
     def kept_outputs(self, outputs: Any, labels: Any) -> Any:
@@ -227,13 +242,32 @@ class Family(ABC):
     def scores(self, predicted: Array, target: Array) -> dict[str, float]:
         """The score of every metric that suits the task, by name."""
 
+    def selecting_score(self, outputs: Array, labels: Array, data: Encoded) -> float:
+        """The score that selects the epoch.
+
+        Args:
+            outputs, labels: what evaluation keeps of the outputs, and the labels.
+            data: the encoded examples, in the same order.
+        """
+        return self.selects.score(self.predictions(outputs), self.targets(labels))
+
+    def decided(self, select: Split, loaded: LoadedModel, evaluate: Evaluate) -> Family:
+        """The family with what is decided on the selecting split once the model is trained; by default nothing is.
+
+        Args:
+            select: the examples that selected the epoch.
+            loaded: the base model with its head.
+            evaluate: with the trained model.
+        """
+        return self
+
     def judge(
         self,
         split: Split,
         loaded: LoadedModel,
         model: Any,
         training: Options,
-        evaluate: Callable[[Encoded], tuple[Array, Array]],
+        evaluate: Evaluate,
     ) -> Judged:
         """Predict and score a split with the trained model.
 
@@ -242,7 +276,7 @@ class Family(ABC):
             loaded: the base model with its head.
             model: the trained model.
             training: hyper-parameters.
-            evaluate: gives what is kept of the outputs, and the labels, of encoded examples in their order.
+            evaluate: with the trained model.
         """
         outputs, labels = evaluate(self.encode(split, loaded))
         predicted, target = self.predictions(outputs), self.targets(labels)
@@ -254,6 +288,10 @@ class Family(ABC):
     def input_names(self) -> tuple[str, ...]:
         """The names of what makes up one input of the model; by default the text columns, or the image."""
         return self.task.text_columns if self.reads == "text" else ("image",)
+
+    def read(self, table: Table) -> Table:
+        """A file to predict, with one row per example; by default as it is."""
+        return table
 
     def inputs(self, table: Table, columns: Sequence[str]) -> list[tuple[str, ...]]:
         """The model's inputs from a table without labels; by default the texts of ``columns``."""
