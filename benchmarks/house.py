@@ -42,6 +42,7 @@ HEAVY = {
     "pandas", "sklearn",  # half a second each, which `genft list` does not need
     "rich", "scipy",  # parts of genft[cli], which the Python door does without
     "resource",  # Unix alone
+    "genft.figures.parameters",  # a figure imports what reads adapters, half a second that a count does not need
     "genft.counts",  # a command that reads a catalogue counts afresh only after a method was added
 }  # fmt: skip
 

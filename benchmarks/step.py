@@ -2,10 +2,14 @@
 
     python benchmarks/step.py --threads 1 --clock cpu
     python benchmarks/step.py --workloads text-2048 --layers 4
+    python benchmarks/step.py --device cuda --dtype bf16 --cases "LoRA r=8" "LoRA r=3, same weights" "GenFT default"
 
-Models have random weights and the shapes of RoBERTa-base (16 texts of 32 tokens, 32 of 64) and ViT-B/16 (8 images of
-197 tokens); a step is forward pass, backward pass and AdamW. "MB" is the peak memory of a step beyond the frozen
-weights, optimizer state included. The head is frozen, so "trained" counts only the method's own parameters.
+Models have random weights and the shapes of RoBERTa-base (16 texts of 32 tokens, 32 of 64), ViT-B/16 (8 images of
+197 tokens) and a 12-layer decoder with 12 heads, 4 of them for keys and values (4 texts of 256 tokens); a step is
+forward pass, backward pass and AdamW. "MB" is the peak memory of a step beyond the frozen weights, optimizer state
+included. The head is frozen, so "trained" counts only the method's own parameters. "Same weights" are those that
+GenFT's default adapts, with the rank at which LoRA trains as many parameters in the encoders. With --dtype bf16 the
+base is stored in it and the adapter in float32, under autocast.
 """
 
 from __future__ import annotations
@@ -18,18 +22,31 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import RobertaConfig, RobertaForSequenceClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 import common
 import vectorfit
 from generator import algorithm_1
 from genft import BitFitConfig, GenFTConfig, VectorFitConfig
 
-WORKLOADS = {"text-512": ("roberta", 16, 32), "text-2048": ("roberta", 32, 64), "images-8": ("vit", 8, 0)}
-#: Names of query and value, and of the other linear weights of a block.
+WORKLOADS = {
+    "text-512": ("roberta", 16, 32),
+    "text-2048": ("roberta", 32, 64),
+    "images-8": ("vit", 8, 0),
+    "decoder-1024": ("llama", 4, 256),
+}
+#: Names of query and value, and of the other linear weights of a block; the first two of these belong to attention.
 TARGETS = {
     "roberta": (["query", "value"], ["key", "attention.output.dense", "intermediate.dense", "output.dense"]),
     "vit": (["q_proj", "v_proj"], ["k_proj", "o_proj", "fc1", "fc2"]),
+    "llama": (["q_proj", "v_proj"], ["k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
 }
 NONLINEAR = {"act_row": "leaky_relu", "act_col": "leaky_relu"}
 PAPER = {"init_weights": "paper", "init_b": "kaiming_uniform", "factors": "tied"}
@@ -38,9 +55,12 @@ COLA = {**PAPER, "w0_ratio": 0.05, "shared_dim": 72, "specific_dim": 2, "dropout
 
 ADAPTERS: dict[str, Callable[[list[str], list[str]], Any]] = {
     "LoRA r=8": lambda qv, block: LoraConfig(r=8, target_modules=qv),
+    "LoRA r=3, same weights": lambda qv, block: LoraConfig(r=3, target_modules=block[:4]),
     "LoRA r=5": lambda qv, block: LoraConfig(r=5, target_modules=qv),
     "DoRA r=8": lambda qv, block: LoraConfig(r=8, use_dora=True, target_modules=qv),
     "GenFT default": lambda qv, block: GenFTConfig(),
+    "GenFT bounded": lambda qv, block: GenFTConfig(form="bounded"),
+    "GenFT official, gelu inside": lambda qv, block: GenFTConfig(form="official", act_inner="gelu"),
     "GenFT q, v": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=32),
     "GenFT a=36 b=5": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=36, specific_dim=5),
     "GenFT nonlinear": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=32, **NONLINEAR),
@@ -52,9 +72,11 @@ ADAPTERS: dict[str, Callable[[list[str], list[str]], Any]] = {
     "VectorFit": lambda qv, block: VectorFitConfig(target_modules=block, avf=False),
     "BitFit": lambda qv, block: BitFitConfig(),
 }
-CASES = ["frozen base", "LoRA r=8", "LoRA r=5", "DoRA r=8", "GenFT default", "GenFT q, v", "GenFT a=36 b=5",
+CASES = ["frozen base", "LoRA r=8", "LoRA r=3, same weights", "LoRA r=5", "DoRA r=8", "GenFT default",
+         "GenFT bounded", "GenFT official, gelu inside", "GenFT q, v", "GenFT a=36 b=5",
          "GenFT nonlinear", "GenFT nonlinear, dropout", "GenFT CoLA preset", "GenFT CIFAR-100 preset", "Algorithm 1",
          "VectorFit", "VectorFit as published", "BitFit", "full"]  # fmt: skip
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 class AsPublished(nn.Module):
@@ -75,6 +97,9 @@ def base_model(family: str, layers: int) -> nn.Module:
     torch.manual_seed(0)
     if family == "roberta":
         return RobertaForSequenceClassification(RobertaConfig(num_hidden_layers=layers, vocab_size=5000))
+    if family == "llama":
+        sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12, "num_key_value_heads": 4}
+        return LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers, vocab_size=5000, **sizes))
     return ViTForImageClassification(ViTConfig(num_hidden_layers=layers))
 
 
@@ -82,7 +107,8 @@ def batch(family: str, examples: int, length: int) -> dict[str, Tensor]:
     labels = torch.randint(2, (examples,))
     if family == "vit":
         return {"pixel_values": torch.randn(examples, 3, 224, 224), "labels": labels}
-    return {"input_ids": torch.randint(5, 5000, (examples, length)), "labels": labels}
+    ids = torch.randint(5, 5000, (examples, length))
+    return {"input_ids": ids, "labels": ids if family == "llama" else labels}
 
 
 def adapt(base: nn.Module, family: str, case: str) -> nn.Module:
@@ -93,7 +119,11 @@ def adapt(base: nn.Module, family: str, case: str) -> nn.Module:
     query_value, others = TARGETS[family]
     block = query_value + others
     if case in ADAPTERS:
-        return get_peft_model(model, ADAPTERS[case](query_value, block))
+        adapted = get_peft_model(model, ADAPTERS[case](query_value, block))
+        for p in adapted.parameters():
+            if p.requires_grad:
+                p.data = p.data.float()
+        return adapted
     names = block if case == "VectorFit as published" else query_value
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith(tuple(names))]
     targets = [n for n in linear if "layer" in n]
@@ -113,19 +143,30 @@ def adapt(base: nn.Module, family: str, case: str) -> nn.Module:
 def training_step(model: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], None]:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True) if trained else None
+    device = next(model.parameters()).device.type
+    mixed = next(model.parameters()).dtype == torch.bfloat16
     model.train()
 
     def step() -> None:
-        model(**inputs).loss.backward()
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            loss = model(**inputs).loss
+        loss.backward()
         if optimizer is not None:
             optimizer.step()
             optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return step
 
 
-def peak_bytes(step: Callable[[], None]) -> int:
+def peak_bytes(step: Callable[[], None], device: str) -> int:
     """The peak of what ``step`` allocates."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as p:
         step()
     events = sorted((e.start_ns(), e.nbytes()) for e in p.profiler.kineto_results.events() if e.name() == "[memory]")
@@ -136,20 +177,25 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return most
 
 
-def measure(workload: str, layers: int, cases: list[str], **timing: Any) -> list[dict[str, Any]]:
+def measure(
+    workload: str, layers: int, cases: list[str], dtype: str, device: str, **timing: Any
+) -> list[dict[str, Any]]:
     family, examples, length = WORKLOADS[workload]
-    base, inputs = base_model(family, layers).requires_grad_(False), batch(family, examples, length)
+    base = base_model(family, layers).requires_grad_(False).to(device, DTYPES[dtype])
+    inputs = {name: value.to(device) for name, value in batch(family, examples, length).items()}
     models = {case: adapt(base, family, case) for case in cases}
     steps = {case: training_step(model, inputs) for case, model in models.items()}
     for step in steps.values():
         step()
     trained = {case: sum(p.numel() for p in m.parameters() if p.requires_grad) for case, m in models.items()}
-    memory = {case: peak_bytes(steps[case]) + 8 * trained[case] for case in cases}
+    memory = {case: peak_bytes(steps[case], device) + 8 * trained[case] for case in cases}
     seconds = common.seconds(steps, **timing)
     return [
         {
             "workload": workload,
             "layers": layers,
+            "dtype": dtype,
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "method": case,
             "trained": trained[case],
             "ms": 1e3 * seconds[case],
@@ -166,9 +212,15 @@ def main() -> None:
     p.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
     p.add_argument("--layers", type=int, default=12)
     p.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
+    p.add_argument("--dtype", default="float32", choices=DTYPES)
+    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = p.parse_args()
     timing = common.timing(args)
-    rows = [row for workload in args.workloads for row in measure(workload, args.layers, args.cases, **timing)]
+    rows = [
+        row
+        for workload in args.workloads
+        for row in measure(workload, args.layers, args.cases, args.dtype, args.device, **timing)
+    ]
     common.report("step", rows, args)
 
 

@@ -49,10 +49,11 @@ class Published(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        u, sigma, vh = torch.linalg.svd(linear.weight.detach(), full_matrices=False)
-        self.register_buffer("u", u)
-        self.register_buffer("v", vh.T.contiguous())
-        self.sigma, self.bias = nn.Parameter(sigma), nn.Parameter(linear.bias.detach().clone())
+        weight, bias = linear.weight.detach(), linear.bias
+        u, sigma, vh = torch.linalg.svd(weight.float(), full_matrices=False)
+        self.register_buffer("u", u.to(weight.dtype))
+        self.register_buffer("v", vh.T.to(weight.dtype).contiguous())
+        self.sigma, self.bias = nn.Parameter(sigma), None if bias is None else nn.Parameter(bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear((x @ self.v) * self.sigma, self.u, self.bias)

@@ -16,6 +16,13 @@ def test_the_grid_follows_from_the_model(family: str) -> None:
     assert METHODS["vapt"].recipe.settings(FAMILIES[family].build(), 10) == {"grid": 2}  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("family", ["dinov2", "timm"])
+def test_the_grid_follows_from_the_size_of_the_images(family: str) -> None:
+    model = FAMILIES[family].build()
+    own = model.config.image_size if family == "dinov2" else model.timm_model.patch_embed.img_size[0]  # type: ignore
+    assert METHODS["vapt"].recipe.settings(model, 10, 2 * own) == {"grid": 4}  # type: ignore[arg-type]
+
+
 def test_another_number_of_tokens_is_refused() -> None:
     model = get_peft_model(FAMILIES["vit"].build(), VAPTConfig())
     with pytest.raises(ConfigError, match=r"grid: received 14, i.e. 196 patches .* blocks read 5 tokens"):

@@ -20,9 +20,9 @@ class Recipe:
     """Called by ``genft.training`` in this order: :meth:`settings`, :meth:`found_in_training` and :meth:`prepare`
     before the adapter is attached, :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after."""
 
-    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
-        """Settings that follow from the base model or from the number of optimizer steps; the user's settings take
-        precedence."""
+    def settings(self, model: PreTrainedModel, steps: int, image_size: int | None = None) -> dict[str, Any]:
+        """Settings that follow from the base model, from the number of optimizer steps or from the pixels per side of
+        the images (None: the model's own); the user's settings take precedence."""
         return {}
 
     def found_in_training(self, model: PreTrainedModel, config: Any, losses: Losses) -> dict[str, Any]:

@@ -27,11 +27,11 @@ from genft.report.collect import read_report
 from genft.report.formats import as_rich
 from genft.report.style import count, duration, table
 from genft.runs.measured import Result
+from genft.runs.quiet import be_quiet
 from genft.runs.settings import Training
 from genft.runs.store import Store
 from genft.sweeps.cluster import Cluster
 from genft.sweeps.matrix import Matrix, parse_entries, spell_out
-from genft.sweeps.processes import be_quiet
 from genft.sweeps.schedule import Schedule
 from genft.training.trackers import check_trackers
 

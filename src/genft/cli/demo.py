@@ -17,9 +17,10 @@ from genft.presets import load_preset
 from genft.report.style import duration
 from genft.report.terminal import LEGEND, comparison
 from genft.runs.measured import Result
+from genft.runs.quiet import be_quiet
 from genft.runs.request import build_spec
 from genft.runs.store import Store
-from genft.sweeps.processes import be_quiet, run_in_process
+from genft.sweeps.processes import run_in_process
 from genft.training.prepared import PreparedRun, prepare
 
 TASK, MODEL = "bbc-news", "minilm-l6"

@@ -28,8 +28,8 @@ from genft.errors import ConfigError
 from genft.families.family import Family, Judged
 from genft.report.style import table
 from genft.runs.protocols import assign_roles, get_protocol
+from genft.runs.quiet import be_quiet
 from genft.runs.settings import Training
-from genft.sweeps.processes import be_quiet
 
 _MOST_CLASSES = 12  # in a confusion matrix on a terminal
 

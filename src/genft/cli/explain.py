@@ -17,8 +17,8 @@ from genft.errors import ConfigError
 from genft.files import check_writable, write_atomically
 from genft.report.style import table
 from genft.runs.options import run_file
+from genft.runs.quiet import be_quiet
 from genft.runs.request import USER, Request, Sourced
-from genft.sweeps.processes import be_quiet
 from genft.training.callbacks import Inferred
 from genft.training.prepared import PreparedRun, prepare
 from genft.training.session import Session

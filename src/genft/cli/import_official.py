@@ -11,7 +11,7 @@ from genft.cli.options import JsonOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
 from genft.models.parameters import count_parameters
-from genft.sweeps.processes import be_quiet
+from genft.runs.quiet import be_quiet
 
 
 class ImportOptions(MergeOptions):

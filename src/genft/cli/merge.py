@@ -15,7 +15,7 @@ from genft.cli.handing_over import change_in_words, probe_inputs
 from genft.cli.options import InputOptions, JsonOptions, OpenOptions
 from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
-from genft.sweeps.processes import be_quiet
+from genft.runs.quiet import be_quiet
 
 
 class MergeOptions(Options):

@@ -10,9 +10,8 @@ from genft.cli.options import JsonOptions
 from genft.cli.screen import print_json, screen
 from genft.counts import ARCHITECTURES, MethodCount, SuiteCount, count_methods, count_suite, rank_curves
 from genft.errors import ConfigError
-from genft.figures.parameters import parameters_against_rank
 from genft.report.style import table
-from genft.sweeps.processes import be_quiet
+from genft.runs.quiet import be_quiet
 
 _TITLES = {
     "genft": "GenFT",
@@ -52,6 +51,8 @@ def _suite(options: ParamsOptions) -> None:
     counted = count_suite(options.suite)
     curves = rank_curves() if options.figure or options.as_json else []
     if options.figure:
+        from genft.figures.parameters import parameters_against_rank
+
         points = [(t.shared_dim + t.specific_dim, t.adapter["genft"]) for t in counted.tasks]
         parameters_against_rank(curves, points, options.suite, options.figure)
     if options.as_json:

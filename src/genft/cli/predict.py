@@ -25,7 +25,7 @@ from genft.data.tables import read_table
 from genft.errors import ConfigError, DataError
 from genft.files import check_writable, write_atomically
 from genft.report.style import table
-from genft.sweeps.processes import be_quiet
+from genft.runs.quiet import be_quiet
 
 _SHOWN = 20
 

@@ -19,8 +19,8 @@ from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
 from genft.report.style import count, duration, table
 from genft.runs.measured import Result
+from genft.runs.quiet import be_quiet
 from genft.runs.store import Store
-from genft.sweeps.processes import be_quiet
 from genft.sweeps.search import Search, open_search
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
 from genft.figures import FIGURES, Subject, draw, read_subjects
 from genft.report.style import table
-from genft.sweeps.processes import be_quiet
+from genft.runs.quiet import be_quiet
 
 
 class ShowOptions(FigureOptions):

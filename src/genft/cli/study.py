@@ -31,9 +31,9 @@ from genft.figures.style import check_format
 from genft.methods import get_method
 from genft.presets import load_preset
 from genft.report.style import count, table
+from genft.runs.quiet import be_quiet
 from genft.runs.settings import Training
 from genft.runs.store import Store
-from genft.sweeps.processes import be_quiet
 from genft.sweeps.schedule import Schedule
 from genft.sweeps.studies import Measured, Study, Variant, get_study, measure, study_matrices
 

@@ -22,7 +22,7 @@ from genft.cli.request import existing_folder
 from genft.cli.screen import print_json, screen
 from genft.errors import ConfigError
 from genft.report.style import table
-from genft.sweeps.processes import be_quiet
+from genft.runs.quiet import be_quiet
 
 
 class LoraOptions(MergeOptions):

@@ -21,8 +21,8 @@ from genft.hub import check_push, push_adapter
 from genft.report.style import size
 from genft.report.terminal import LEGEND, comparison
 from genft.runs.measured import Result
+from genft.runs.quiet import be_quiet
 from genft.runs.store import Store
-from genft.sweeps.processes import be_quiet
 from genft.training import ranks
 from genft.training.callbacks import Inferred
 from genft.training.prepared import PreparedRun, prepare

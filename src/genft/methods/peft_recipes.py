@@ -79,7 +79,7 @@ class CordaLoraConfig(LoraConfig):
 
 
 class Corda(Recipe):
-    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel, steps: int, image_size: int | None = None) -> dict[str, Any]:
         """LoRA's targets, because peft reads the configuration before it fills in its own defaults."""
         return _default_targets(model)
 
@@ -101,7 +101,7 @@ ADALORA_FIRST, ADALORA_LAST = 0.13, 0.48
 
 
 class AdaLora(Recipe):
-    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel, steps: int, image_size: int | None = None) -> dict[str, Any]:
         """The rank schedule, and LoRA's targets, because peft's own for AdaLoRA differ from family to family."""
         schedule = {"total_step": steps, "tinit": int(ADALORA_FIRST * steps), "tfinal": int(ADALORA_LAST * steps)}
         return schedule | _default_targets(model)
@@ -172,7 +172,7 @@ class VBLora(Recipe):
     def learning_rate(self, config: Any, name: str) -> float:
         return self.LOGITS if ".vblora_logits_" in name else 1.0
 
-    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel, steps: int, image_size: int | None = None) -> dict[str, Any]:
         """The longest vector length up to 256 that divides the sides of every weight in a block."""
         in_layers = [name for name in linear_names(model) if re.search(r"\.\d+\.", name)]
         weights = [FrozenWeight.of(model.get_submodule(name)) for name in in_layers]
@@ -184,7 +184,7 @@ class IA3(Recipe):
     KEYS_VALUES = ("key", "value", "k_proj", "v_proj", "k_lin", "v_lin", "k", "v", "qkv", "Wqkv", "qkv_proj")
     MLP_OUTPUTS = ("output.dense", "fc2", "lin2", "ffn_output", "mlp.Wo", "down_proj")
 
-    def settings(self, model: PreTrainedModel, steps: int) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel, steps: int, image_size: int | None = None) -> dict[str, Any]:
         """Keys, values and the inputs of the MLP's second weight, for families that peft's table lacks."""
         if model.config.model_type in IA3_FAMILIES:
             return {}

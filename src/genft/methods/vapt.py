@@ -57,14 +57,14 @@ class VAPTConfig(VPTConfig):
 
 
 class Grid(Recipe):
-    """Derives the grid from the model's image and patch sizes."""
+    """Derives the grid from the patch size and the size of the images, which may differ from the model's own."""
 
-    def settings(self, model: Any, steps: int) -> dict[str, Any]:
+    def settings(self, model: Any, steps: int, image_size: int | None = None) -> dict[str, Any]:
         if (inner := getattr(model, "timm_model", None)) is not None:
-            rows, columns = inner.patch_embed.grid_size
+            own, patch = inner.patch_embed.img_size, inner.patch_embed.patch_size
         else:
-            image, patch = (_sides(getattr(model.config, name)) for name in ("image_size", "patch_size"))
-            rows, columns = (a // b for a, b in zip(image, patch, strict=True))
+            own, patch = (getattr(model.config, name) for name in ("image_size", "patch_size"))
+        rows, columns = (a // b for a, b in zip(_sides(image_size or own), _sides(patch), strict=True))
         if rows != columns:
             raise ConfigError(f"vapt: needs square grids of patches; this model has {rows} × {columns}")
         return {"grid": rows}

@@ -16,8 +16,9 @@ from typing import Any
 
 from genft.errors import ConfigError, GenFTError, TrainingError, first_line
 from genft.runs.measured import Result
+from genft.runs.quiet import be_quiet
 from genft.runs.spec import RunSpec
-from genft.sweeps.processes import Message, RunProcess, be_quiet
+from genft.sweeps.processes import Message, RunProcess
 from genft.training.prepared import PreparedRun
 
 #: How often a run is started before lost workers count as a failure.

@@ -6,17 +6,16 @@ import gc
 import multiprocessing
 import os
 import signal
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
-from genft.errors import GenFTError, TrainingError, first_line, visible
+from genft.errors import GenFTError, TrainingError, first_line
 from genft.runs.measured import Result
+from genft.runs.quiet import be_quiet
 from genft.runs.spec import RunSpec
 from genft.runs.store import Store
 from genft.training.callbacks import Inferred, Progress, Watch, ignore
@@ -175,15 +174,3 @@ def _work(
         if os.environ.get("GENFT_TRACEBACK"):
             raise
         sender.send(TrainingError(f"{type(e).__name__}: {first_line(e)} (set GENFT_TRACEBACK=1 to see where)"))
-
-
-def be_quiet() -> None:
-    """Keep progress bars, load reports and advice from libraries out of our output; show warnings as one plain line."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.formatwarning = _plain_warning
-
-
-def _plain_warning(message: Any, *_: Any, **__: Any) -> str:
-    return "".join(f"warning: {line}\n" for line in map(visible, str(message).splitlines()))

@@ -103,7 +103,7 @@ class Session:
         self.family = prepared.family.for_training(self.train, self.loaded)
         method, settings = prepared.method, prepared.spec.settings
         steps = training.epochs * self.steps_per_epoch
-        following = method.recipe.settings(self.loaded.model, steps)
+        following = method.recipe.settings(self.loaded.model, steps, self.loaded.preprocessing.image_size)
         following = {name: value for name, value in following.items() if name not in settings}
         examples = partial(_examples, prepared, self.loaded)
         losses = partial(_losses, self.train, prepared.spec.seed, self.family, self.loaded)
