@@ -19,8 +19,9 @@ from genft.data.questions import as_questions
 from genft.data.tables import Table
 from genft.data.task import Split, Task
 from genft.errors import ConfigError, not_one_of
-from genft.families.family import Evaluate, Family, Judged, Options, Words, refuse_options
+from genft.families.family import Evaluate, Family, Judged, Options, Words
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
+from genft.families.predictor import refuse_options
 from genft.families.spans.scores import SCORES, best_threshold, f1
 from genft.families.spans.windows import Collator, Found, WindowDataset, Windower, best_spans, span_loss
 from genft.models.load import Head, LoadedModel
