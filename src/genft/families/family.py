@@ -67,7 +67,7 @@ class Words(NamedTuple):
 
 
 class Family(Predictor):
-    """How a kind of task is learned, and how a trained model is used (see :class:`~genft.families.predictor.Predictor`)."""
+    """How a kind of task is learned, beside how a trained model is used."""
 
     #: Whether an example may become several inputs, so that their number is known only once they are encoded.
     splits_inputs: ClassVar[bool] = False
