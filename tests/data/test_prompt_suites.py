@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from genft.data import load_task, prompt_suites, read
+from genft.data import load_task, read, suite_tables
 from genft.data.check import check_task
 
 
@@ -75,7 +75,7 @@ def test_the_hubs_copies(
         frame = pd.DataFrame({column: [f"{split} text"], answer: ["short"], "id": ["1"]})
         frame.to_parquet(tmp_path / place / f"{split}-00000-of-00001.parquet")
     asked: list[Any] = []
-    monkeypatch.setattr(prompt_suites, "hub_folder", lambda *given: asked.append(given) or tmp_path)
+    monkeypatch.setattr(suite_tables, "hub_folder", lambda *given: asked.append(given) or tmp_path)
     data = read(load_task(name))
     assert data.splits["validation"].inputs == (("validation text\n\nSummary:",),)
     assert data.splits["validation"].labels == (("short",),)

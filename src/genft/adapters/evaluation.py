@@ -45,8 +45,8 @@ def evaluate(trained: Trained, family: Family, split: Split, options: Options) -
             items = [data[i] for i in order[start : start + options.eval_batch_size]]
             batch = {name: value.to(device) for name, value in collate(items).items()}
             with torch.inference_mode():
-                answered = trained.model(**batch)
-            kept = family.kept_outputs((answered["logits"],), batch["labels"])
+                _, answered = family.run(trained.model, batch)
+            kept = family.kept_outputs(answered, batch["labels"])
             outputs += list(kept.float().cpu().numpy())
             labels += list(batch["labels"].cpu().numpy())
         back = np.argsort(order)

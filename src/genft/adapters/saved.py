@@ -87,10 +87,10 @@ class Trained(Opened):
         """One output per input, in the order of ``inputs``.
 
         Probabilities (n, classes), or values (n, 1) in a regression, float32; for a task that generates text, a list
-        of the generated texts.
+        of the generated texts; for answers in texts, a list of their texts, places and probabilities.
 
         Args:
-            inputs: texts, tuples of two texts if the task has pairs, or paths of images.
+            inputs: texts, tuples of two texts if the task has pairs or questions with contexts, or paths of images.
             batch_size: the number of inputs per forward pass.
             options: how text is generated: ``max_new_tokens``, and the settings of
                 :class:`genft.families.generation.Sampling`.
@@ -201,6 +201,7 @@ def _describe(
         family=task.family,
         task_type=loaded.task_type,
         prompting=task.prompting,
+        answering=task.answering,
         base_fingerprint=base_fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(loaded.tokenizer) if loaded.tokenizer is not None else None,
     )
@@ -335,6 +336,7 @@ def _task(saved: SavedTask) -> Task:
         label_column=saved.label_column,
         metric=saved.metric,
         prompting=saved.prompting,
+        answering=saved.answering,
         classes=saved.classes,
         regression=saved.regression,
         max_length=saved.preprocessing.max_length or 128,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from genft.adapters.folder import TASK_FILE
+from genft.data.answering import Answering
 from genft.data.preprocessing import Preprocessing
 from genft.data.prompting import Prompting
 from genft.errors import AdapterFileError, ConfigError
@@ -25,6 +26,7 @@ class SavedTask(Record):
         family: the family of the task.
         task_type: peft's name for the task; None if it has none, and for adapters of genft 0.1.
         prompting: how prompts are written, if it generates text.
+        answering: how answers are found, if they are parts of a text.
         quantise: how the base was quantised: 4bit, 8bit, or none.
         tokenizer_fingerprint: one hash of the tokenizer's behaviour; None for images, and for adapters of genft 0.1.
     """
@@ -48,6 +50,7 @@ class SavedTask(Record):
     family: str = "classification"
     task_type: str | None = None
     prompting: Prompting = Prompting()
+    answering: Answering = Answering()
     base_fingerprint: str | None = None
     tokenizer_fingerprint: str | None = None
     quantise: str = "none"

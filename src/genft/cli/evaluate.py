@@ -71,7 +71,7 @@ def evaluate(adapter: SavedOptions, options: EvaluationOptions, device: DeviceOp
     for note in notes:
         console.print(f"[yellow]![/] {escape(note)}", soft_wrap=True)
     trained = load(adapter.adapter, adapter.base)
-    family = type(trained.family)(task)
+    family = trained.family.on(task)
     training = Training(eval_batch_size=options.eval_batch_size)
     family.check(training)
     with _without_adapter(trained, family) if options.bare else contextlib.nullcontext():

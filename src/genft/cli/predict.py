@@ -126,9 +126,10 @@ def read_inputs(path: Path, saved: SavedTask, reading: ReadingOptions) -> tuple[
         if not images or not path.exists():
             raise DataError(f"{path}: " + ("has no images" if path.exists() else "does not exist"))
         return [{"image": str(image)} for image in images], [(str(image),) for image in images]
-    file = read_table(path, reading.encoding)
+    family = family_of(saved)
+    file = family.read(read_table(path, reading.encoding))
     _tell(file.notes)
-    return file.rows, family_of(saved).inputs(file, reading.text_column or saved.text_columns)
+    return file.rows, family.inputs(file, reading.text_column or saved.text_columns)
 
 
 def _tell(notes: Sequence[str]) -> None:

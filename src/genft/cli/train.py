@@ -126,8 +126,8 @@ def _announced_lines(run: PreparedRun) -> Iterator[tuple[str, str]]:
     yield "model", f"{run.spec.model}, {run.source.origin}"
     head = training.head_learning_rate
     rates = f"learning rate {training.learning_rate:g}" + (f" (head {head:g})" if head else "")
-    steps = run.steps // training.epochs
-    yield "training", f"{training.epochs} epochs of {steps} steps, batch {training.batch_size}, {rates}"
+    steps = "" if run.family.splits_inputs else f" of {run.steps // training.epochs} steps"
+    yield "training", f"{training.epochs} epochs{steps}, batch {training.batch_size}, {rates}"
 
 
 def _inferred_lines(inferred: Inferred) -> Iterator[tuple[str, str]]:

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from genft.data.copies import contents
 from genft.data.fgvc import read_fgvc
-from genft.data.files import read_files, read_image_folder, read_prompt_files, task_from_path
+from genft.data.files import read_files, read_image_folder, read_prompt_files, read_question_files, task_from_path
 from genft.data.glue import read_glue
 from genft.data.packaged import read_bbc_news
 from genft.data.prompt_suites import read_prompt_suite
+from genft.data.question_suites import read_question_suite
 from genft.data.tables import read_table
 from genft.data.task import Fault, Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task, refuse
 from genft.data.vtab import read_vtab
@@ -26,10 +27,12 @@ READERS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "image-folder": read_image_folder,
     "prompt-suite": read_prompt_suite,
     "prompts": read_prompt_files,
+    "question-suite": read_question_suite,
+    "questions": read_question_files,
     "vtab-1k": read_vtab,
 }
 #: The readers of benchmarks that are stored on disk.
-LAYOUTS = frozenset(("fgvc", "glue", "prompt-suite", "vtab-1k"))
+LAYOUTS = frozenset(("fgvc", "glue", "prompt-suite", "question-suite", "vtab-1k"))
 
 
 def read(task: Task) -> TaskData:

@@ -14,6 +14,7 @@ from genft.data.labels import infer_classes, read_labels, similar_classes
 from genft.data.layout import Rows, finish
 from genft.data.prompting import Prompting, fields
 from genft.data.prompts import Recognised, about_columns, check_columns, read_prompts, recognise
+from genft.data.questions import about_questions, as_questions, read_questions
 from genft.data.tables import TABLES, columns_of, read_table
 from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
@@ -72,6 +73,25 @@ def read_prompt_files(task: Task, fault: Fault = refuse) -> TaskData:
     return _complete(TaskData(task, splits, notes, places))
 
 
+def read_question_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The questions of ``task.files``; a missing validation or test split is held out from training, by contexts."""
+    splits: dict[str, Split] = {}
+    places: dict[str, Sequence[str]] = {}
+    notes = [about_questions(task)]
+    for name, path in task.files.items():
+        table = as_questions(read_table(path, task.encoding))
+        questions = read_questions(table, task, fault)
+        splits[name], places[name] = questions.split, questions.places
+        notes += [*table.notes, *questions.notes]
+    unanswerable = not all(label for split in splits.values() for label in split.labels)
+    answering = task.answering.model_copy(update={"unanswerable": unanswerable or task.answering.unanswerable})
+    contexts = [context for _, context in splits["train"].inputs]
+    data = TaskData(task.model_copy(update={"answering": answering}), splits, notes, places)
+    if len(set(contexts)) < FEWEST:
+        return _complete(data)
+    return _complete(data, contexts, "questions on the same context are kept in the same split")
+
+
 def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
     """Images under ``<folder>/<class>/`` or ``<folder>/{train,val,test}/<class>/``; classes from the folders."""
     folders, notes = split_folders(task.files["train"])
@@ -105,10 +125,15 @@ def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
     return _complete(finish(task.model_copy(update={"classes": classes}), splits, fault, notes))
 
 
-def _complete(data: TaskData) -> TaskData:
+def _complete(data: TaskData, together: Sequence[str] = (), about_together: str = "") -> TaskData:
     """Hold out the missing splits: a fifth of the rows for test, then a tenth of the rest for validation.
 
     Copies stay together, so that no held-out example is also trained on.
+
+    Args:
+        data: the splits that exist.
+        together: a key per training row; rows with the same key stay together. By default copies have the same.
+        about_together: a sentence about them.
     """
     task, notes = data.task, list(data.notes)
     splits: dict[str, Split] = dict(data.splits)
@@ -124,9 +149,9 @@ def _complete(data: TaskData) -> TaskData:
             f"{task.files['train']}: {rows} rows; at least {FEWEST} are needed to hold out "
             f"{' and '.join(name for name, *_ in missing)} rows from them"
         )
-    content = contents(task.kind, splits["train"]) if missing else []
+    content = list(together) or (contents(task.kind, splits["train"]) if missing else [])
     if missing and len(set(content)) < rows:
-        notes.append(_about_copies(rows, len(set(content))))
+        notes.append(about_together or _about_copies(rows, len(set(content))))
     if len(set(content)) < FEWEST:
         content = list(map(str, range(rows)))
     for name, one_in, share in missing:
@@ -156,6 +181,8 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
 
 def usual_values(reader: str, label_column: str, *, regression: bool) -> dict[str, Any]:
     """The metric of a user's own data, and the length of its texts if that differs from other tasks'."""
+    if reader == "questions":
+        return {"metric": "squad_f1", "max_length": 384}
     if reader == "prompts":
         return {"metric": "answer_loss" if label_column else "perplexity", "max_length": 512}
     return {"metric": "pearson" if regression else "accuracy"}

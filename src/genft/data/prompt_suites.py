@@ -7,30 +7,15 @@ E2E (arXiv 1706.09254).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from genft.data.layout import hub_folder, task_folder
 from genft.data.prompts import Prompts, about_columns, read_prompts
-from genft.data.tables import TABLES, Table, read_table
+from genft.data.suite_tables import Files, suite_tables
+from genft.data.tables import Table
 from genft.data.task import Fault, SplitName, Task, TaskData, draw, refuse
 
 #: peft's comparison leaves out texts that do not fit into its 768 tokens, by their characters.
 _LONGEST_METAMATH = 1300
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a benchmark lies.
-
-    Attributes:
-        repo, patterns: the Hub's copy and its files.
-        names: the names of each split's file, without ending.
-    """
-
-    repo: str
-    patterns: tuple[str, ...]
-    names: dict[SplitName, tuple[str, ...]]
 
 
 _USUAL: dict[SplitName, tuple[str, ...]] = {
@@ -39,10 +24,10 @@ _USUAL: dict[SplitName, tuple[str, ...]] = {
     "test": ("test",),
 }
 _PLACES = {
-    "gsm8k": _Place("openai/gsm8k", ("main/*.parquet",), {"train": ("train",), "test": ("test",)}),
-    "xsum": _Place("EdinburghNLP/xsum", ("data/*.parquet",), _USUAL),
-    "cnn_dailymail": _Place("abisee/cnn_dailymail", ("3.0.0/*.parquet",), _USUAL),
-    "e2e": _Place(
+    "gsm8k": Files("openai/gsm8k", ("main/*.parquet",), {"train": ("train",), "test": ("test",)}),
+    "xsum": Files("EdinburghNLP/xsum", ("data/*.parquet",), _USUAL),
+    "cnn_dailymail": Files("abisee/cnn_dailymail", ("3.0.0/*.parquet",), _USUAL),
+    "e2e": Files(
         "GEM/e2e_nlg",
         ("*.csv", "*.parquet"),
         {
@@ -51,7 +36,7 @@ _PLACES = {
             "test": ("test", "testset_w_refs", "test-fixed"),
         },
     ),
-    "metamath": _Place("meta-math/MetaMathQA", ("*.json",), {"train": ("MetaMathQA-395K", "train")}),
+    "metamath": Files("meta-math/MetaMathQA", ("*.json",), {"train": ("MetaMathQA-395K", "train")}),
 }
 
 
@@ -61,7 +46,7 @@ def read_prompt_suite(task: Task, fault: Fault = refuse) -> TaskData:
     E2E without its training set is trained on its development set. MetaMathQA is tested on GSM8K, as in peft's
     comparison, whose selection of 20,000 training examples is drawn here with a seed of our own.
     """
-    tables = _tables(task)
+    tables = suite_tables(task, _PLACES[task.name])
     notes = [about_columns(task)]
     if task.name == "e2e" and "train" not in tables and "validation" in tables:
         tables = {"train": tables["validation"], "test": tables["test"]}
@@ -75,7 +60,7 @@ def read_prompt_suite(task: Task, fault: Fault = refuse) -> TaskData:
     if task.name == "metamath":
         found["train"], found["validation"], note = _peft_selection(task, found["train"])
         questions = replace_columns(task, "question", "answer")
-        found["test"] = read_prompts(_tables(questions, "gsm8k")["test"], questions, fault)
+        found["test"] = read_prompts(suite_tables(_beside(task, "gsm8k"), _PLACES["gsm8k"])["test"], questions, fault)
         notes.append(note)
     splits = {name: prompts.split for name, prompts in found.items()}
     return TaskData(task, splits, notes, {name: prompts.places for name, prompts in found.items()})
@@ -97,37 +82,9 @@ def _named(task: Task, table: Table, fault: Fault) -> Prompts:
     return read_prompts(table, task, fault)
 
 
-def _tables(task: Task, place: str | None = None) -> dict[SplitName, Table]:
-    """The table of every split that exists."""
-    of = _PLACES[place or task.name]
-    if place:  # another benchmark beside this one
-        task = task.model_copy(update={"name": place, "folders": (place,)})
-    files = [f"{name}{ending}" for names in of.names.values() for name in names for ending in TABLES]
-    if task.root is None:
-        folder = hub_folder(task, [f"{names[0]}.jsonl" for names in of.names.values()], of.repo, of.patterns)
-        return {split: table for split, names in of.names.items() if (table := _from_hub(folder, of, names))}
-    folder = task_folder(task, files, of.repo)
-    paths = {
-        split: next((p for name in names for ending in TABLES if (p := folder / f"{name}{ending}").is_file()), None)
-        for split, names in of.names.items()
-    }
-    return {split: read_table(path, task.encoding) for split, path in paths.items() if path}
-
-
-def _from_hub(folder: Path, of: _Place, names: Sequence[str]) -> Table | None:
-    """The table of a split in the Hub's copy: files such as ``train-00000-of-00001.parquet``, or one other file."""
-    import pandas as pd
-
-    files = sorted({path for pattern in of.patterns for path in folder.glob(pattern)})
-    wanted = [path for path in files if path.name.partition("-0")[0].partition(".")[0] in names or path.stem in names]
-    if not wanted:
-        return None
-    if wanted[0].suffix != ".parquet":
-        return read_table(wanted[0])
-    rows = [row for path in wanted for row in pd.read_parquet(path).to_dict("records")]
-    columns = tuple(map(str, rows[0])) if rows else ()
-    return Table(wanted[0], columns, [{str(k): v for k, v in row.items()} for row in rows],
-                 [f"row {k}" for k in range(1, len(rows) + 1)])  # fmt: skip
+def _beside(task: Task, name: str) -> Task:
+    """Another benchmark in the same root."""
+    return task.model_copy(update={"name": name, "folders": (name,)})
 
 
 def _peft_selection(task: Task, prompts: Prompts) -> tuple[Prompts, Prompts, str]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from genft.data.answering import Answering
 from genft.data.images import digests
 from genft.data.prompting import Prompting
 from genft.errors import ConfigError, DataError, not_one_of
@@ -60,6 +61,7 @@ class Task(Record):
     prompting: Prompting = Field(
         default=Prompting(), description="how prompts are written, in tasks that generate text"
     )
+    answering: Answering = Field(default=Answering(), description="how answers are found, in tasks of the family spans")
     training: dict[str, Any] = Field(default_factory=dict, description="training values that the benchmark fixes")
     sizes: dict[str, int] = Field(default_factory=dict, description="expected examples per split")
     licence: str = Field(default="", description="licence of the data")

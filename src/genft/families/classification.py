@@ -14,8 +14,9 @@ from genft.data.preprocessing import Preprocessing
 from genft.data.task import Split, Task
 from genft.errors import ConfigError
 from genft.families.class_weights import class_weights, weighted_loss
-from genft.families.family import Family, Options, Words, refuse_options
+from genft.families.family import Family, Options, Words
 from genft.families.metrics import Array, Metric, metric_for, score_all
+from genft.families.predictor import refuse_options
 from genft.families.standardised import UNSCALED, Scale, output_layer
 from genft.models.load import Head, LoadedModel
 

@@ -6,18 +6,16 @@ new family is one file next to this one.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
 from genft.data.encode import Encoded, Item
-from genft.data.preprocessing import Kind, Preprocessing
-from genft.data.tables import Table
 from genft.data.task import Split, Task
-from genft.errors import ConfigError
 from genft.families.metrics import Array, Metric
+from genft.families.predictor import Predictor
 from genft.models.load import Head, LoadedModel, load_model
 from genft.models.source import ModelSource
 
@@ -36,6 +34,10 @@ class Options(Protocol):
     def eval_batch_size(self) -> int: ...
     @property
     def class_weights(self) -> str: ...
+
+
+#: Gives what is kept of the outputs, and the labels, of encoded examples in their order.
+Evaluate = Callable[[Encoded], tuple[Array, Array]]
 
 
 class Judged(NamedTuple):
@@ -64,23 +66,11 @@ class Words(NamedTuple):
     pipeline: str | None = None
 
 
-class Family(ABC):
-    """How a kind of task is learned.
+class Family(Predictor):
+    """How a kind of task is learned, beside how a trained model is used."""
 
-    Attributes:
-        task: what is learned; its classes are known once its data have been read.
-    """
-
-    #: The name by which tasks refer to this family.
-    name: ClassVar[str]
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    @property
-    def reads(self) -> Kind:
-        """What the model takes: texts or images."""
-        return self.task.kind
+    #: Whether an example may become several inputs, so that their number is known only once they are encoded.
+    splits_inputs: ClassVar[bool] = False
 
     # ---------------------------------------------------------------- before anything is loaded
 
@@ -110,6 +100,10 @@ class Family(ABC):
     def for_selection(self) -> Family:
         """The family that reports what it selects by, so that many candidates cost no more than that."""
         return self
+
+    def on(self, task: Task) -> Family:
+        """The family for another task of the same kind, with what :meth:`decided` has decided."""
+        return type(self)(task)
 
     @property
     @abstractmethod
@@ -177,7 +171,7 @@ class Family(ABC):
         """
         return self
 
-    def finish(self, model: Any, loaded: LoadedModel) -> None:  # noqa: B027  most families have nothing to do
+    def finish(self, model: Any, loaded: LoadedModel) -> None:
         """Called on :meth:`for_training`'s family after training, so that the model predicts what is reported."""
 
     def loss(self, train: Split, training: Options) -> Callable[..., torch.Tensor] | None:
@@ -205,6 +199,11 @@ class Family(ABC):
         """An encoded example as a model input of one example, for methods that look at data before training."""
         return {key: torch.as_tensor(value)[None] for key, value in item.items() if key != "labels"}
 
+    def run(self, model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[Any, ...]]:
+        """(the model's loss of a batch with labels, its outputs as :meth:`kept_outputs` takes them)."""
+        outputs = model(**batch)
+        return outputs["loss"], (outputs["logits"],)
+
     # ---------------------------------------------------------------- predictions
 
     def kept_outputs(self, outputs: Any, labels: Any) -> Any:
@@ -227,13 +226,32 @@ class Family(ABC):
     def scores(self, predicted: Array, target: Array) -> dict[str, float]:
         """The score of every metric that suits the task, by name."""
 
+    def selecting_score(self, outputs: Array, labels: Array, data: Encoded) -> float:
+        """The score that selects the epoch.
+
+        Args:
+            outputs, labels: what evaluation keeps of the outputs, and the labels.
+            data: the encoded examples, in the same order.
+        """
+        return self.selects.score(self.predictions(outputs), self.targets(labels))
+
+    def decided(self, select: Split, loaded: LoadedModel, evaluate: Evaluate) -> Family:
+        """The family with what is decided on the selecting split once the model is trained; by default nothing is.
+
+        Args:
+            select: the examples that selected the epoch.
+            loaded: the base model with its head.
+            evaluate: with the trained model.
+        """
+        return self
+
     def judge(
         self,
         split: Split,
         loaded: LoadedModel,
         model: Any,
         training: Options,
-        evaluate: Callable[[Encoded], tuple[Array, Array]],
+        evaluate: Evaluate,
     ) -> Judged:
         """Predict and score a split with the trained model.
 
@@ -242,72 +260,8 @@ class Family(ABC):
             loaded: the base model with its head.
             model: the trained model.
             training: hyper-parameters.
-            evaluate: gives what is kept of the outputs, and the labels, of encoded examples in their order.
+            evaluate: with the trained model.
         """
         outputs, labels = evaluate(self.encode(split, loaded))
         predicted, target = self.predictions(outputs), self.targets(labels)
         return Judged(predicted, target, self.scores(predicted, target))
-
-    # ---------------------------------------------------------------- use
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The names of what makes up one input of the model; by default the text columns, or the image."""
-        return self.task.text_columns if self.reads == "text" else ("image",)
-
-    def inputs(self, table: Table, columns: Sequence[str]) -> list[tuple[str, ...]]:
-        """The model's inputs from a table without labels; by default the texts of ``columns``."""
-        read = [table.column(name, option="--text-column") for name in columns]
-        return list(zip(*read, strict=True))
-
-    @abstractmethod
-    def predict(
-        self,
-        model: Any,
-        tokenizer: Any,
-        preprocessing: Preprocessing,
-        inputs: Sequence[tuple[str, ...]],
-        batch_size: int,
-        options: Mapping[str, Any],
-    ) -> Any:
-        """One output per input, in their order.
-
-        Args:
-            model, tokenizer, preprocessing: of the trained model.
-            inputs: the texts of each example, or the path of its image.
-            batch_size: the number of inputs per forward pass.
-            options: how to predict, in families where there is a choice.
-
-        Raises:
-            ConfigError: an option that this family does not have.
-        """
-
-    @abstractmethod
-    def answer(self, output: Any) -> Mapping[str, Any]:
-        """One output as ``genft predict`` shows it."""
-
-    def label_in_words(self, label: Any) -> Any:
-        """A label as ``genft evaluate`` shows it."""
-        return label
-
-    def badness(self, output: Any, label: Any) -> float:
-        """How wrong one output of :meth:`predict` is, 0 if it is right; the worst examples are shown by it."""
-        return float(output != label)
-
-    def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
-        """What ``genft predict --json`` adds."""
-        return {}
-
-    def columns(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
-        """The columns that ``genft predict`` adds in a file, beyond :meth:`answer`."""
-        return self.details(output, inputs)
-
-
-def refuse_options(options: Mapping[str, Any], family: str) -> None:
-    """For families that predict in one way only.
-
-    Raises:
-        ConfigError: there is an option.
-    """
-    if options:
-        raise ConfigError(f"{', '.join(options)}: only for tasks that generate text, and this one is {family}")

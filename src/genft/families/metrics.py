@@ -265,6 +265,14 @@ def _of_texts(name: str, text: str) -> Metric:
     return Metric(name, text, weighted, family="generation", width=score.width)
 
 
+def _of_spans(name: str, text: str) -> Metric:
+    def weighted(predicted: Array, target: Array, weights: Floats) -> Floats:
+        sums = weights @ predicted.astype(float)
+        return sums[:, 0] / sums[:, 1]
+
+    return Metric(name, text, weighted, family="spans", width=2)
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -300,5 +308,7 @@ METRICS = {
         _of_texts("rougeL", "ROUGE-L F1, with stemming"),
         _of_texts("bleu", "BLEU of sacrebleu, 13a"),
         _of_texts("chrf", "chrF of sacrebleu"),
+        _of_spans("squad_f1", "mean F1 of the answers' words, as SQuAD is scored"),
+        _of_spans("squad_exact_match", "share of answers that equal a right one, as SQuAD is scored"),
     )
 }

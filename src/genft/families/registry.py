@@ -7,8 +7,9 @@ from genft.errors import ConfigError, not_one_of
 from genft.families.classification import Classification
 from genft.families.family import Family
 from genft.families.generation.family import Generation
+from genft.families.spans.family import Spans
 
-FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classification, Generation)}
+FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classification, Generation, Spans)}
 
 
 def get_family(task: Task) -> Family:

@@ -53,7 +53,7 @@ class RunSpec(Record):
         """
         content = self.model_dump(mode="json", exclude={"task", "model"})
         task = self.task.model_dump(mode="json", include={"name", "text_columns", "regression", "metric", "max_length"})
-        for name in ("family", "prompting"):  # later than the first keys
+        for name in ("family", "prompting", "answering"):  # later than the first keys
             if (value := getattr(self.task, name)) != Task.model_fields[name].default:
                 task[name] = value if isinstance(value, str) else value.model_dump(mode="json", exclude_defaults=True)
         content |= {"task": task, "model": model_fingerprint, "data": data_fingerprint}

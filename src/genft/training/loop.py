@@ -117,7 +117,9 @@ class Loop(SmallCheckpoints):
     def predict_arrays(self, dataset: Encoded) -> tuple[Array, Array]:
         """(outputs (n, …), labels (n,)), in the order of the data set."""
         sorted_examples, order = longest_first(dataset)
+        selecting, self.compute_metrics = self.compute_metrics, None  # which belongs to the examples that select
         outcome = self.predict(sorted_examples)
+        self.compute_metrics = selecting
         if bad := int(np.isnan(outcome.predictions).reshape(len(order), -1).any(axis=1).sum()):
             raise TrainingError(
                 f"the outputs for {bad:,} of {len(order):,} examples are NaN; {self.stop_on_nan.kept}; try a lower "

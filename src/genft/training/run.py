@@ -55,9 +55,10 @@ def run(prepared: PreparedRun, store: Store, watch: Watch = ignore, report_to: S
     watch(session.announced)
     with PeakMemory() as peak:
         fitted = session.fit(roles.select, checkpoints, tracker_callbacks(report_to, logs))
+        reported = session.decide(roles.select)
         if roles.retrain is not None:
             session.close()
-            session = Session(prepared, roles.retrain, watch)
+            session = Session(prepared, roles.retrain, watch, reported)
             trackers = tracker_callbacks(report_to, logs / "retrain")
             fitted = fitted.then(session.fit(None, checkpoints / "retrain", trackers, fitted.history.best_epoch))
         scored = session.score()
@@ -84,7 +85,7 @@ def _save(session: Session, scored: Scored, store: Store) -> int:
         store.adapter(prepared.name),
         session.model,
         session.loaded,
-        prepared.task,
+        session.reported.task,
         prepared.method.name,
         prepared.protocol.name,
         scored.scores.value,

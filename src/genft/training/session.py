@@ -71,14 +71,21 @@ class Session:
         inferred: what was inferred from model, method and data.
     """
 
-    def __init__(self, prepared: PreparedRun, train: Split | None = None, watch: Watch = ignore) -> None:
+    def __init__(
+        self,
+        prepared: PreparedRun,
+        train: Split | None = None,
+        watch: Watch = ignore,
+        reported: Family | None = None,
+    ) -> None:
         """
         Args:
             prepared: the run.
             train: the examples to train on; by default, those that the protocol assigns.
             watch: called with progress.
+            reported: how the trained model is scored and saved; by default as prepared.
         """
-        self.prepared, self.watch = prepared, watch
+        self.prepared, self.watch, self.reported = prepared, watch, reported or prepared.family
         self.train = train or prepared.roles.train
         set_seed(prepared.spec.seed)
         training = prepared.training
@@ -95,7 +102,7 @@ class Session:
         #: how it learns; once trained, the model predicts what ``prepared.family`` reports
         self.family = prepared.family.for_training(self.train, self.loaded)
         method, settings = prepared.method, prepared.spec.settings
-        steps = training.epochs * prepared.steps_per_epoch(self.train)
+        steps = training.epochs * self.steps_per_epoch
         following = method.recipe.settings(self.loaded.model, steps, self.loaded.preprocessing.image_size)
         following = {name: value for name, value in following.items() if name not in settings}
         examples = partial(_examples, prepared, self.loaded)
@@ -115,6 +122,13 @@ class Session:
     def examples(self) -> Encoded:
         """The encoded training examples."""
         return self.family.encode(self.train, self.loaded, augment=self.prepared.training.augment, several_passes=True)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        if self.family.splits_inputs:
+            return -(-len(self.examples) // self.prepared.training.batch_size)
+        return self.prepared.steps_per_epoch(self.train)
 
     @property
     def announced(self) -> Inferred:
@@ -184,19 +198,24 @@ class Session:
                 checkpoints,
                 evaluates=selecting is not None,
                 name=prepared.name,
-                max_steps=stop_after * prepared.steps_per_epoch(self.train) if stop_after else -1,
+                max_steps=stop_after * self.steps_per_epoch if stop_after else -1,
             ),
             eval_dataset=None if selecting is None else longest_first(selecting)[0],
             data_collator=family.collator(self.loaded),
-            compute_metrics=self._selecting_score,
+            compute_metrics=None if selecting is None else partial(self._selecting_score, selecting),
             compute_loss_func=family.loss(self.train, training),
             preprocess_logits_for_metrics=family.kept_outputs,
             callbacks=callbacks,
         )
 
+    def decide(self, select: Split) -> Family:
+        """Decide what the family decides on the selecting split. The model must have been trained."""
+        self.reported = self.reported.decided(select, self.loaded, self.loop.predict_arrays)
+        return self.reported
+
     def score(self) -> Scored:
         """Score the reporting split and any further splits. The model must have been trained."""
-        family, metric = self.prepared.family, self.prepared.family.metric
+        family, metric = self.reported, self.reported.metric
         judged = self._judge(self.prepared.roles.report)
         metrics = dict(judged.scores)
         for name, split in self.prepared.roles.also.items():
@@ -217,13 +236,13 @@ class Session:
         gc.collect()
 
     def _judge(self, split: Split) -> Judged:
-        prepared = self.prepared
-        return prepared.family.judge(split, self.loaded, self.model, prepared.training, self.loop.predict_arrays)
+        training = self.prepared.training
+        return self.reported.judge(split, self.loaded, self.model, training, self.loop.predict_arrays)
 
-    def _selecting_score(self, outcome: EvalPrediction) -> dict[str, float]:
-        outputs, target = (np.asarray(array) for array in (outcome.predictions, outcome.label_ids))
-        metric = self.family.selects
-        return {metric.name: metric.score(self.family.predictions(outputs), self.family.targets(target))}
+    def _selecting_score(self, data: Encoded, outcome: EvalPrediction) -> dict[str, float]:
+        back = np.argsort(longest_first(data)[1])
+        outputs, labels = (np.asarray(array)[back] for array in (outcome.predictions, outcome.label_ids))
+        return {self.family.selects.name: self.family.selecting_score(outputs, labels, data)}
 
 
 def _pooler_notes(model: torch.nn.Module, loaded: LoadedModel) -> list[str]:
@@ -276,7 +295,7 @@ def _losses(train: Split, seed: int, family: Family, loaded: LoadedModel, n: int
     collate, model = family.collator(loaded), loaded.model
     for start in range(0, len(data), size):
         batch = collate([data[i] for i in range(start, min(start + size, len(data)))])
-        yield model(**{name: value.to(model.device) for name, value in batch.items()}).loss
+        yield family.run(model, {name: value.to(model.device) for name, value in batch.items()})[0]
 
 
 def _device() -> str:

@@ -1,0 +1,97 @@
+"""The part of a family that a trained model is used with: what it reads, and how its predictions are shown."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from genft.data.preprocessing import Kind, Preprocessing
+from genft.data.tables import Table
+from genft.data.task import Task
+from genft.errors import ConfigError
+
+
+class Predictor(ABC):
+    """How a trained model of a kind of task is used.
+
+    Attributes:
+        task: what is learned; its classes are known once its data have been read.
+    """
+
+    #: The name by which tasks refer to this family.
+    name: ClassVar[str]
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @property
+    def reads(self) -> Kind:
+        """What the model takes: texts or images."""
+        return self.task.kind
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of what makes up one input of the model; by default the text columns, or the image."""
+        return self.task.text_columns if self.reads == "text" else ("image",)
+
+    def read(self, table: Table) -> Table:
+        """A file to predict, with one row per example; by default as it is."""
+        return table
+
+    def inputs(self, table: Table, columns: Sequence[str]) -> list[tuple[str, ...]]:
+        """The model's inputs from a table without labels; by default the texts of ``columns``."""
+        read = [table.column(name, option="--text-column") for name in columns]
+        return list(zip(*read, strict=True))
+
+    @abstractmethod
+    def predict(
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocessing: Preprocessing,
+        inputs: Sequence[tuple[str, ...]],
+        batch_size: int,
+        options: Mapping[str, Any],
+    ) -> Any:
+        """One output per input, in their order.
+
+        Args:
+            model, tokenizer, preprocessing: of the trained model.
+            inputs: the texts of each example, or the path of its image.
+            batch_size: the number of inputs per forward pass.
+            options: how to predict, in families where there is a choice.
+
+        Raises:
+            ConfigError: an option that this family does not have.
+        """
+
+    @abstractmethod
+    def answer(self, output: Any) -> Mapping[str, Any]:
+        """One output as ``genft predict`` shows it."""
+
+    def label_in_words(self, label: Any) -> Any:
+        """A label as ``genft evaluate`` shows it."""
+        return label
+
+    def badness(self, output: Any, label: Any) -> float:
+        """How wrong one output of :meth:`predict` is, 0 if it is right; the worst examples are shown by it."""
+        return float(output != label)
+
+    def details(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
+        """What ``genft predict --json`` adds."""
+        return {}
+
+    def columns(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
+        """The columns that ``genft predict`` adds in a file, beyond :meth:`answer`."""
+        return self.details(output, inputs)
+
+
+def refuse_options(options: Mapping[str, Any], family: str) -> None:
+    """For families that predict in one way only.
+
+    Raises:
+        ConfigError: there is an option.
+    """
+    if options:
+        raise ConfigError(f"{', '.join(options)}: only for tasks that generate text, and this one is {family}")
