@@ -35,7 +35,7 @@ LIMITS = {"file": 450, "class": 250, "function": 60}
 #: Optional libraries that are heavy: what needs one imports it when it is called.
 HEAVY = {
     "matplotlib", "optuna", "ray", "diffusers", "bitsandbytes", "timm", "torchvision", "PIL", "datasets",
-    "sacrebleu", "rouge_score",
+    "sacrebleu", "rouge_score", "pyarrow.parquet",
     "pillow_heif", "pillow_jxl",
     "tensorboard", "wandb", "mlflow", "trackio", "torch.utils.tensorboard",
     "peft.tuners.lora.corda",  # imports attrs, a fifth of the time of `import genft`, and serves one method

@@ -38,6 +38,22 @@ def test_a_file_of_your_own(reviews: Path, tmp_path: Path) -> None:
     assert genft("data", "check", path).exit_code == 1  # no column 'text'
 
 
+def test_columns_are_named_in_one_word_or_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,body,topic,stars\n" + "".join(f"{k},row {k},t,{k % 2}\n" for k in range(40)))
+    code, found = checked(path, "--columns", "text=body,label=stars")
+    assert (code, found["notes"][0]) == (0, "columns: 'body' for the text, 'stars' for the label")
+    code, found = checked(path)  # two columns may be the label
+    assert (code, len(found["faults"])) == (1, 1)
+    assert "column 'label' is missing; allowed: id, body, topic, stars" in found["faults"][0]
+    for given, reason in (
+        (["--columns", "txt=body"], "--columns: received 'txt=body'; allowed: text=COLUMN,label=COLUMN"),
+        (["--columns", "label=a,label=b"], "--columns: received 2 columns for the label; allowed: one"),
+        (["--columns", "text=body", "--label-column", "stars"], "--columns: says the same as --text-column"),
+    ):
+        assert reason in " ".join(genft("data", "check", path, *given).output.split())
+
+
 def test_a_folder_of_your_own(images: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(images, tmp_path / "photos")
     assert checked(folder)[0] == 0

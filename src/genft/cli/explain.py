@@ -109,15 +109,14 @@ def _task(run: RunOptions, request: Request, prepared: PreparedRun) -> _Values:
         return origins.of_value(name, value) if value else otherwise
 
     usual = "default" if is_file(options.task) else f"task {task.name}"
+
+    def of_column(name: str, default: bool) -> str:
+        found = "the only column with a usual name" if usual == "default" and not default else usual
+        return given(name, given("columns", found))
+
     texts = {
-        "text columns": (
-            list(task.text_columns),
-            given("text_column", usual),
-        ),
-        "label column": (
-            task.label_column,
-            given("label_column", usual),
-        ),
+        "text columns": (list(task.text_columns), of_column("text_column", task.text_columns == ("text",))),
+        "label column": (task.label_column, of_column("label_column", task.label_column == "label")),
         "longest text": (task.max_length, given("max_length", usual)),
     }
     metric = "default for what is predicted" if usual == "default" else usual

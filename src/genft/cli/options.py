@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from genft.cli.declare import Options, argument, option
+from genft.errors import ConfigError
 from genft.runs.protocols import PROTOCOLS
 
 
@@ -127,7 +128,12 @@ class OwnDataOptions(ReadingOptions, PromptOptions, AnsweringOptions):
         shown_default="follows from the columns",
     )
 
-    label_column: str | None = option("The column with the label.", None, shown_default="label")
+    label_column: str | None = option(
+        "The column with the label.", None, shown_default="label, or the only column with a usual name"
+    )
+    columns: str | None = option(
+        "The columns in one word: text=review,label=stars; text may be given twice for pairs of texts.", None
+    )
     validation: Path | None = option(
         "The file with the rows that select the epoch.", None, shown_default="a tenth of the training rows"
     )
@@ -136,13 +142,32 @@ class OwnDataOptions(ReadingOptions, PromptOptions, AnsweringOptions):
     )
     regression: bool = option("The label is a number, not a class.", False)
 
+    @property
+    def named_columns(self) -> tuple[tuple[str, ...], str | None]:
+        """(the text columns, the label column) that the user named, by either kind of option."""
+        if self.columns is None:
+            return self.text_column, self.label_column
+        if self.text_column or self.label_column:
+            raise ConfigError("--columns: says the same as --text-column and --label-column; give one or the other")
+        pairs = [part.partition("=") for part in self.columns.split(",")]
+        for role, _, name in pairs:
+            if role.strip() not in ("text", "label") or not name.strip():
+                raise ConfigError(
+                    f"--columns: received {self.columns!r}; allowed: text=COLUMN,label=COLUMN, with text once or twice"
+                )
+        texts, labels = ([n.strip() for role, _, n in pairs if role.strip() == wanted] for wanted in ("text", "label"))
+        if len(labels) > 1:
+            raise ConfigError(f"--columns: received {len(labels)} columns for the label; allowed: one")
+        return tuple(texts), labels[0] if labels else None
+
 
 class TaskOptions(OwnDataOptions, DataRootOptions):
     """One task, by name or as the user's own file."""
 
     task: str = argument(
-        "A task of `genft list tasks`; a .csv, .tsv, .jsonl or .json file with one row per example; or a folder of "
-        "images (class folders, or train, val and test with class folders in them).",
+        "A task of `genft list tasks`; a .csv, .tsv, .jsonl, .json or .parquet file with one row per example; a folder "
+        "of images (class folders, or train, val and test with class folders in them); or a data set of the Hugging "
+        "Face Hub, OWNER/NAME or OWNER/NAME:CONFIG.",
         metavar="TASK|FILE",
     )
     metric: str | None = option(
@@ -161,7 +186,7 @@ class TaskOptions(OwnDataOptions, DataRootOptions):
     )
 
     #: Options that describe a file; a listed task defines these itself.
-    OF_A_FILE: ClassVar = ("family", "text_column", "label_column", "validation", "test")
+    OF_A_FILE: ClassVar = ("family", "text_column", "label_column", "columns", "validation", "test")
 
 
 class TasksOptions(DataRootOptions):

@@ -120,12 +120,13 @@ def own_task(path: Path, options: OwnDataOptions) -> Task:
     """The task that a file or folder of the user's own is."""
     if options.family is not None and options.family not in FAMILIES:
         raise ConfigError(not_one_of("--family", options.family, FAMILIES))
+    texts, label = options.named_columns
     return task_from_path(
         path,
         family=options.family,
         prompting=options.prompting,
-        text_columns=options.text_column,
-        label_column=options.label_column,
+        text_columns=texts,
+        label_column=label,
         validation=options.validation,
         test=options.test,
         regression=options.regression,

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from genft.data.columns import find_columns
 from genft.data.copies import FEWEST, about_copies, contents, draw_together
+from genft.data.hub_sets import hub_files, is_hub_name
 from genft.data.image_folders import class_folders, split_folders
 from genft.data.labels import infer_classes, read_labels, similar_classes
 from genft.data.layout import Rows, finish
@@ -26,6 +28,9 @@ def read_files(task: Task, fault: Fault = refuse) -> TaskData:
     """The rows of ``task.files``; a missing validation or test split is held out from training."""
     tables = {name: read_table(path, task.encoding) for name, path in task.files.items()}
     notes = [note for table in tables.values() for note in table.notes]
+    if (task.text_columns, task.label_column) != (("text",), "label"):
+        named = " and ".join(map(repr, task.text_columns))
+        notes.insert(0, f"columns: {named} for the text, {task.label_column!r} for the label")
     splits: dict[str, Rows] = {}
     for name, table in tables.items():
         labels, about_labels = read_labels(table, task.label_column, task.classes, task.regression, fault)
@@ -195,9 +200,11 @@ def task_from_path(
     encoding: str = "utf-8",
     prompting: Mapping[str, Any] | None = None,
 ) -> Task:
-    """The task that a user's own file or image folder describes.
+    """The task that a user's own file or image folder describes, or a data set of the Hub.
 
     Args:
+        path: the file or folder; or the data set's name, ``owner/name`` or ``owner/name:config``.
+        text_columns, label_column: its columns; those that are not given are found by their usual names.
         family: the kind of task; None: generation if the columns leave no doubt, otherwise classification.
         prompting: values of :class:`~genft.data.prompting.Prompting` that the user set.
 
@@ -205,7 +212,10 @@ def task_from_path(
         DataError: ``path`` does not exist (the message gives the nearest name), or genft cannot read this kind of file.
         ConfigError: options that do not suit the family.
     """
-    for file in filter(None, (path, validation, test)):
+    hub = str(path) if is_hub_name(str(path)) else ""
+    files: dict[SplitName, Path] = hub_files(hub) if hub else {"train": path}
+    path = files["train"]
+    for file in (f for f in (None if hub else path, validation, test) if f is not None):
         if not file.exists():
             siblings = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
             close = nearest(file.name, siblings)
@@ -213,20 +223,22 @@ def task_from_path(
     kind: Literal["text", "image"] = "image" if path.is_dir() else "text"
     if kind == "text" and path.suffix.lower() not in TABLES:
         raise DataError(not_one_of(f"{path}: the ending", path.suffix, TABLES))
-    files: dict[SplitName, Path] = {"train": path}
     files |= {"validation": validation} if validation else {}
     files |= {"test": test} if test else {}
+    columns = columns_of(path, encoding) if kind == "text" else ()
+    found = find_columns(columns, text_columns, label_column, regression=regression)
     task = Task(
-        name=path.resolve().stem,
+        name=hub.partition("/")[2].replace(":", "-") or path.resolve().stem,
+        hub=hub,
         kind=kind,
         family=family or "classification",
         reader="image-folder" if kind == "image" else "files",
         files=files,
-        text_columns=tuple(text_columns) or ("text",),
-        label_column=label_column or "label",
+        text_columns=found.texts,
+        label_column=found.label,
         regression=regression,
         encoding=encoding,
-        **usual_values("files", label_column or "label", regression=regression),
+        **usual_values("files", found.label, regression=regression),
     )
     if kind == "image" or family not in (None, "generation"):
         return task

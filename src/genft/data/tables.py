@@ -1,4 +1,4 @@
-"""Reads tables with named columns: .csv and .tsv with a header line, .jsonl and .json with objects."""
+"""Reads tables with named columns: .csv and .tsv with a header line, .jsonl and .json with objects, .parquet."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genft.data.limits import LONGEST_TEXT, read_data_file
+from genft.data.parquet import parquet_columns, read_parquet
 from genft.data.task import Fault, refuse
 from genft.errors import ConfigError, DataError, not_one_of
 
-#: The delimiter by file ending; None for JSON.
-TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None}
+#: The delimiter by file ending; None for JSON and Parquet.
+TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None, ".parquet": None}
 #: Characters that are read to see the columns of a file.
 _PEEKED = 1 << 20
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -86,7 +87,12 @@ def tell(faults: Sequence[str], fault: Fault) -> None:
 
 
 def read_table(path: Path, encoding: str = "utf-8") -> Table:
-    """Read a .csv or .tsv (with a header line), a .jsonl (an object per line) or a .json (a list of objects).
+    """Read a .csv or .tsv (with a header line), a .jsonl (an object per line), a .json (a list of objects), or a
+    .parquet.
+
+    Args:
+        path: the file, or a pattern such as ``train-*.parquet`` for one table in several files.
+        encoding: of text files.
 
     Raises:
         DataError: the file cannot be used; the message gives file and line.
@@ -94,11 +100,9 @@ def read_table(path: Path, encoding: str = "utf-8") -> Table:
     ending = path.suffix.lower()
     if ending not in TABLES:
         raise DataError(not_one_of(f"{path}: the ending", path.suffix, TABLES))
-    text = _decode(path, encoding)
-    if not text.strip():
-        raise DataError(f"{path}: is empty")
-    delimiter = TABLES[ending]
-    content = _delimited(path, text, delimiter) if delimiter else _Content(list(_json_rows(path, text)))
+    if "*" in path.name and not path.exists():
+        return _joined([read_table(part, encoding) for part in sorted(path.parent.glob(path.name))], path)
+    content = _content(path, ending, encoding)
     if not content.rows:
         raise DataError(f"{path}: has a header but no rows")
     for row in content.rows:
@@ -113,10 +117,37 @@ def read_table(path: Path, encoding: str = "utf-8") -> Table:
     return Table(path, columns, rows, [row.place for row in content.rows], content.notes)
 
 
+def _content(path: Path, ending: str, encoding: str) -> _Content:
+    if ending == ".parquet":
+        return _Content([_Row(f"row {n}", row) for n, row in enumerate(read_parquet(path), 1)])
+    text = _decode(path, encoding)
+    if not text.strip():
+        raise DataError(f"{path}: is empty")
+    delimiter = TABLES[ending]
+    return _delimited(path, text, delimiter) if delimiter else _Content(list(_json_rows(path, text)))
+
+
+def _joined(tables: Sequence[Table], path: Path) -> Table:
+    """One table from the parts of a split."""
+    if not tables:
+        raise DataError(f"{path}: no file has such a name")
+    return Table(
+        path,
+        tuple(dict.fromkeys(name for table in tables for name in table.columns)),
+        [row for table in tables for row in table.rows],
+        [f"{table.path.name}, {place}" for table in tables for place in table.places],
+        tuple(note for table in tables for note in table.notes),
+    )
+
+
 def columns_of(path: Path, encoding: str = "utf-8") -> tuple[str, ...]:
     """The columns of a table, from its first rows; empty if they cannot be read, which :func:`read_table` explains."""
+    if "*" in path.name:
+        path = next(iter(sorted(path.parent.glob(path.name))), path)
     if not path.is_file():  # a pipe would make us wait
         return ()
+    if path.suffix.lower() == ".parquet":
+        return parquet_columns(path)
     try:
         if TABLES[path.suffix.lower()] is None and path.suffix.lower() == ".json":
             return read_table(path, encoding).columns

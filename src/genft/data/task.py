@@ -50,6 +50,7 @@ class Task(Record):
     files: dict[SplitName, Path] = Field(default_factory=dict, description="a file or folder per split")
     text_columns: tuple[str, ...] = Field(default=("text",), description="one column, or two for sentence pairs")
     label_column: str = Field(default="label", description="the column with the label")
+    hub: str = Field(default="", description="the Hub's name of a user's own data set: owner/name or owner/name:config")
     encoding: str = Field(default="utf-8", description="the encoding of the text files")
     regression: bool = Field(default=False, description="whether the label is a number, not a class")
     classes: tuple[str, ...] = Field(default=(), description="the classes in order; empty: from the training data")

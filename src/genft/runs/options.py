@@ -85,8 +85,10 @@ def _task(task: Task) -> dict[str, Any] | None:
 
 def _own(task: Task) -> tuple[dict[str, Any], Task]:
     """(options of the user's own file or folder, a task with the values of options that are not given)."""
-    values: dict[str, Any] = {"task": str(task.files["train"]), **({"regression": True} if task.regression else {})}
-    values |= {name: str(task.files[name]) for name in ("validation", "test") if name in task.files}
+    train = task.files["train"]
+    values: dict[str, Any] = {"task": task.hub or str(train), **({"regression": True} if task.regression else {})}
+    given = {name: task.files[name] for name in ("validation", "test") if name in task.files}
+    values |= {name: str(file) for name, file in given.items() if not (task.hub and file.parent == train.parent)}
     values_of_such = usual_values(task.reader, task.label_column, regression=task.regression)
     usual = Task(name="", kind=task.kind, reader="", **values_of_such)
     if task.reader in ("prompts", "questions"):
