@@ -65,7 +65,9 @@ class ReadingOptions(Options):
 
     panel = "Data"
     text_column: tuple[str, ...] = option(
-        "The column with the text; give it twice for pairs of texts.", (), shown_default="text, or as in training"
+        "The column with the text; give it twice for pairs of texts, or for questions and contexts.",
+        (),
+        shown_default="text, or as in training",
     )
     encoding: str = option("The encoding of text files.", "utf-8")
 
@@ -100,12 +102,30 @@ class PromptOptions(NewTokensOptions):
         return given
 
 
-class OwnDataOptions(ReadingOptions, PromptOptions):
+class AnsweringOptions(Options):
+    """How answers are found, in tasks whose answers are parts of a text."""
+
+    panel = "Answers in texts"
+    stride: int | None = option(
+        "Tokens that neighbouring windows of a long context share.", None, shown_default="128", ge=0
+    )
+    max_answer_tokens: int | None = option("The most tokens of an answer.", None, shown_default="30", ge=1)
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """The options that the user gave, as fields of :class:`~genft.data.answering.Answering`."""
+        given = {name: getattr(self, name) for name in AnsweringOptions.model_fields}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class OwnDataOptions(ReadingOptions, PromptOptions, AnsweringOptions):
     """The content of the user's own file or folder."""
 
     panel = "Data"
     family: str | None = option(
-        "The kind of task: classification or generation.", None, shown_default="follows from the columns"
+        "The kind of task: classification, generation or spans (answers in texts).",
+        None,
+        shown_default="follows from the columns",
     )
 
     label_column: str | None = option(
@@ -153,14 +173,15 @@ class TaskOptions(OwnDataOptions, DataRootOptions):
     metric: str | None = option(
         "What selects the epoch and is reported: accuracy, macro_f1, f1 (two classes) or matthews; for numbers "
         "pearson or spearman; for generated text answer_loss, perplexity, exact_match, rouge1, rouge2, rougeL, bleu or "
-        "chrf, where answer_loss selects.",
+        "chrf, where answer_loss selects; for answers in texts squad_f1 or squad_exact_match.",
         None,
-        shown_default="the task's; accuracy, pearson or answer_loss for a file",
+        shown_default="the task's; accuracy, pearson, answer_loss or squad_f1 for a file",
     )
     max_length: int | None = option(
-        "Tokens per text, or per prompt with its answer; longer texts are truncated.",
+        "Tokens per text, per prompt with its answer, or per question with its context; longer texts are truncated, "
+        "longer contexts split.",
         None,
-        shown_default="the task's; 128 for a file, 512 with answers",
+        shown_default="the task's; 128 for a file, 512 with prompts, 384 with contexts",
         ge=2,
     )
 

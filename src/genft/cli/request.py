@@ -17,6 +17,7 @@ from genft.cli.config import Config, read_config
 from genft.cli.declare import Given, Options, flag
 from genft.cli.options import ConfigOptions, MethodOptions, ModelOptions, OwnDataOptions, RoleOptions, TaskOptions
 from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read, task_from_path
+from genft.data.answering import Answering
 from genft.data.prompting import Prompting
 from genft.errors import ConfigError, DataError, GenFTError, nearest, not_one_of
 from genft.families.registry import FAMILIES
@@ -111,7 +112,8 @@ def find_task(options: TaskOptions) -> Task:
     changed = {"metric": options.metric, "max_length": options.max_length}
     task = task.model_copy(update={name: value for name, value in changed.items() if value is not None})
     prompting = check(Prompting, {**task.prompting.model_dump(), **options.prompting}, "prompting")
-    return task.model_copy(update={"prompting": prompting})
+    answering = check(Answering, {**task.answering.model_dump(), **options.answering}, "answering")
+    return task.model_copy(update={"prompting": prompting, "answering": answering})
 
 
 def own_task(path: Path, options: OwnDataOptions) -> Task:

@@ -14,7 +14,7 @@ from genft.data.preprocessing import Preprocessing
 from genft.data.task import Split, Task
 from genft.errors import ConfigError
 from genft.families.class_weights import class_weights, weighted_loss
-from genft.families.family import Family, Options, Words
+from genft.families.family import Family, Options, Words, refuse_other_settings
 from genft.families.metrics import Array, Metric, metric_for, score_all
 from genft.families.predictor import refuse_options
 from genft.families.standardised import UNSCALED, Scale, output_layer
@@ -36,8 +36,7 @@ class Classification(Family):
 
     def check(self, training: Options) -> None:
         _ = self.metric
-        if prompting := self.task.prompting.model_dump(exclude_defaults=True):
-            raise ConfigError(f"{', '.join(prompting)}: only for tasks that generate text, not for {self.task.name}")
+        refuse_other_settings(self.task)
         if self.task.regression and training.label_smoothing:
             raise ConfigError("label_smoothing: applies to classes, and this task predicts a number")
         if self.task.regression and training.class_weights != "none":

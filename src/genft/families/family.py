@@ -14,6 +14,7 @@ import torch
 
 from genft.data.encode import Encoded, Item
 from genft.data.task import Split, Task
+from genft.errors import ConfigError
 from genft.families.metrics import Array, Metric
 from genft.families.predictor import Predictor
 from genft.models.load import Head, LoadedModel, load_model
@@ -265,3 +266,19 @@ class Family(Predictor):
         outputs, labels = evaluate(self.encode(split, loaded))
         predicted, target = self.predictions(outputs), self.targets(labels)
         return Judged(predicted, target, self.scores(predicted, target))
+
+
+def refuse_other_settings(task: Task, *, own: str = "") -> None:
+    """Refuse settings of a task that only other families read.
+
+    Args:
+        task: the task.
+        own: the field of the task that its family reads.
+
+    Raises:
+        ConfigError: another field differs from its default.
+    """
+    for name, of in (("prompting", "generate text"), ("answering", "find answers in texts")):
+        given = getattr(task, name).model_dump(exclude_defaults=True)
+        if given and name != own:
+            raise ConfigError(f"{', '.join(given)}: only for tasks that {of}, not for {task.name}")

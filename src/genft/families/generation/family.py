@@ -20,7 +20,7 @@ from genft.data.prompts import as_chat, read_messages, read_prompts
 from genft.data.tables import Table
 from genft.data.task import Split, Task
 from genft.errors import ConfigError, DataError, first_line, not_one_of
-from genft.families.family import Family, Judged, Options, Words
+from genft.families.family import Family, Judged, Options, Words, refuse_other_settings
 from genft.families.generation.decoding import Sampling, answer_losses, generate
 from genft.families.generation.encoding import PromptDataset, Writer, collator
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
@@ -59,6 +59,7 @@ class Generation(Family):
             )
         if metric.name not in _LOSSES:
             TextScore(metric.name).check_installed()
+        refuse_other_settings(self.task, own="prompting")
         if training.class_weights != "none":
             raise ConfigError("class_weights: applies to classes, and this task generates text")
         if training.augment != "none":

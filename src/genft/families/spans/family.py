@@ -19,7 +19,7 @@ from genft.data.questions import as_questions
 from genft.data.tables import Table
 from genft.data.task import Split, Task
 from genft.errors import ConfigError, not_one_of
-from genft.families.family import Evaluate, Family, Judged, Options, Words
+from genft.families.family import Evaluate, Family, Judged, Options, Words, refuse_other_settings
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
 from genft.families.predictor import refuse_options
 from genft.families.spans.scores import SCORES, best_threshold, f1
@@ -41,8 +41,7 @@ class Spans(Family):
             raise ConfigError(
                 f"text columns: {', '.join(self.task.text_columns)}; a question and a context are needed, in this order"
             )
-        if prompting := self.task.prompting.model_dump(exclude_defaults=True):
-            raise ConfigError(f"{', '.join(prompting)}: only for tasks that generate text, not for {self.task.name}")
+        refuse_other_settings(self.task, own="answering")
         if training.class_weights != "none":
             raise ConfigError("class_weights: applies to classes, and this task finds answers in texts")
         if training.augment != "none":
