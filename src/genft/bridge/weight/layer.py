@@ -60,7 +60,9 @@ class WeightLayer(EvaluatingLayer):
         """
         derived: DerivedTensors = getattr(self, self.derived_name)[adapter_name]
         follows = self.attachments[adapter_name].method.derives_every_step or not self.frozen.trained
-        if derived.tensors and follows and not self.merged and derived.are_outdated(self.frozen.stored):
+        if not derived.tensors or not follows or self.merged:
+            return derived.tensors
+        if derived.are_outdated(self.frozen.stored, self.update_cache.forward_pass):
             with torch.no_grad():
                 self.derive(adapter_name)
             derived = getattr(self, self.derived_name)[adapter_name]
