@@ -45,7 +45,7 @@ def test_columns_are_named_in_one_word_or_found(tmp_path: Path) -> None:
     assert (code, found["notes"][0]) == (0, "columns: 'body' for the text, 'stars' for the label")
     code, found = checked(path)  # two columns may be the label
     assert (code, len(found["faults"])) == (1, 1)
-    assert "column 'label' is missing; allowed: id, body, topic, stars" in found["faults"][0]
+    assert "column: 'label' is missing; allowed: id, body, topic, stars" in found["faults"][0]
     for given, reason in (
         (["--columns", "txt=body"], "--columns: received 'txt=body'; allowed: text=COLUMN,label=COLUMN"),
         (["--columns", "label=a,label=b"], "--columns: received 2 columns for the label; allowed: one"),
