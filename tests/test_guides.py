@@ -35,6 +35,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 NOT_HERE = {
     "~/data": "a benchmark's data",
     "FacebookAI/": "weights from the Hub",
+    "stanfordnlp/": "data from the Hub",
     "params ": "half a minute; tests/test_counts.py runs it",
     "bench reviews.toml": "a process for each of a dozen runs; tests/sweeps runs benches",
     "study ": "a process for each run; tests/sweeps/test_study.py runs studies",

@@ -77,6 +77,19 @@ def test_what_needs_no_model_is_quick(words: tuple[str, ...], most: float) -> No
     assert seconds < 2 * most
 
 
+def test_a_reader_that_stops_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "genft_cli", "list", "methods"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 def test_importing_genft_registers_with_peft_and_the_command_does_not() -> None:
     library = "import genft; from peft import PeftType; assert PeftType('GENFT')"
     command = "import genft_cli, genft, sys; assert 'peft' not in sys.modules; genft.GenFTConfig; import genft.bridge; "

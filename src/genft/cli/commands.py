@@ -120,7 +120,7 @@ class CommandGroup(TyperGroup):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only interrupt the exit
             errors.print("interrupted: finished runs are kept; run the same command again to resume", soft_wrap=True)
             raise typer.Exit(130) from None
-        except typer.Abort:
+        except (typer.Abort, BrokenPipeError):  # click ends quietly if nobody reads on, as in `genft … | head`
             raise
         except Exception as e:
             if hasattr(e, "exit_code") or os.environ.get("GENFT_TRACEBACK"):  # typer shows its own errors

@@ -78,6 +78,7 @@ def predict(
     """
     be_quiet()
     device.use()
+    existing_folder(adapter.adapter)
     if inputs.input is None:
         raise ConfigError("--input: is missing; give a file with rows, an image or a folder of images")
     file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
