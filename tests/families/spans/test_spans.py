@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
+from command_line import call, ok
 from genft import ConfigError, load_adapter
 from genft.data import Task, read
 from genft.families.registry import get_family
@@ -152,3 +154,33 @@ def test_what_does_not_suit_the_task_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         get_family(task_of(tmp_path / "x.jsonl", **changes)).check(Training(**training))
+
+
+def test_commands_recognise_train_predict_evaluate_and_export(bert: Path, tmp_path: Path) -> None:
+    path = questions(tmp_path / "asked.jsonl", rows=60)
+    out = tmp_path / "runs"
+    options = ("-m", bert, "--max-length", 24, "--stride", 5, "--max-answer-tokens", 2, "--epochs", 1)
+    shown = ok("train", path, *options, "--method", "lora", "--out", out)
+    assert "asked: answers in a text; 44 train, 4 validation, 12 test" in shown
+    assert "squad_f1" in shown
+    (folder,) = (out / "adapters").iterdir()
+    repeats = (folder / "genft_run.toml").read_text()
+    assert 'family = "spans"' in repeats
+    assert "stride = 5\nmax_answer_tokens = 2\n" in repeats
+    assert "already finished" in call("train", "--config", folder / "genft_run.toml", "--out", out).output
+    squad = tmp_path / "new.json"
+    paragraph = {"context": "w1 bad w2 good", "qas": [{"id": "a", "question": "good", "answers": []}]}
+    squad.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    (row,) = json.loads(ok("predict", folder, "--input", squad, "--json"))
+    assert row.keys() == {"id", "question", "answers", "context", "answer", "start", "end", "probability"}
+    assert row["context"][row["start"] : row["end"]] == row["answer"]
+    ok("predict", folder, "--input", squad, "--output", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().startswith("id,question,answers,context,answer,start,end,probability\n")
+    scored = json.loads(ok("evaluate", folder, "--input", path, "--metric", "squad_exact_match", "--json"))
+    assert (scored["metric"], scored["examples"]) == ("squad_exact_match", 60)
+    ok("merge", folder, "--out", tmp_path / "merged")
+    assert type(hf.AutoModelForQuestionAnswering.from_pretrained(tmp_path / "merged")).__name__.startswith("Bert")
+    card = (folder / "README.md").read_text()
+    assert "AutoPeftModelForQuestionAnswering.from_pretrained" in card
+    assert 'trained.predict([("a question", "its context")])' in card
+    assert "asked" in ok("report", out)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from genft.data.encode import Encoded, longest_first
+from genft.data.files import usual_values
 from genft.data.preprocessing import Preprocessing
-from genft.data.questions import as_questions
+from genft.data.questions import as_questions, find_question_columns
 from genft.data.tables import Table
 from genft.data.task import Split, Task
 from genft.errors import ConfigError, not_one_of
@@ -34,6 +35,15 @@ class Spans(Family):
 
     name = "spans"
     splits_inputs = True
+
+    @classmethod
+    def of_file(cls, task: Task, texts: Sequence[str], label: str | None, *, certain: bool) -> Task | None:
+        found = find_question_columns(task.files["train"], task.encoding, texts, label, certain=certain)
+        if found is None:
+            return None
+        values = usual_values("questions", found.answers, regression=False)
+        columns = {"text_columns": (found.question, found.context), "label_column": found.answers}
+        return task.model_copy(update={"family": cls.name, "reader": "questions", **columns, **values})
 
     def check(self, training: Options) -> None:
         _ = self.metric
