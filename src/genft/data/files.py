@@ -16,6 +16,7 @@ from genft.data.prompting import Prompting, fields
 from genft.data.prompts import Recognised, about_columns, check_columns, read_prompts, recognise
 from genft.data.questions import about_questions, as_questions, read_questions
 from genft.data.tables import TABLES, columns_of, read_table
+from genft.data.tagged import about_tags, read_tagged, tag_classes
 from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
 from genft.records import check
@@ -71,6 +72,23 @@ def read_prompt_files(task: Task, fault: Fault = refuse) -> TaskData:
         splits[name], places[name] = prompts.split, prompts.places
         notes += [*table.notes, *prompts.notes]
     return _complete(TaskData(task, splits, notes, places))
+
+
+def read_tagged_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The sentences of ``task.files``; a missing validation or test split is held out from training."""
+    splits: dict[str, Split] = {}
+    places: dict[str, Sequence[str]] = {}
+    notes = [about_tags(task)]
+    known = task
+    for name in [name for name in SPLITS if name in task.files]:
+        table = read_table(task.files[name], task.encoding)
+        tagged = read_tagged(table, known, fault)
+        splits[name], places[name] = tagged.split, tagged.places
+        notes += [*table.notes, *tagged.notes]
+        known = known.model_copy(update={"classes": known.classes or tag_classes(tagged.split.labels)})
+    data = _complete(TaskData(task.model_copy(update={"classes": ()}), splits, notes, places))
+    notes = [*data.notes, *([] if task.classes else [f"tags: {_listed(known.classes, 25)}"])]
+    return TaskData(known, data.splits, notes, data.places)
 
 
 def read_question_files(task: Task, fault: Fault = refuse) -> TaskData:
@@ -183,6 +201,8 @@ def usual_values(reader: str, label_column: str, *, regression: bool) -> dict[st
     """The metric of a user's own data, and the length of its texts if that differs from other tasks'."""
     if reader == "questions":
         return {"metric": "squad_f1", "max_length": 384}
+    if reader == "tagged":
+        return {"metric": "entity_f1"}
     if reader == "prompts":
         return {"metric": "answer_loss" if label_column else "perplexity", "max_length": 512}
     return {"metric": "pearson" if regression else "accuracy"}
