@@ -110,12 +110,12 @@ def test_questions_without_an_answer_get_none_from_a_threshold_on_the_selecting_
         "squad_exact_match",
         "squad_f1 (answerable)",
         "squad_exact_match (answerable)",
-        "left unanswered rightly",
+        "squad_exact_match (unanswerable)",
     }
     data = read(task)
     none = [not label for label in data.splits["test"].labels]
     share = np.mean(none)
-    parts = (1 - share) * metrics["squad_f1 (answerable)"] + share * metrics["left unanswered rightly"]
+    parts = (1 - share) * metrics["squad_f1 (answerable)"] + share * metrics["squad_exact_match (unanswerable)"]
     assert parts == pytest.approx(metrics["squad_f1"])
     family, loaded = adapter.family, adapter.loaded
     answering = family.task.answering

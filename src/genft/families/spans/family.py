@@ -169,7 +169,7 @@ class Spans(Family):
         if 0 < has_answer.sum() < len(split):
             for name, of in statistics.items():
                 scores[f"{name} (answerable)"] = float(of[has_answer, 0].mean())
-            scores["left unanswered rightly"] = float(statistics["squad_exact_match"][~has_answer, 0].mean())
+            scores["squad_exact_match (unanswerable)"] = float(statistics["squad_exact_match"][~has_answer, 0].mean())
         return Judged(statistics[self.metric.name], target, scores)
 
     # ---------------------------------------------------------------- use
