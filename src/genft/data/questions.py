@@ -164,7 +164,7 @@ def read_questions(table: Table, task: Task, fault: Fault = refuse) -> Questions
         several = f"; {repeated:,} of them occur several times there" if repeated else ""
         answers = "1 answer has" if unplaced == 1 else f"{unplaced:,} answers have"
         notes.append(f"{answers} no place, so the first one in the context is taken{several}")
-    return Questions(Split(tuple(inputs), tuple(labels)), places, notes)
+    return Questions(Split(tuple(inputs), tuple(labels), tuple(text for _, text in inputs)), places, notes)
 
 
 def about_questions(task: Task) -> str:
