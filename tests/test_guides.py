@@ -110,8 +110,19 @@ def desk(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     chats = [json.dumps({"messages": turns}) for _ in range(20)]
     Path("chats.jsonl").write_text("\n".join(chats), encoding="utf-8")
     Path("new.jsonl").write_text(chats[0], encoding="utf-8")
+    for name, contexts in (("qa.json", 30), ("qa_dev.json", 5), ("qa_new.json", 2)):
+        Path(name).write_text(json.dumps({"data": [{"paragraphs": list(map(_paragraph, range(contexts)))}]}))
+    for name, sentences in (("names.conll", 30), ("names_dev.conll", 5)):
+        Path(name).write_text("".join(f"w{k % 20} O\ngood B-PER\nfilm I-PER\n\n" for k in range(sentences)))
+    _write("posts.csv", ("text",), [("good film",), ("so bad",)])
     shutil.copytree(images, "photos")
     return tmp_path
+
+
+def _paragraph(k: int) -> dict[str, Any]:
+    """A context of SQuAD with one question."""
+    answers = [{"text": "good", "answer_start": len(f"w{k % 20} ")}]
+    return {"context": f"w{k % 20} good film", "qas": [{"id": str(k), "question": f"w{k % 20}", "answers": answers}]}
 
 
 def _write(name: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

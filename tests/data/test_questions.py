@@ -14,6 +14,7 @@ from genft.data import Task, load_task, question_suites, read, suite_tables
 from genft.data.check import check_task
 from genft.data.questions import Answer, as_questions, read_questions
 from genft.data.tables import Table, read_table
+from genft.runs.protocols import assign_roles, get_protocol
 
 CONTEXT = "Warsaw lies on the Vistula. The Vistula is a river."
 
@@ -187,3 +188,21 @@ def test_own_questions_are_held_out_by_their_contexts(tmp_path: Path) -> None:
     assert sum(map(len, data.splits.values())) == 60
     assert data.task.answering.unanswerable
     assert "questions on the same context are kept in the same split" in data.notes
+
+
+def test_the_tenth_of_squad_that_selects_has_contexts_of_its_own(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        paragraphs = [
+            {
+                "context": f"{split} {c}",
+                "qas": [{**question(f"{c}-{q}", (split, 0)), "id": f"{c}-{q}"} for q in range(4)],
+            }
+            for c in range(30)
+        ]
+        path = tmp_path / "squad" / f"{split}-v1.1.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    roles = assign_roles(read(load_task("squad", tmp_path)), get_protocol("validation"), by_class=False)
+    train, select = ({context for _, context in split.inputs} for split in (roles.train, roles.select))
+    assert (len(train), len(select), len(train & select)) == (27, 3, 0)
+    assert roles.notes == []

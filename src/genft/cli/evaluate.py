@@ -22,10 +22,11 @@ from genft.cli.options import DataRootOptions, JsonOptions, ReadingOptions, Save
 from genft.cli.predict import write_rows
 from genft.cli.request import existing_folder, is_file
 from genft.cli.screen import print_json, screen
-from genft.data import READERS, Split, Task, load_task, read, task_from_path
+from genft.data import READERS, Split, Task, load_task, read
 from genft.data.task import refuse
 from genft.errors import ConfigError
 from genft.families.family import Family, Judged
+from genft.families.own_data import own_task
 from genft.report.style import table
 from genft.runs.protocols import assign_roles, get_protocol
 from genft.runs.quiet import be_quiet
@@ -135,7 +136,7 @@ def _examples(options: EvaluationOptions, saved: SavedTask) -> tuple[Task, Split
 
 
 def _own(path: Path, options: EvaluationOptions, saved: SavedTask) -> Task:
-    task = task_from_path(
+    task = own_task(
         path,
         family=saved.family,
         text_columns=options.text_column or saved.text_columns,

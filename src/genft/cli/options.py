@@ -123,7 +123,7 @@ class OwnDataOptions(ReadingOptions, PromptOptions, AnsweringOptions):
 
     panel = "Data"
     family: str | None = option(
-        "The kind of task: classification, generation or spans (answers in texts).",
+        "The kind of task: classification, generation, spans (answers in texts) or tokens (tags of words).",
         None,
         shown_default="follows from the columns",
     )
@@ -165,7 +165,8 @@ class TaskOptions(OwnDataOptions, DataRootOptions):
     """One task, by name or as the user's own file."""
 
     task: str = argument(
-        "A task of `genft list tasks`; a .csv, .tsv, .jsonl, .json or .parquet file with one row per example; a folder "
+        "A task of `genft list tasks`; a .csv, .tsv, .jsonl, .json or .parquet file with one row per example; a .conll "
+        "file; a folder "
         "of images (class folders, or train, val and test with class folders in them); or a data set of the Hugging "
         "Face Hub, OWNER/NAME or OWNER/NAME:CONFIG.",
         metavar="TASK|FILE",
@@ -173,9 +174,10 @@ class TaskOptions(OwnDataOptions, DataRootOptions):
     metric: str | None = option(
         "What selects the epoch and is reported: accuracy, macro_f1, f1 (two classes) or matthews; for numbers "
         "pearson or spearman; for generated text answer_loss, perplexity, exact_match, rouge1, rouge2, rougeL, bleu or "
-        "chrf, where answer_loss selects; for answers in texts squad_f1 or squad_exact_match.",
+        "chrf, where answer_loss selects; for answers in texts squad_f1 or squad_exact_match; for tags of words "
+        "entity_f1, entity_precision, entity_recall or tag_accuracy.",
         None,
-        shown_default="the task's; accuracy, pearson, answer_loss or squad_f1 for a file",
+        shown_default="the task's; accuracy, pearson, answer_loss, squad_f1 or entity_f1 for a file",
     )
     max_length: int | None = option(
         "Tokens per text, per prompt with its answer, or per question with its context; longer texts are truncated, "

@@ -110,7 +110,8 @@ def predict(
         _show(console, answers, texts)
     if file:
         which = f"{len(rows):,} of {len(rows) + len(unreadable):,}" if unreadable else f"All {len(rows):,}"
-        console.print(f"{which} rows with their predictions saved to {file}", soft_wrap=True, markup=False)
+        saved_rows = "The row with its prediction" if which == "All 1" else f"{which} rows with their predictions"
+        console.print(f"{saved_rows} saved to {file}", soft_wrap=True, markup=False)
     if unreadable:
         console.print(f"{len(unreadable):,} of {len(rows) + len(unreadable):,} images could not be read")
         raise typer.Exit(1)

@@ -16,10 +16,11 @@ from genft.api.settings import parse_settings
 from genft.cli.config import Config, read_config
 from genft.cli.declare import Given, Options, flag
 from genft.cli.options import ConfigOptions, MethodOptions, ModelOptions, OwnDataOptions, RoleOptions, TaskOptions
-from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read, task_from_path
+from genft.data import Task, TaskData, find_tasks, list_tasks, load_task, read
 from genft.data.answering import Answering
 from genft.data.prompting import Prompting
 from genft.errors import ConfigError, DataError, GenFTError, nearest, not_one_of
+from genft.families import own_data
 from genft.families.registry import FAMILIES
 from genft.methods import get_method
 from genft.presets import load_preset
@@ -121,7 +122,7 @@ def own_task(path: Path, options: OwnDataOptions) -> Task:
     if options.family is not None and options.family not in FAMILIES:
         raise ConfigError(not_one_of("--family", options.family, FAMILIES))
     texts, label = options.named_columns
-    return task_from_path(
+    return own_data.own_task(
         path,
         family=options.family,
         prompting=options.prompting,

@@ -7,12 +7,20 @@ from dataclasses import replace
 
 from genft.data.copies import contents
 from genft.data.fgvc import read_fgvc
-from genft.data.files import read_files, read_image_folder, read_prompt_files, read_question_files, task_from_path
+from genft.data.files import (
+    read_files,
+    read_image_folder,
+    read_prompt_files,
+    read_question_files,
+    read_tagged_files,
+    task_from_path,
+)
 from genft.data.glue import read_glue
 from genft.data.packaged import read_bbc_news
 from genft.data.prompt_suites import read_prompt_suite
 from genft.data.question_suites import read_question_suite
 from genft.data.tables import read_table
+from genft.data.tagged_suites import read_tagged_suite
 from genft.data.task import Fault, Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task, refuse
 from genft.data.vtab import read_vtab
 from genft.errors import ConfigError, not_one_of
@@ -29,10 +37,12 @@ READERS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "prompts": read_prompt_files,
     "question-suite": read_question_suite,
     "questions": read_question_files,
+    "tagged": read_tagged_files,
+    "tagged-suite": read_tagged_suite,
     "vtab-1k": read_vtab,
 }
 #: The readers of benchmarks that are stored on disk.
-LAYOUTS = frozenset(("fgvc", "glue", "prompt-suite", "question-suite", "vtab-1k"))
+LAYOUTS = frozenset(("fgvc", "glue", "prompt-suite", "question-suite", "tagged-suite", "vtab-1k"))
 
 
 def read(task: Task) -> TaskData:

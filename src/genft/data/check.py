@@ -51,7 +51,8 @@ class Checked:
         """The number of classes with at least one example in any split; 0 for a task without classes."""
         if self.data is None or not self.data.task.classes:
             return 0
-        return len({label for split in self.data.splits.values() for label in split.labels})
+        labels = (label for split in self.data.splits.values() for label in split.labels)
+        return len({each for label in labels for each in (label if isinstance(label, tuple) else (label,))})
 
 
 def check_task(task: Task, step: Step) -> Checked:

@@ -22,6 +22,11 @@ def contents(kind: Kind, split: Split) -> list[str]:
     return ["\t".join(map(_words, texts)) for texts in split.inputs]
 
 
+def keys_together(kind: Kind, split: Split) -> list[str]:
+    """A key per example that is equal for those that are not to be separated: what its reader says, else copies."""
+    return list(split.together) if len(set(split.together)) >= FEWEST else contents(kind, split)
+
+
 def _words(text: str) -> str:
     return " ".join(_WORD.findall(text.casefold())) or text.strip()
 

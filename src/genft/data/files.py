@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genft.data.columns import find_columns
-from genft.data.copies import FEWEST, about_copies, contents, draw_together
+from genft.data.copies import FEWEST, about_copies, draw_together, keys_together
 from genft.data.hub_sets import hub_files, is_hub_name
 from genft.data.image_folders import class_folders, split_folders
 from genft.data.labels import infer_classes, read_labels, similar_classes
@@ -16,12 +16,14 @@ from genft.data.prompting import Prompting, fields
 from genft.data.prompts import Recognised, about_columns, check_columns, read_prompts, recognise
 from genft.data.questions import about_questions, as_questions, read_questions
 from genft.data.tables import TABLES, columns_of, read_table
+from genft.data.tagged import about_tags, read_tagged, tag_classes
 from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
 from genft.records import check
 
 # The split does not depend on the run's seed; otherwise runs with different seeds would use different rows.
 _SPLIT_SEED = 0
+_TOGETHER = "questions on the same context are kept in the same split"
 
 
 def read_files(task: Task, fault: Fault = refuse) -> TaskData:
@@ -73,6 +75,23 @@ def read_prompt_files(task: Task, fault: Fault = refuse) -> TaskData:
     return _complete(TaskData(task, splits, notes, places))
 
 
+def read_tagged_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The sentences of ``task.files``; a missing validation or test split is held out from training."""
+    splits: dict[str, Split] = {}
+    places: dict[str, Sequence[str]] = {}
+    notes = [about_tags(task)]
+    known = task
+    for name in [name for name in SPLITS if name in task.files]:
+        table = read_table(task.files[name], task.encoding)
+        tagged = read_tagged(table, known, fault)
+        splits[name], places[name] = tagged.split, tagged.places
+        notes += [*table.notes, *tagged.notes]
+        known = known.model_copy(update={"classes": known.classes or tag_classes(tagged.split.labels)})
+    data = _complete(TaskData(task.model_copy(update={"classes": ()}), splits, notes, places))
+    notes = [*data.notes, *([] if task.classes else [f"tags: {_listed(known.classes, 25)}"])]
+    return TaskData(known, data.splits, notes, data.places)
+
+
 def read_question_files(task: Task, fault: Fault = refuse) -> TaskData:
     """The questions of ``task.files``; a missing validation or test split is held out from training, by contexts."""
     splits: dict[str, Split] = {}
@@ -85,11 +104,7 @@ def read_question_files(task: Task, fault: Fault = refuse) -> TaskData:
         notes += [*table.notes, *questions.notes]
     unanswerable = not all(label for split in splits.values() for label in split.labels)
     answering = task.answering.model_copy(update={"unanswerable": unanswerable or task.answering.unanswerable})
-    contexts = [context for _, context in splits["train"].inputs]
-    data = TaskData(task.model_copy(update={"answering": answering}), splits, notes, places)
-    if len(set(contexts)) < FEWEST:
-        return _complete(data)
-    return _complete(data, contexts, "questions on the same context are kept in the same split")
+    return _complete(TaskData(task.model_copy(update={"answering": answering}), splits, notes, places))
 
 
 def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
@@ -125,15 +140,10 @@ def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
     return _complete(finish(task.model_copy(update={"classes": classes}), splits, fault, notes))
 
 
-def _complete(data: TaskData, together: Sequence[str] = (), about_together: str = "") -> TaskData:
+def _complete(data: TaskData) -> TaskData:
     """Hold out the missing splits: a fifth of the rows for test, then a tenth of the rest for validation.
 
-    Copies stay together, so that no held-out example is also trained on.
-
-    Args:
-        data: the splits that exist.
-        together: a key per training row; rows with the same key stay together. By default copies have the same.
-        about_together: a sentence about them.
+    Copies, and what the reader says belongs together, stay together, so that no held-out example is also trained on.
     """
     task, notes = data.task, list(data.notes)
     splits: dict[str, Split] = dict(data.splits)
@@ -149,9 +159,10 @@ def _complete(data: TaskData, together: Sequence[str] = (), about_together: str 
             f"{task.files['train']}: {rows} rows; at least {FEWEST} are needed to hold out "
             f"{' and '.join(name for name, *_ in missing)} rows from them"
         )
-    content = list(together) or (contents(task.kind, splits["train"]) if missing else [])
+    content = keys_together(task.kind, splits["train"]) if missing else []
     if missing and len(set(content)) < rows:
-        notes.append(about_together or _about_copies(rows, len(set(content))))
+        by_context = content == list(splits["train"].together)
+        notes.append(_TOGETHER if by_context else _about_copies(rows, len(set(content))))
     if len(set(content)) < FEWEST:
         content = list(map(str, range(rows)))
     for name, one_in, share in missing:
@@ -183,6 +194,8 @@ def usual_values(reader: str, label_column: str, *, regression: bool) -> dict[st
     """The metric of a user's own data, and the length of its texts if that differs from other tasks'."""
     if reader == "questions":
         return {"metric": "squad_f1", "max_length": 384}
+    if reader == "tagged":
+        return {"metric": "entity_f1"}
     if reader == "prompts":
         return {"metric": "answer_loss" if label_column else "perplexity", "max_length": 512}
     return {"metric": "pearson" if regression else "accuracy"}

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from genft.data.limits import LONGEST_TEXT
-from genft.data.tables import Table, tell
+from genft.data.tables import Table, columns_of, read_table, tell
 from genft.data.task import Fault, Split, Task, refuse
 from genft.errors import DataError, not_one_of
 
@@ -77,6 +78,46 @@ def _list(value: Any, name: str, where: str) -> list[Any]:
     return entries
 
 
+class QuestionColumns(NamedTuple):
+    """The columns of questions, contexts and answers."""
+
+    question: str
+    context: str
+    answers: str
+
+
+def find_question_columns(
+    path: Path, encoding: str, texts: Sequence[str], label: str | None, *, certain: bool
+) -> QuestionColumns | None:
+    """The columns of a file with questions; None if it has none.
+
+    Args:
+        path, encoding: the file's.
+        texts, label: the columns that the user named.
+        certain: whether to return None if the columns may mean something else, such as answers in other words than the
+            context's.
+
+    Raises:
+        DataError: not ``certain``, and the columns are not known.
+    """
+    columns = columns_of(path, encoding)
+    if path.suffix.lower() == ".json" and "data" in columns and QUESTION not in columns:
+        columns = as_questions(read_table(path, encoding)).columns
+        if {QUESTION, CONTEXT, ANSWERS} <= set(columns):
+            return QuestionColumns(QUESTION, CONTEXT, ANSWERS)
+    usual = (ANSWERS, "answer") if not certain or set(_STARTS) & set(columns) else (ANSWERS,)
+    answers = label or next((name for name in usual if name in columns), None)
+    asked = tuple(texts) or (QUESTION, CONTEXT)
+    if answers and len(asked) == 2 and {*asked, answers} <= set(columns):
+        return QuestionColumns(*asked, answers)
+    if certain:
+        return None
+    raise DataError(
+        f"{path}: the columns {', '.join(columns)} are not those of questions, contexts and answers; name them with "
+        "--text-column (the question's, then the context's) and --label-column"
+    )
+
+
 # -------------------------------------------------------------------- rows
 
 
@@ -123,7 +164,7 @@ def read_questions(table: Table, task: Task, fault: Fault = refuse) -> Questions
         several = f"; {repeated:,} of them occur several times there" if repeated else ""
         answers = "1 answer has" if unplaced == 1 else f"{unplaced:,} answers have"
         notes.append(f"{answers} no place, so the first one in the context is taken{several}")
-    return Questions(Split(tuple(inputs), tuple(labels)), places, notes)
+    return Questions(Split(tuple(inputs), tuple(labels), tuple(text for _, text in inputs)), places, notes)
 
 
 def about_questions(task: Task) -> str:

@@ -1,4 +1,5 @@
-"""Reads tables with named columns: .csv and .tsv with a header line, .jsonl and .json with objects, .parquet."""
+"""Reads tables with named columns: .csv and .tsv with a header line, .jsonl and .json with objects, .parquet,
+and CoNLL's columns, a sentence per row."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genft.data.conll import CONLL, TAGS, TOKENS, conll_rows
 from genft.data.limits import LONGEST_TEXT, read_data_file
 from genft.data.parquet import parquet_columns, read_parquet
 from genft.data.task import Fault, refuse
 from genft.errors import ConfigError, DataError, not_one_of
 
-#: The delimiter by file ending; None for JSON and Parquet.
-TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None, ".parquet": None}
+#: The delimiter by file ending; None for JSON, Parquet and CoNLL's columns.
+TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None, ".parquet": None, **dict.fromkeys(CONLL)}
 #: Characters that are read to see the columns of a file.
 _PEEKED = 1 << 20
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -123,6 +125,8 @@ def _content(path: Path, ending: str, encoding: str) -> _Content:
     text = _decode(path, encoding)
     if not text.strip():
         raise DataError(f"{path}: is empty")
+    if ending in CONLL:
+        return _Content([_Row(place, row) for place, row in conll_rows(path, text)])
     delimiter = TABLES[ending]
     return _delimited(path, text, delimiter) if delimiter else _Content(list(_json_rows(path, text)))
 
@@ -148,6 +152,8 @@ def columns_of(path: Path, encoding: str = "utf-8") -> tuple[str, ...]:
         return ()
     if path.suffix.lower() == ".parquet":
         return parquet_columns(path)
+    if path.suffix.lower() in CONLL:
+        return (TOKENS, TAGS)
     try:
         if TABLES[path.suffix.lower()] is None and path.suffix.lower() == ".json":
             return read_table(path, encoding).columns

@@ -87,20 +87,26 @@ class Split:
     Attributes:
         inputs: the texts of each example (one, or two for pairs), or the path of its image.
         labels: what is learned of each example: its class number, its value in a regression, or its answers.
+        together: a key of each example, if examples with the same key belong on the same side when some are held out.
     """
 
     inputs: tuple[tuple[str, ...], ...]
     labels: tuple[Any, ...]
+    together: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def __add__(self, other: Split) -> Split:
-        return Split(self.inputs + other.inputs, self.labels + other.labels)
+        if not len(self):
+            return other
+        together = self.together + other.together if self.together and other.together else ()
+        return Split(self.inputs + other.inputs, self.labels + other.labels, together)
 
     def take(self, rows: Iterable[int]) -> Split:
         rows = list(rows)
-        return Split(tuple(self.inputs[i] for i in rows), tuple(self.labels[i] for i in rows))
+        together = tuple(self.together[i] for i in rows) if self.together else ()
+        return Split(tuple(self.inputs[i] for i in rows), tuple(self.labels[i] for i in rows), together)
 
 
 @dataclass(frozen=True)

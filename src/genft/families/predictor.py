@@ -25,6 +25,20 @@ class Predictor(ABC):
     def __init__(self, task: Task) -> None:
         self.task = task
 
+    @classmethod
+    def of_file(cls, task: Task, texts: Sequence[str], label: str | None, *, certain: bool) -> Task | None:
+        """``task``, read from a user's own file, as one of this family; None if it is none, or already one.
+
+        Args:
+            task: with the file, and the columns of a classification.
+            texts, label: the columns that the user named.
+            certain: whether the file must leave no doubt, because the user did not name the family.
+
+        Raises:
+            DataError: the user named the family, but the file has no such columns.
+        """
+        return None
+
     @property
     def reads(self) -> Kind:
         """What the model takes: texts or images."""

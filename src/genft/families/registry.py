@@ -8,8 +8,9 @@ from genft.families.classification import Classification
 from genft.families.family import Family
 from genft.families.generation.family import Generation
 from genft.families.spans.family import Spans
+from genft.families.tokens.family import Tokens
 
-FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classification, Generation, Spans)}
+FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classification, Generation, Spans, Tokens)}
 
 
 def get_family(task: Task) -> Family:

@@ -145,6 +145,7 @@ def _load(auto: Any, source: ModelSource, config: Any, quantise: str) -> tuple[P
         ignore_mismatched_sizes=True,
         use_safetensors=True if any(source.folder.glob("*.safetensors")) else None,
         output_loading_info=True,
+        key_mapping=_renamed_backbone(auto, config),
     )
     if source.gguf:
         _forget_quantisation(model)
@@ -153,6 +154,18 @@ def _load(auto: Any, source: ModelSource, config: Any, quantise: str) -> tuple[P
     model.config._name_or_path = source.base_id
     model.name_or_path = source.base_id
     return model, missing
+
+
+def _renamed_backbone(auto: Any, config: Any) -> dict[str, str] | None:
+    """How the backbone's weights are renamed for a class that calls it otherwise than checkpoints do.
+
+    Llama's question answerer calls it ``transformer`` instead of ``model``, and would start at random.
+    """
+    if type(config) not in transformers.AutoModel._model_mapping:
+        return None
+    own, here = (mapping[type(config)] for mapping in (transformers.AutoModel._model_mapping, auto._model_mapping))
+    names = [getattr(cls, "base_model_prefix", "") for cls in (own, here)]
+    return {rf"^{names[0]}\.": f"{names[1]}."} if all(names) and names[0] != names[1] else None
 
 
 def _quantisation(auto: Any, config: Any, quantise: str) -> dict[str, Any]:
@@ -216,7 +229,13 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
         timm_model: Any = model.timm_model
         names = timm_model.pretrained_cfg.get("classifier") or timm_model.default_cfg["classifier"]
         return tuple(f"timm_model.{n}" for n in ([names] if isinstance(names, str) else names))
-    return tuple(n for n, child in model.named_children() if n != backbone and any(True for _ in child.parameters()))
+    inside = {
+        parameter
+        for n, child in model.named_children()
+        if n == backbone or isinstance(child, PreTrainedModel)  # some question answerers hold encoder and decoder alone
+        for parameter in child.parameters()
+    }
+    return tuple(n for n, child in model.named_children() if any(p not in inside for p in child.parameters()))
 
 
 def poolers(model: PreTrainedModel) -> tuple[str, ...]:

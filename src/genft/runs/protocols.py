@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from genft.data import Split, Task, TaskData
-from genft.data.copies import FEWEST, about_copies, contents, draw_together
+from genft.data.copies import FEWEST, about_copies, draw_together, keys_together
 from genft.data.task import SPLITS, SplitName, hold_out, squash
 from genft.errors import ConfigError, not_one_of
 
@@ -178,8 +178,8 @@ def check_splits(data: TaskData, protocol: Protocol) -> None:
 
 def _hold_out_a_tenth(task: Task, train: Split, by_class: bool) -> tuple[Split, Split, int]:
     """(the rest, a tenth held out, the number of copies, which are kept on the same side)."""
-    size, content = max(1, len(train) // 10), contents(task.kind, train)
+    size, content = max(1, len(train) // 10), keys_together(task.kind, train)
     if (different := len(set(content))) < FEWEST:
         return *hold_out(train, size, 0, by_class), 0
     keep, out = draw_together(train.labels, content, size, 0, by_class)
-    return train.take(keep), train.take(out), len(train) - different
+    return train.take(keep), train.take(out), 0 if content == list(train.together) else len(train) - different

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from genft.data.encode import Encoded, longest_first
+from genft.data.files import usual_values
 from genft.data.preprocessing import Preprocessing
-from genft.data.questions import as_questions
+from genft.data.questions import as_questions, find_question_columns
 from genft.data.tables import Table
 from genft.data.task import Split, Task
-from genft.errors import ConfigError, not_one_of
+from genft.errors import ConfigError, GenFTError, not_one_of
 from genft.families.family import Evaluate, Family, Judged, Options, Words, refuse_other_settings
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
 from genft.families.predictor import refuse_options
@@ -34,6 +35,15 @@ class Spans(Family):
 
     name = "spans"
     splits_inputs = True
+
+    @classmethod
+    def of_file(cls, task: Task, texts: Sequence[str], label: str | None, *, certain: bool) -> Task | None:
+        found = find_question_columns(task.files["train"], task.encoding, texts, label, certain=certain)
+        if found is None:
+            return None
+        values = usual_values("questions", found.answers, regression=False)
+        columns = {"text_columns": (found.question, found.context), "label_column": found.answers}
+        return task.model_copy(update={"family": cls.name, "reader": "questions", **columns, **values})
 
     def check(self, training: Options) -> None:
         _ = self.metric
@@ -159,7 +169,7 @@ class Spans(Family):
         if 0 < has_answer.sum() < len(split):
             for name, of in statistics.items():
                 scores[f"{name} (answerable)"] = float(of[has_answer, 0].mean())
-            scores["left unanswered rightly"] = float(statistics["squad_exact_match"][~has_answer, 0].mean())
+            scores["squad_exact_match (unanswerable)"] = float(statistics["squad_exact_match"][~has_answer, 0].mean())
         return Judged(statistics[self.metric.name], target, scores)
 
     # ---------------------------------------------------------------- use
@@ -195,6 +205,11 @@ class Spans(Family):
                 outputs = model(**batch)
                 best = self.kept_outputs((outputs["start_logits"], outputs["end_logits"]), labels)
             kept[rows] = best.cpu().numpy()
+        if bad := int(np.isnan(kept).any(axis=1).sum()):
+            raise GenFTError(
+                f"the model's outputs for {bad:,} of {len(data):,} windows are NaN, which is no answer; the adapter or "
+                "its base holds values that are too large"
+            )
         return [self._answer(found) for found in data.put_together(kept)]
 
     def _answer(self, found: Found) -> dict[str, Any]:
