@@ -203,8 +203,7 @@ def _last_factors(
         if seed is None and form.act_row == "identity":
             b = q1 @ (a.mT @ col.p)
         else:
-            assert isinstance(w0, Tensor)
-            mask = None if seed is None else entry_mask((len(a), len(q1)), form.dropout, seed, w0.device)
+            mask = None if seed is None else entry_mask((len(a), len(q1)), form.dropout, seed, a.device)
             b = contract(a, q1, col.p, mask, form.act_row, 1 / keep)
     b = _bottleneck(b, col, form, last=True)
     return (col.q if col.q_bias is None else _with_column(col.q, col.q_bias[:, None])), b
