@@ -234,7 +234,7 @@ def test_lists() -> None:
         (("train", "bbc-news", "-m", "./nowhere"), "model: the folder ./nowhere does not exist"),
         (("list", "methods", "genfft"), "method: 'genfft' is not known;"),
         (("predict", "nowhere", "--input", "x.csv"), "nowhere: does not exist"),
-        (("predict", "nowhere"), "--input: is missing; give a file with rows"),
+        (("predict", "."), "--input: is missing; give a file with rows"),
         (("show", "nowhere"), "nowhere: does not exist"),
         (("merge", "nowhere", "--out", "x"), "nowhere: does not exist"),
         (("train", "bbcnews", "-m", "x"), "task: 'bbcnews' is not known;"),

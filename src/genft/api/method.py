@@ -211,6 +211,12 @@ class WeightMethod(Method[ConfigT, Site]):
         """(L, R) with ΔW = L Rᵀ, L (o, k) and R (i, k), if that holds by construction; otherwise None."""
         return None
 
+    def low_rank_together(self, w0: Sequence[Tensor], f: Sequence[Factors]) -> tuple[Tensor, Tensor] | None:
+        """:meth:`low_rank` of several weights of one shape at once, in fewer operations; or None if there is no such
+        way. L is (n, o, k) and R (n, i, k); either may have no first dimension if it is the same for all n weights.
+        Called with factors of one device and dtype, before a forward pass in training."""
+        return None
+
     @property
     def plan(self) -> str:
         """The form of the forward pass that the user requests, a member of ``ops.plan.PLANS``."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from genft.api.method import Method
+from genft.bridge import together
 from genft.bridge.forward_pass import ForwardPass
 from genft.bridge.shared import SharedFactors, refuse_reentrant_checkpoints
 from genft.bridge.update_cache import UpdateCache
@@ -79,7 +80,9 @@ class Root:
             refuse_reentrant_checkpoints(module)
             for method in self._listeners.values():
                 method.before_forward()
+            together.compute(self.forward_pass)
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if not torch.compiler.is_compiling():
+            together.finish(self.forward_pass, failed=output is None)
             self.forward_pass.end()

@@ -221,11 +221,11 @@ class WatchedWeight:
 
     def same(self, tokens: int) -> bool:
         """Whether the tensor is unchanged: all rows are compared if the pass has enough tokens to justify it,
-        otherwise only the next part of them."""
+        otherwise only the next part of them; no values without tokens."""
         t = self.tensor
         if (t.data_ptr(), t._version, t.shape, t.dtype) != self.identity:
             return False
-        if not self.parts:
+        if not self.parts or not tokens:
             return True
         if tokens >= PARTS or t.numel() <= SMALL:
             n = 0

@@ -82,15 +82,15 @@ class GenFT(WeightMethod[GenFTConfig]):
                 self._directions[letter, d] = leading_directions(rows, self.config.shared_dim)
         if self.config.w0_ratio is not None or self.config.form == "official":
             return
-        square = sum(float(torch.linalg.vector_norm(read(), dtype=torch.float32)) ** 2 for read in weights.values())
+        sizes = {site: site.out_features * site.in_features for site in weights}
+        square = sum(sizes[site] * float(root_mean_square(read())) ** 2 for site, read in weights.items())
         if not 0 < square < float("inf"):
             raise ConfigError(
                 f"w0_ratio: cannot be derived from the adapted weights, whose sum of squares is {square:g}; "
                 "give a number, such as w0_ratio=1.0"
             )
-        entries = sum(site.out_features * site.in_features for site in weights)
         # three digits, so that other devices almost always round to the same number
-        self._inverse_rms = float(f"{(entries / square) ** 0.5:.3g}")
+        self._inverse_rms = float(f"{(sum(sizes.values()) / square) ** 0.5:.3g}")
 
     def derived_settings(self) -> dict[str, Any]:
         return {} if self._inverse_rms is None else {"w0_ratio": self._inverse_rms}
@@ -139,6 +139,27 @@ class GenFT(WeightMethod[GenFTConfig]):
         if c.last_activation[1] != "identity" or is_transformed():
             return None
         left, right = generator.low_rank(w0, *self._read(w0, f), self._form(w0, f))
+        return (left, right) if c.transpose_delta else (right, left)
+
+    def low_rank_together(
+        self, w0: Sequence[Float[Tensor, "o i"]], f: Sequence[Factors]
+    ) -> tuple[Tensor, Tensor] | None:
+        c = self.config
+        between = c.act_outer if c.form == "official" else c.act_row
+        if not c.is_generated or c.last_activation[1] != "identity" or between != "identity":
+            return None
+        stacked: dict[str, Tensor] = {}
+        for name, first in f[0].items():
+            values = [factors[name] for factors in f]
+            stacked[name] = first if all(value is first for value in values) else torch.stack(values)
+        if "rms" in stacked:
+            stacked["rms"] = stacked["rms"].view(-1, 1, 1)
+        row, col = self._read(w0[0], stacked)
+        if row is not None:
+            row = row._replace(p=row.p.expand(len(w0), *row.p.shape[-2:]))
+        elif col is not None:
+            col = col._replace(p=col.p.expand(len(w0), *col.p.shape[-2:]))
+        left, right = generator.low_rank(w0, row, col, self._form(w0[0], stacked))
         return (left, right) if c.transpose_delta else (right, left)
 
     @property

@@ -48,11 +48,19 @@ class Stage:
     def read(self, f: Factors, p_scale: float = 1.0, q_scale: float = 1.0) -> generator.Stage:
         """P and Q, the shared columns first (Eq. 4 and 6), times their scales."""
         p, q = (
-            columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
+            _joined(columns)
             for columns in ([f[names[end]] for names in (self.shared, self.pair) if names] for end in (0, 1))
         )
         biases = [f[name] for name in self.biases or ()]
         return generator.Stage(p if p_scale == 1 else p_scale * p, q if q_scale == 1 else q_scale * q, *biases)
+
+
+def _joined(columns: list[Tensor]) -> Tensor:
+    """Columns side by side; what all weights share is repeated beside columns that are stacked by weight."""
+    if len(columns) == 1:
+        return columns[0]
+    first = max((part.shape[:-2] for part in columns), key=len)
+    return torch.cat([part.expand(*first, *part.shape[-2:]) for part in columns], dim=-1)
 
 
 def stages(c: GenFTConfig, o: int, i: int) -> list[Stage]:

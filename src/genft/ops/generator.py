@@ -19,8 +19,8 @@ neither an activation on its entries nor a mask, ΔW itself is a product of two 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -115,20 +115,23 @@ def generate(
 
 
 def low_rank(
-    w0: Float[Tensor, "o i"],
+    w0: Float[Tensor, "o i"] | Sequence[Float[Tensor, "o i"]],
     row: Stage | None,
     col: Stage | None,
     form: Form = Form(),  # noqa: B008 - immutable
-) -> tuple[Float[Tensor, "o k"], Float[Tensor, "i k"]]:
+) -> tuple[Float[Tensor, "*n o k"], Float[Tensor, "*n i k"]]:
     """(L, R) with ΔW = L Rᵀ, for a last stage without an activation on its entries and without dropout.
 
-    k is the rank r, plus one if the last stage has a bias.
+    k is the rank r, plus one if the last stage has a bias. n weights of one shape are computed together if ``w0`` is
+    the sequence of them: factors and a scaling that differ between them are stacked along a first dimension, and ``P``
+    of the first stage is (n, d, r) in any case. If there are two stages, the first must have no activation on its
+    entries.
     """
     if row is None and col is None:
         raise _no_stage()
     if form.last(col) != "identity":
         raise ValueError(f"low_rank: the last stage has the activation {form.last(col)!r}")
-    with no_autocast(w0.device):
+    with no_autocast(w0.device if isinstance(w0, Tensor) else w0[0].device):
         if _is_linear(row, col, form):
             return _linear(w0, row, col, form)
         x, y = _last_factors(w0, row, col, form, None)
@@ -185,25 +188,25 @@ def generate_plain(
 
 
 def _last_factors(
-    w0: Tensor, row: Stage | None, col: Stage | None, form: Form, seed: int | Tensor | None
+    w0: Tensor | Sequence[Tensor], row: Stage | None, col: Stage | None, form: Form, seed: int | Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(X, Y), (o, k) and (i, k), of the last stage: ΔW = scaling · mask(act(X Yᵀ))."""
     keep = 1.0 if seed is None else keep_probability(form.dropout)
     if row is None:
         assert col is not None
-        b = form.ratio * project(w0, col.p, True)
+        b = form.ratio * _projected(w0, col.p, True)
     else:
-        a = _bottleneck(form.ratio * project(w0, row.p, False), row, form, last=col is None)
-        q1 = row.q if row.q_bias is None else torch.cat([row.q, row.q_bias[:, None]], dim=1)
+        a = _bottleneck(form.ratio * _projected(w0, row.p, False), row, form, last=col is None)
+        q1 = row.q if row.q_bias is None else _with_column(row.q, row.q_bias[:, None])
         if col is None:
             return a, q1
         if seed is None and form.act_row == "identity":
-            b = q1 @ (a.T @ col.p)
+            b = q1 @ (a.mT @ col.p)
         else:
-            mask = None if seed is None else entry_mask((len(a), len(q1)), form.dropout, seed, w0.device)
+            mask = None if seed is None else entry_mask((len(a), len(q1)), form.dropout, seed, a.device)
             b = contract(a, q1, col.p, mask, form.act_row, 1 / keep)
     b = _bottleneck(b, col, form, last=True)
-    return (col.q if col.q_bias is None else torch.cat([col.q, col.q_bias[:, None]], dim=1)), b
+    return (col.q if col.q_bias is None else _with_column(col.q, col.q_bias[:, None])), b
 
 
 def _bottleneck(z: Tensor, stage: Stage, form: Form, *, last: bool) -> Tensor:
@@ -211,19 +214,53 @@ def _bottleneck(z: Tensor, stage: Stage, form: Form, *, last: bool) -> Tensor:
     column of ones is added for a bias q."""
     z = PLAIN_ACTIVATIONS[form.inner](_biased(z, stage.p_bias))
     if form.normalise and last:
-        z = F.normalize(z, dim=0)
-    return z if stage.q_bias is None else torch.cat([z, z.new_ones(len(z), 1)], dim=1)
+        z = F.normalize(z, dim=-2)
+    return z if stage.q_bias is None else _with_column(z, z.new_ones(z.shape[-2], 1))
 
 
-def _thin(w0: Tensor, p: Tensor, transposed: bool) -> Tensor:
+def _with_column(t: Tensor, column: Tensor) -> Tensor:
+    """[T c] for T (..., d, k) and c (d, 1)."""
+    return torch.cat([t, column.expand(*t.shape[:-1], 1)], dim=-1)
+
+
+class _ThinProducts(torch.autograd.Function):
+    """W0 P or W0ᵀ P, (n, m, r), for n weights of one shape and P (n, d, r)."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, transposed: bool, *w0: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        ctx.save_for_backward(*w0)
+        made = p.new_empty(len(w0), p.shape[-1], w0[0].shape[int(transposed)])
+        for w, thin, out in zip(w0, p.mT.unbind(), made.unbind(), strict=True):
+            torch.mm(thin, w if transposed else w.T, out=out)  # the rank first: up to twice as fast
+        return made.mT
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        w0 = ctx.saved_tensors
+        return _ThinProducts.apply(grad, not ctx.transposed, *w0), None, *(None for _ in w0)
+
+
+def _projected(w0: Tensor | Sequence[Tensor], p: Tensor, transposed: bool) -> Tensor:
+    """``project``, of one weight or several."""
+    if isinstance(w0, Tensor):
+        return project(w0, p, transposed)
+    if w0[0].dtype == p.dtype:
+        return _ThinProducts.apply(p, transposed, *(w.detach() for w in w0))
+    return torch.stack([project(w, thin, transposed) for w, thin in zip(w0, p.unbind(), strict=True)])
+
+
+def _thin(w0: Tensor | Sequence[Tensor], p: Tensor, transposed: bool) -> Tensor:
     """Like ``project``, but as a plain product where possible, without the overhead of a custom operation."""
+    if not isinstance(w0, Tensor):
+        return _projected(w0, p, transposed)
     if w0.dtype != p.dtype or torch.compiler.is_compiling():
         return project(w0, p, transposed)
     w0 = w0.detach()
     return torch.mm(p.T, w0 if transposed else w0.T).T  # the rank first: up to twice as fast
 
 
-def _linear(w0: Tensor, row: Stage | None, col: Stage | None, form: Form) -> tuple[Tensor, Tensor]:
+def _linear(w0: Tensor | Sequence[Tensor], row: Stage | None, col: Stage | None, form: Form) -> tuple[Tensor, Tensor]:
     """:func:`low_rank` for products only; with both stages, W0 enters through an r × r core."""
     if row is None:
         assert col is not None
@@ -231,7 +268,7 @@ def _linear(w0: Tensor, row: Stage | None, col: Stage | None, form: Form) -> tup
     a = _thin(w0, row.p, False)
     if col is None:
         return (form.ratio * form.scaling) * a, row.q
-    return col.q @ ((form.ratio * form.scaling) * (col.p.T @ a)), row.q
+    return col.q @ ((form.ratio * form.scaling) * (col.p.mT @ a)), row.q
 
 
 def _is_linear(row: Stage | None, col: Stage | None, form: Form) -> bool:

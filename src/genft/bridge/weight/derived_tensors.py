@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from genft.bridge.update_cache import WatchedWeight
+from genft.bridge.forward_pass import ForwardPass
+from genft.bridge.update_cache import PARTS, WatchedWeight
 from genft.ops.tracing import is_traced
 
 
@@ -24,6 +25,7 @@ class DerivedTensors(nn.Module):
         self.saved = saved
         self.tensors: dict[str, Tensor] = {}
         self._source: WatchedWeight | None = None
+        self._checks = self._passed = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_source": None}  # a copy watches its own weight
@@ -33,19 +35,25 @@ class DerivedTensors(nn.Module):
         plain = type(weight) in (Tensor, nn.Parameter) and not weight.is_meta
         self._source = WatchedWeight(weight) if plain and self.tensors else None
 
-    def are_outdated(self, weight: Tensor, tokens: int = 1) -> bool:
+    def are_outdated(self, weight: Tensor, forward_pass: ForwardPass) -> bool:
         """Whether the weight has changed since, for example by ``load_state_dict``, an edit or an optimizer.
 
-        Its storage and version are checked in every call, its values part by part. A weight that has only moved, or was
-        merged into and restored, has the same values, so its tensors are not outdated.
+        Once in every forward pass, its storage and version are checked, and its values part by part. An accelerator
+        would have to be waited for, so there all values are compared in every 32nd pass. A weight that has only moved,
+        or was merged into and restored, has the same values, so its tensors are not outdated.
         """
         if not self.tensors or is_traced() or type(weight) not in (Tensor, nn.Parameter):
             return False
         if weight.is_meta or weight.is_inference():
             return False
+        if forward_pass.running and self._passed == forward_pass.number:
+            return False
+        self._passed = forward_pass.number
         if self._source is None:
             self.derived_from(weight)
             return False
+        self._checks += 1
+        tokens = 1 if weight.device.type == "cpu" else PARTS if self._checks % PARTS == 0 else 0
         if self._source.tensor is weight and self._source.same(tokens):
             return False
         before, self._source = self._source, WatchedWeight(weight)

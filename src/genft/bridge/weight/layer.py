@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genft.api.method import Site, WeightMethod
+from genft.bridge import together
 from genft.bridge.adapter import Adapter
 from genft.bridge.layer import own_key
 from genft.bridge.root import Root
@@ -60,7 +61,9 @@ class WeightLayer(EvaluatingLayer):
         """
         derived: DerivedTensors = getattr(self, self.derived_name)[adapter_name]
         follows = self.attachments[adapter_name].method.derives_every_step or not self.frozen.trained
-        if derived.tensors and follows and not self.merged and derived.are_outdated(self.frozen.stored):
+        if not derived.tensors or not follows or self.merged:
+            return derived.tensors
+        if derived.are_outdated(self.frozen.stored, self.update_cache.forward_pass):
             with torch.no_grad():
                 self.derive(adapter_name)
             derived = getattr(self, self.derived_name)[adapter_name]
@@ -139,9 +142,7 @@ class WeightLayer(EvaluatingLayer):
             method = self.attachments[name].method
             drops = self.training and method.entry_dropout > 0
             for site in self.attachments[name].sites:
-                with no_autocast(w0.device):
-                    rows = w0[site.start : site.stop]
-                    pair = None if drops else method.low_rank(rows, self.factors(name, site))
+                pair = None if drops else self._thin_factors(name, site, w0)
                 if pair is not None:
                     update.thin.append((site, *pair))
                     continue
@@ -149,6 +150,16 @@ class WeightLayer(EvaluatingLayer):
                 if (delta := self.delta(name, site, w0, seed)) is not None:
                     update.full.append((site, delta))
         return planned(update, w0, x, exact, wanted)
+
+    def _thin_factors(self, adapter_name: str, site: Site, w0: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(L, R) with ΔW = L Rᵀ, or None if ΔW is not low-rank by construction."""
+        method, factors = self.attachments[adapter_name].method, self.factors(adapter_name, site)
+        if method.overrides("low_rank_together"):
+            pair = together.record(self.update_cache.forward_pass, self, adapter_name, site, factors)
+            if pair is not None:
+                return pair
+        with no_autocast(w0.device):
+            return method.low_rank(w0[site.start : site.stop], factors)
 
     # ---------------------------------------------------------------- forward
 
