@@ -21,12 +21,13 @@ from families import FAMILIES, Family
 from genft import METHODS, MergeError, TargetError
 
 OURS = [name for name, info in METHODS.items() if info.family in ("weight", "block")]
-PROMPTS = ("vpt_deep", "vpt_shallow", "vfpt", "spt_deep", "vapt")
+PROMPTS = ("vpt_deep", "vpt_shallow", "vfpt", "spt_deep", "vapt", "e2vpt")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in OURS},
     # images of five tokens: fifty prompts would drown them
     **{name: (name, {"prompts": 4}) for name in PROMPTS},
     "vapt": ("vapt", {"prompts": 4, "grid": 2, "kernel": 1, "dropout": 0.0}),
+    "e2vpt": ("e2vpt", {"prompts": 3, "key_values": 2, "kept": ["1" * 16, "0" * 16, "01" * 8]}),
     "mam": ("mam", {"prefix_length": 4, "prefix_hidden": 16}),
     "propetl_prefix": ("propetl_prefix", {"prefix_length": 4, "prefix_hidden": 16, "keep": 0.5}),
     "genft-nonlinear": ("genft", {"act_row": "leaky_relu", "act_col": "gelu", "dropout": 0.1}),

@@ -20,6 +20,7 @@ SHORT = ["methods/test_genft_forms.py", "methods/test_propulsion.py", "ops/test_
 ALL = [
     *SHORT,
     "methods/test_genft.py",
+    "methods/test_e2vpt.py",
     "methods/test_block_formulas.py",
     "methods/test_lora_xs.py",
     "methods/test_ssf.py",

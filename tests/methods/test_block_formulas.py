@@ -87,10 +87,10 @@ def bert_layer(
     return layer_norm(x + h + beside(x), layer.output.LayerNorm, *norms[1])
 
 
-def vit_layer(layer: Any, x: Tensor) -> Tensor:
+def vit_layer(layer: Any, x: Tensor, extra: Any = None) -> Tensor:
     n = layer_norm(x, layer.layernorm_before)
     a = layer.attention
-    x = x + linear(attend(n, a.q_proj, a.k_proj, a.v_proj), a.o_proj.weight, a.o_proj.bias)
+    x = x + linear(attend(n, a.q_proj, a.k_proj, a.v_proj, extra=extra), a.o_proj.weight, a.o_proj.bias)
     n = layer_norm(x, layer.layernorm_after)
     return x + linear(
         gelu(linear(n, layer.mlp.fc1.weight, layer.mlp.fc1.bias)), layer.mlp.fc2.weight, layer.mlp.fc2.bias
@@ -157,6 +157,10 @@ def propetl_prefix(layer: Any, x: Tensor, seen: Tensor, f: Named) -> Tensor:
     return bert_layer(layer, x, seen, prefix=prefix_of(f, lambda states: masked(states, f["states_score"], 0.1)))
 
 
+SETTINGS = {
+    "vapt": {"grid": 2, "prompts": 3},
+    "e2vpt": {"prompts": 3, "key_values": 2, "segments": 4, "kept": ["1111", "0110", "0000"]},
+}
 TEXT = {f.__name__: f for f in (houlsby, adapter, adaptformer, mam, propetl_adapter, propetl_prefix)}
 
 
@@ -164,7 +168,7 @@ def adapted(family: str, name: str) -> tuple[nn.Module, nn.Module]:
     """The base model and a copy with an adapter whose factors are all random, both in float64."""
     torch.manual_seed(5)
     base = FAMILIES[family].build().to(F64)
-    config = METHODS[name].config(init_weights=False, **({"grid": 2, "prompts": 3} if name == "vapt" else {}))
+    config = METHODS[name].config(init_weights=False, **SETTINGS.get(name, {}))
     model = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=False).to(F64).eval()
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -255,11 +259,23 @@ def vapt(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
     return x
 
 
+def e2vpt(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
+    """Prompt k times ρ_k, its j-th quarter times ζ_kj; V is both keys and values."""
+    rho, zeta = (1, 1, 0), ((1, 1, 1, 1), (0, 1, 1, 0), (1, 1, 1, 1))
+    for layer, own in zip(layers, f, strict=True):
+        p, v = own["prompts"], own["key_values"]
+        rows = [torch.cat([rho[k] * zeta[k][j] * p[k, 8 * j : 8 * j + 8] for j in range(4)]) for k in range(3)]
+        p = torch.stack(rows).expand(len(x), -1, -1)
+        y = vit_layer(layer, torch.cat([x[:, :1], p, x[:, 1:]], dim=1), (v, v))
+        x = torch.cat([y[:, :1], y[:, 4:]], dim=1)
+    return x
+
+
 def spt_deep(layers: Any, x: Tensor, f: list[Named]) -> Tensor:
     return vpt_deep(layers, x, f)
 
 
-@pytest.mark.parametrize("transcribed", [vpt_deep, vpt_shallow, vfpt, spt_deep, vapt], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("transcribed", [vpt_deep, vpt_shallow, vfpt, spt_deep, vapt, e2vpt], ids=lambda f: f.__name__)
 def test_prompts_on_vit(transcribed: Callable[..., Tensor]) -> None:
     base, model = adapted("vit", transcribed.__name__)
     pixels = FAMILIES["vit"].batch()["pixel_values"].to(F64)
@@ -360,6 +376,8 @@ def vit() -> nn.Module:
         (vit, "vapt", {"prompts": 5}, 42_418),
         (vit, "vapt", {}, 55_608),
         (vit, "vapt", {"prompts": 100}, 293_028),
+        (vit, "e2vpt", {}, 12 * (10 + 5) * 768),
+        (vit, "e2vpt", {"prompts": 32, "kept": ["0" * 16] * 32}, 12 * (32 + 5) * 768),
         (roberta, "houlsby", {"bottleneck": 200, "layer_norms": "last"}, 7_414_464),
         (roberta, "houlsby", {"bottleneck": 200}, 7_432_896),
         (roberta, "propetl_adapter", {}, 1_179_648 + 99_136),

@@ -18,7 +18,8 @@ Losses = Callable[[int, int], Iterable["Tensor"]]
 
 class Recipe:
     """Called by ``genft.training`` in this order: :meth:`settings`, :meth:`found_in_training` and :meth:`prepare`
-    before the adapter is attached, :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after."""
+    before the adapter is attached, :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after, and
+    :meth:`found_after_training` once it is trained."""
 
     def settings(self, model: PreTrainedModel, steps: int, image_size: int | None = None) -> dict[str, Any]:
         """Settings that follow from the base model, from the number of optimizer steps or from the pixels per side of
@@ -43,3 +44,8 @@ class Recipe:
     def callbacks(self, model: Any) -> list[TrainerCallback]:
         """Callbacks of ``transformers.Trainer`` for the model with its adapter."""
         return []
+
+    def found_after_training(self, model: Any, config: Any, losses: Losses) -> dict[str, Any]:
+        """Settings that follow from the trained adapter, with which the run trains once more from its start; empty
+        ends the run. Called with the trained model in evaluation mode; ``config`` is only read."""
+        return {}

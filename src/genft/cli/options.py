@@ -123,7 +123,8 @@ class OwnDataOptions(ReadingOptions, PromptOptions, AnsweringOptions):
 
     panel = "Data"
     family: str | None = option(
-        "The kind of task: classification, generation, spans (answers in texts) or tokens (tags of words).",
+        "The kind of task: classification, generation, spans (answers in texts), tokens (tags of words) or "
+        "multilabel (any number of labels).",
         None,
         shown_default="follows from the columns",
     )
@@ -175,7 +176,7 @@ class TaskOptions(OwnDataOptions, DataRootOptions):
         "What selects the epoch and is reported: accuracy, macro_f1, f1 (two classes) or matthews; for numbers "
         "pearson or spearman; for generated text answer_loss, perplexity, exact_match, rouge1, rouge2, rougeL, bleu or "
         "chrf, where answer_loss selects; for answers in texts squad_f1 or squad_exact_match; for tags of words "
-        "entity_f1, entity_precision, entity_recall or tag_accuracy.",
+        "entity_f1, entity_precision, entity_recall or tag_accuracy; for several labels micro_f1 or subset_accuracy.",
         None,
         shown_default="the task's; accuracy, pearson, answer_loss, squad_f1 or entity_f1 for a file",
     )

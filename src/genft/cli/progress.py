@@ -45,7 +45,7 @@ class RunBar:
             self.epoch(event.epoch)
 
     def inferred(self, inferred: Inferred) -> None:
-        """Called once, before training."""
+        """Called before training, and again if the method's recipe starts it anew."""
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Called after every epoch."""

@@ -12,6 +12,7 @@ from genft.data.files import (
     read_image_folder,
     read_prompt_files,
     read_question_files,
+    read_several_files,
     read_tagged_files,
     task_from_path,
 )
@@ -37,6 +38,7 @@ READERS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "prompts": read_prompt_files,
     "question-suite": read_question_suite,
     "questions": read_question_files,
+    "several": read_several_files,
     "tagged": read_tagged_files,
     "tagged-suite": read_tagged_suite,
     "vtab-1k": read_vtab,

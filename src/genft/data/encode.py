@@ -38,7 +38,7 @@ class Encoded(Dataset[Item]):
 
     Attributes:
         labels: the targets, or None if the examples have none.
-        label_type: the type of a target: ``int`` for a class number, ``float`` for a value.
+        label_type: makes a target: ``int`` for a class number, ``float`` for a value, ``list`` for one value per class.
         lengths: the length of each input: the tokens of a text; 1 for images, which all have the same size.
         notes: sentences about what was cut off, with counts.
     """
@@ -46,7 +46,7 @@ class Encoded(Dataset[Item]):
     lengths: list[int]
     notes: tuple[str, ...] = ()
 
-    def __init__(self, labels: Sequence[float] | None, label_type: type[int] | type[float]) -> None:
+    def __init__(self, labels: Sequence[Any] | None, label_type: Callable[[Any], Any]) -> None:
         self.labels = labels
         self.label_type = label_type
 
@@ -63,10 +63,10 @@ class TextDataset(Encoded):
     def __init__(
         self,
         inputs: Sequence[tuple[str, ...]],
-        labels: Sequence[float] | None,
+        labels: Sequence[Any] | None,
         tokenizer: Any,
         preprocessing: Preprocessing,
-        label_type: type[int] | type[float] = int,
+        label_type: Callable[[Any], Any] = int,
     ) -> None:
         super().__init__(labels, label_type)
         columns = [list(column) for column in zip(*inputs, strict=True)]

@@ -15,6 +15,7 @@ from genft.data.layout import Rows, finish
 from genft.data.prompting import Prompting, fields
 from genft.data.prompts import Recognised, about_columns, check_columns, read_prompts, recognise
 from genft.data.questions import about_questions, as_questions, read_questions
+from genft.data.several import read_several
 from genft.data.tables import TABLES, columns_of, read_table
 from genft.data.tagged import about_tags, read_tagged, tag_classes
 from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
@@ -90,6 +91,28 @@ def read_tagged_files(task: Task, fault: Fault = refuse) -> TaskData:
     data = _complete(TaskData(task.model_copy(update={"classes": ()}), splits, notes, places))
     notes = [*data.notes, *([] if task.classes else [f"tags: {_listed(known.classes, 25)}"])]
     return TaskData(known, data.splits, notes, data.places)
+
+
+def read_several_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The rows of ``task.files`` with any number of labels; a missing validation or test split is held out."""
+    splits: dict[str, Split] = {}
+    places: dict[str, Sequence[str]] = {}
+    notes = [f"multilabel: any number of labels per row, from the column {task.label_column!r}"]
+    known = task
+    for name in [name for name in SPLITS if name in task.files]:
+        table = read_table(task.files[name], task.encoding)
+        labelled = read_several(table, known, fault)
+        splits[name], places[name] = labelled.split, labelled.places
+        notes += [*table.notes, *labelled.notes]
+        found = {label for labels in labelled.split.labels for label in labels}
+        known = known.model_copy(update={"classes": known.classes or tuple(sorted(found))})
+    if len(known.classes) < 2:
+        raise DataError(
+            f"{task.files['train']}: column {task.label_column!r}: at least two different labels are needed"
+        )
+    data = _complete(TaskData(task.model_copy(update={"classes": ()}), splits, notes, places))
+    told = [] if task.classes else [f"classes from the column {task.label_column!r}: {_listed(known.classes)}"]
+    return TaskData(known, data.splits, [*data.notes, *told, *similar_classes(known.classes)], data.places)
 
 
 def read_question_files(task: Task, fault: Fault = refuse) -> TaskData:
@@ -194,6 +217,8 @@ def usual_values(reader: str, label_column: str, *, regression: bool) -> dict[st
     """The metric of a user's own data, and the length of its texts if that differs from other tasks'."""
     if reader == "questions":
         return {"metric": "squad_f1", "max_length": 384}
+    if reader == "several":
+        return {"metric": "micro_f1"}
     if reader == "tagged":
         return {"metric": "entity_f1"}
     if reader == "prompts":

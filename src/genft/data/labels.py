@@ -117,8 +117,8 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: every row has the label {labels[0]!r}; at least two classes are needed")
     if several := _several_in_one(list(counts)):
         raise DataError(
-            f"{where}: labels such as {several!r} look like several labels in one, but a row has only one class; keep "
-            "one label per row, or list the classes in a task file (classes = [...]) if each of them is a class"
+            f"{where}: labels such as {several!r} look like several labels in one, but a row has only one class; "
+            "--family multilabel reads them as several, and a task file with a list of classes as one each"
         )
     if len(counts) > 20 and len(counts) > len(labels) / 2 and all(_is_number(label) for label in counts):
         raise DataError(

@@ -273,17 +273,29 @@ def _of_spans(name: str, text: str) -> Metric:
     return Metric(name, text, weighted, family="spans", width=2)
 
 
-def _of_tags(name: str, text: str, score: Callable[[Floats, Floats, Floats], Floats]) -> Metric:
+def _of_sums(family: str, name: str, text: str, score: Callable[[Floats, Floats, Floats], Floats]) -> Metric:
     """A metric of three sums: what is right, what was predicted, what is true."""
 
     def weighted(predicted: Array, target: Array, weights: Floats) -> Floats:
         return score(*(weights @ predicted.astype(float)).T)
 
-    return Metric(name, text, weighted, family="tokens", width=3)
+    return Metric(name, text, weighted, family=family, width=3)
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _f1_of_sums(right: Floats, found: Floats, true: Floats) -> Floats:
+    return _share(2 * right, found + true)
+
+
+def _precision_of_sums(right: Floats, found: Floats, true: Floats) -> Floats:
+    return _share(right, found)
+
+
+def _recall_of_sums(right: Floats, found: Floats, true: Floats) -> Floats:
+    return _share(right, true)
 
 
 METRICS = {
@@ -321,16 +333,12 @@ METRICS = {
         _of_texts("rougeL", "ROUGE-L F1, with stemming"),
         _of_texts("bleu", "BLEU of sacrebleu, 13a"),
         _of_texts("chrf", "chrF of sacrebleu"),
-        _of_tags("entity_f1", "F1 of whole entities", lambda right, found, true: _share(2 * right, found + true)),
-        _of_tags(
-            "entity_precision",
-            "share of found entities that are right",
-            lambda right, found, true: _share(right, found),
-        ),
-        _of_tags(
-            "entity_recall", "share of true entities that are found", lambda right, found, true: _share(right, true)
-        ),
-        _of_tags("tag_accuracy", "share of words with the right tag", lambda right, found, true: _share(right, true)),
+        _of_sums("tokens", "entity_f1", "F1 of whole entities", _f1_of_sums),
+        _of_sums("tokens", "entity_precision", "share of found entities that are right", _precision_of_sums),
+        _of_sums("tokens", "entity_recall", "share of true entities that are found", _recall_of_sums),
+        _of_sums("tokens", "tag_accuracy", "share of words with the right tag", _recall_of_sums),
+        _of_sums("multilabel", "micro_f1", "F1 of all labels together", _f1_of_sums),
+        _of_sums("multilabel", "subset_accuracy", "share of examples whose labels are all right", _recall_of_sums),
         _of_spans("squad_f1", "mean F1 of the answers' words, as SQuAD is scored"),
         _of_spans("squad_exact_match", "share of answers that equal a right one, as SQuAD is scored"),
     )

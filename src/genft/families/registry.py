@@ -7,10 +7,13 @@ from genft.errors import ConfigError, not_one_of
 from genft.families.classification import Classification
 from genft.families.family import Family
 from genft.families.generation.family import Generation
+from genft.families.multilabel import MultiLabel
 from genft.families.spans.family import Spans
 from genft.families.tokens.family import Tokens
 
-FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Classification, Generation, Spans, Tokens)}
+FAMILIES: dict[str, type[Family]] = {
+    family.name: family for family in (Classification, Generation, Spans, Tokens, MultiLabel)
+}
 
 
 def get_family(task: Task) -> Family:

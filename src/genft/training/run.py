@@ -6,6 +6,7 @@ import datetime
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from genft.adapters import saved
 from genft.runs.measured import Cost, Provenance, Result
@@ -55,10 +56,18 @@ def run(prepared: PreparedRun, store: Store, watch: Watch = ignore, report_to: S
     watch(session.announced)
     with PeakMemory() as peak:
         fitted = session.fit(roles.select, checkpoints, tracker_callbacks(report_to, logs))
+        found: dict[str, Any] = {}
+        while fitted.found:  # each round in a folder of its own, so that an interrupted run resumes in the right one
+            found |= fitted.found
+            checkpoints, logs = checkpoints / "again", logs / "again"
+            session.close()
+            session = Session(prepared, roles.train, watch, found=found)
+            watch(session.announced)
+            fitted = fitted.replaced_by(session.fit(roles.select, checkpoints, tracker_callbacks(report_to, logs)))
         reported = session.decide(roles.select)
         if roles.retrain is not None:
             session.close()
-            session = Session(prepared, roles.retrain, watch, reported)
+            session = Session(prepared, roles.retrain, watch, reported, found)
             trackers = tracker_callbacks(report_to, logs / "retrain")
             fitted = fitted.then(session.fit(None, checkpoints / "retrain", trackers, fitted.history.best_epoch))
         scored = session.score()

@@ -6,13 +6,14 @@ import gc
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import EvalPrediction, TrainerCallback, set_seed
 
 from genft.bridge.layer import derived_settings
@@ -37,10 +38,12 @@ from genft.training.schedule import EarlyStopping, EveryFew
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training measured: how it went, and the median seconds of a step."""
+    """What training measured: how it went, the median seconds of a step, and what the method's recipe found: settings
+    with which training starts again."""
 
     history: History
     seconds_per_step: float
+    found: Mapping[str, Any] = field(default_factory=dict)
 
     def then(self, second: Fitted) -> Fitted:
         """Combine with a second training run, up to the epoch that this one selected."""
@@ -51,6 +54,12 @@ class Fitted:
             }
         )
         return Fitted(history, second.seconds_per_step)
+
+    def replaced_by(self, again: Fitted) -> Fitted:
+        """``again``, which started anew with what this one found; the steps of both count."""
+        steps, resumed_at = self.history.steps + again.history.steps, self.history.resumed_at + again.history.resumed_at
+        history = again.history.model_copy(update={"steps": steps, "resumed_at": resumed_at})
+        return replace(again, history=history)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Session:
         train: Split | None = None,
         watch: Watch = ignore,
         reported: Family | None = None,
+        found: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -84,6 +94,7 @@ class Session:
             train: the examples to train on; by default, those that the protocol assigns.
             watch: called with progress.
             reported: how the trained model is scored and saved; by default as prepared.
+            found: settings that the method's recipe found in an earlier training of this run.
         """
         self.prepared, self.watch, self.reported = prepared, watch, reported or prepared.family
         self.train = train or prepared.roles.train
@@ -106,8 +117,8 @@ class Session:
         following = method.recipe.settings(self.loaded.model, steps, self.loaded.preprocessing.image_size)
         following = {name: value for name, value in following.items() if name not in settings}
         examples = partial(_examples, prepared, self.loaded)
-        losses = partial(_losses, self.train, prepared.spec.seed, self.family, self.loaded)
-        self.model = attach(self.loaded, method, {**settings, **following}, examples, losses)
+        self.losses = partial(_losses, self.train, prepared.spec.seed, self.family, self.loaded)
+        self.model = attach(self.loaded, method, {**settings, **following, **(found or {})}, examples, self.losses)
         self.inferred = Inferred(
             targets=dict(Counter(name.rpartition(".")[2] for name in targeted(self.model))),
             settings=following | derived_settings(self.model, "default"),
@@ -115,7 +126,7 @@ class Session:
             counts=count_parameters(self.model, self.loaded.trained_in_full),
             preprocessing=self.loaded.preprocessing,
             device=_device(),
-            notes=(*self.loaded.notes, *_pooler_notes(self.model, self.loaded)),
+            notes=(*self.loaded.notes, *_pooler_notes(self.model, self.loaded), *_found_notes(found or {})),
         )
 
     @cached_property
@@ -168,6 +179,7 @@ class Session:
         ):  # so that every process has its own dropout; the order of the examples has a separate generator
             set_seed(prepared.spec.seed + ranks.rank())
         resumed_at = self.loop.train_or_resume(checkpoints)
+        found = self._found()  # before the family finishes the head, which then no longer fits the loss
         self.family.finish(self.model, self.loaded)
         epochs = _epochs(self.loop.state.log_history, metric)
         best = _best(epochs, metric) or stop_after or prepared.training.epochs
@@ -178,7 +190,14 @@ class Session:
             resumed_at=resumed_at,
             selected_by=None if metric.name == prepared.family.metric.name else metric.name,
         )
-        return Fitted(history, stopwatch.median)
+        return Fitted(history, stopwatch.median, found)
+
+    def _found(self) -> dict[str, Any]:
+        """Settings that the method's recipe finds in the trained model."""
+        if not isinstance(self.model, PeftModel):
+            return {}
+        config = self.model.active_peft_config
+        return ranks.share(self.prepared.method.recipe.found_after_training(self.model.eval(), config, self.losses))
 
     def _make_loop(
         self, select: Split | None, checkpoints: Path, callbacks: list[TrainerCallback], stop_after: int | None
@@ -232,7 +251,7 @@ class Session:
     def close(self) -> None:
         """Free the model, which is part of reference cycles with its trainer."""
         self.__dict__.pop("examples", None)
-        del self.loop, self.model, self.loaded
+        del self.loop, self.model, self.loaded, self.losses
         gc.collect()
 
     def _judge(self, split: Split) -> Judged:
@@ -253,6 +272,11 @@ def _pooler_notes(model: torch.nn.Module, loaded: LoadedModel) -> list[str]:
         + ("so trained and saved like the head" if name in trained else "this method leaves it frozen")
         for name in loaded.untrained
     ]
+
+
+def _found_notes(found: Mapping[str, Any]) -> list[str]:
+    """What this training does with what an earlier one found."""
+    return [f"trains from the start again, with {', '.join(found)} as found in the trained model"] if found else []
 
 
 def _epochs(log: Sequence[Mapping[str, float]], metric: Metric) -> list[dict[str, float]]:

@@ -1,0 +1,95 @@
+"""Texts with several labels each: a list per row, or names in one cell, separated by semicolons or vertical bars.
+
+An example's label is the tuple of its labels' names, in the order of the classes; it may be empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from genft.data.tables import Table, columns_of, read_table, tell
+from genft.data.task import Fault, Split, Task, refuse
+from genft.errors import DataError, not_one_of
+
+_SEPARATOR = re.compile("[;|]")
+
+
+class Labelled(NamedTuple):
+    """The examples of a table.
+
+    Attributes:
+        places: where each example is.
+        notes: what was inferred, with counts.
+    """
+
+    split: Split
+    places: Sequence[str]
+    notes: Sequence[str]
+
+
+def has_lists(task: Task) -> bool:
+    """Whether the labels of a user's own file are lists, so that a row may have several."""
+    path = task.files["train"]
+    if path.suffix.lower() not in (".jsonl", ".json", ".parquet"):
+        return False
+    if task.label_column not in columns_of(path, task.encoding):
+        return False
+    try:
+        return isinstance(read_table(path, task.encoding).rows[0].get(task.label_column), list)
+    except DataError:  # reading the task says what is wrong
+        return False
+
+
+def read_several(table: Table, task: Task, fault: Fault = refuse) -> Labelled:
+    """The examples of a table.
+
+    Args:
+        table: its rows.
+        task: names the columns; if it has classes, every label must be one of them.
+        fault: called with a sentence for every row without a text, or with labels that cannot be used.
+    """
+    texts = [table.values(name, option="--text-column", fault=fault) for name in task.text_columns]
+    if task.label_column not in table.columns:
+        missing = not_one_of(f"{table.path}: column", task.label_column, table.columns, what="is missing")
+        raise DataError(f"{missing}; name the column with --label-column")
+    inputs, labels, places = [], [], []
+    faults: list[str] = []
+    for k, (row, *of_row) in enumerate(zip(table.rows, *texts, strict=True)):
+        if None in of_row:
+            continue
+        try:
+            label = tuple(dict.fromkeys(_labels(row.get(task.label_column), task.classes)))
+        except DataError as e:
+            faults.append(f"{table.where(k)}: {e}")
+            continue
+        inputs.append(tuple(text or "" for text in of_row))
+        labels.append(label)
+        places.append(table.where(k))
+    tell(faults, fault)
+    notes = []
+    if empty := labels.count(()):
+        have = "1 row has" if empty == 1 else f"{empty:,} rows have"
+        notes.append(f"{have} no label in {table.path.name}: none of the classes applies")
+    return Labelled(Split(tuple(inputs), tuple(labels)), places, notes)
+
+
+def _labels(value: Any, classes: Sequence[str]) -> Iterator[str]:
+    if isinstance(value, str) and value.lstrip().startswith("["):  # a list in a cell of a CSV file
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise DataError(f"the labels {value!r} begin like a list and are none") from None
+    if value is None:
+        value = []
+    names = value if isinstance(value, list) else _SEPARATOR.split(str(value))
+    for name in names:
+        if isinstance(name, (list, dict)) or name is None:
+            raise DataError(f"a label is {name!r}, which is no name")
+        if not (plain := str(name).strip()):
+            continue
+        if classes and plain not in classes:
+            raise DataError(not_one_of("label", plain, classes, what="is not one of the classes"))
+        yield plain
