@@ -66,6 +66,15 @@ def test_a_task_that_generates_text(decoder: Path, tmp_path: Path) -> None:
     assert json.loads(ok("explain", "--config", tmp_path / "run.toml", "--json"))["Run"]["key of the result"] == key
 
 
+@pytest.mark.parametrize("row", [{"text": "w1", "label": ["a", "b"]}, {"tokens": ["w1", "w2"], "tags": ["B-A", "O"]}])
+def test_every_family_writes_its_runs(row: dict[str, object], bert: Path, tmp_path: Path) -> None:
+    file, table = tmp_path / "run.toml", tmp_path / "own.jsonl"
+    table.write_text("".join(json.dumps({**row, "id": k}) + "\n" for k in range(40)))
+    key = json.loads(ok("explain", table, "-m", bert, "--json", "--write", file))["Run"]["key of the result"]
+    assert 'family = "' in file.read_text()
+    assert json.loads(ok("explain", "--config", file, "--json"))["Run"]["key of the result"] == key
+
+
 def test_bench_from_a_file(reviews: Path, bert: Path, tmp_path: Path) -> None:
     suite = tmp_path / "support.toml"
     suite.write_text(f'name = "tickets"\nkind = "text"\nreader = "files"\nfiles = {{ train = "{reviews}" }}\n')

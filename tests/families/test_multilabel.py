@@ -57,6 +57,23 @@ def test_several_labels_in_a_cell_lead_to_the_family(tmp_path: Path) -> None:
         read(own_task(path))
 
 
+def test_lists_in_cells(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    cells = ('["a", "b"]', "[]", "['c', 'b']")  # pandas writes the last
+    path.write_text("text\tlabel\n" + "".join(f"t{k}\t{cells[k % 3]}\n" for k in range(42)))
+    with pytest.raises(DataError, match=r"look like several labels in one.* class; --family multilabel reads"):
+        read(own_task(path))
+    data = read(own_task(path, family="multilabel"))
+    assert set(data.splits["train"].labels) == {("a", "b"), (), ("c", "b")}
+
+
+def test_commas_are_not_split(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"t{k}\t{('a,b', 'b', 'a')[k % 3]}\n" for k in range(42)))
+    with pytest.raises(DataError, match="with semicolons, --family multilabel reads"):
+        read(own_task(path))
+
+
 def test_a_label_outside_the_classes_is_a_fault(tmp_path: Path) -> None:
     train, test = tickets(tmp_path / "a.jsonl"), tmp_path / "test.jsonl"
     test.write_text(json.dumps({"text": "t", "label": ["god"]}) + "\n")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from genft.data.tables import Table, tell
 from genft.data.task import Fault, refuse
@@ -106,6 +109,19 @@ def number_labels(
     return [number.get(label, math.nan) for label in labels]
 
 
+def list_in(cell: str) -> list[Any] | None:
+    """The list that a cell contains as JSON or as Python writes it (pandas does so in CSV files), or None."""
+    if not cell.lstrip().startswith("["):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(cell.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return value if isinstance(value, list) else None
+    return None
+
+
 def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
     """The classes of a training file, in order (by value if all are integers, otherwise alphabetical).
 
@@ -116,9 +132,10 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
     if len(counts) < 2:
         raise DataError(f"{where}: every row has the label {labels[0]!r}; at least two classes are needed")
     if several := _several_in_one(list(counts)):
+        first = "" if list_in(several) is not None or ";" in several or "|" in several else "with semicolons, "
         raise DataError(
             f"{where}: labels such as {several!r} look like several labels in one, but a row has only one class; "
-            "--family multilabel reads them as several, and a task file with a list of classes as one each"
+            f"{first}--family multilabel reads them as several, and a task file with a list of classes as one each"
         )
     if len(counts) > 20 and len(counts) > len(labels) / 2 and all(_is_number(label) for label in counts):
         raise DataError(
@@ -131,7 +148,10 @@ def infer_classes(labels: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def _several_in_one(labels: Sequence[str]) -> str | None:
-    """A label that joins several by ``;``, ``|`` or ``,``; None unless every part also occurs elsewhere."""
+    """A list, or a label that joins several by ``;``, ``|`` or ``,`` and whose parts all occur elsewhere, or None."""
+    for label in labels:
+        if list_in(label) is not None:
+            return label
     for separator in ";|,":
         joined = [label for label in labels if separator in label]
         parts = Counter(part.strip() for label in labels for part in label.split(separator))

@@ -5,11 +5,11 @@ An example's label is the tuple of its labels' names, in the order of the classe
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from genft.data.labels import list_in
 from genft.data.tables import Table, columns_of, read_table, tell
 from genft.data.task import Fault, Split, Task, refuse
 from genft.errors import DataError, not_one_of
@@ -38,7 +38,7 @@ def has_lists(task: Task) -> bool:
     if task.label_column not in columns_of(path, task.encoding):
         return False
     try:
-        return isinstance(read_table(path, task.encoding).rows[0].get(task.label_column), list)
+        return any(isinstance(row.get(task.label_column), list) for row in read_table(path, task.encoding).rows)
     except DataError:  # reading the task says what is wrong
         return False
 
@@ -78,10 +78,9 @@ def read_several(table: Table, task: Task, fault: Fault = refuse) -> Labelled:
 
 def _labels(value: Any, classes: Sequence[str]) -> Iterator[str]:
     if isinstance(value, str) and value.lstrip().startswith("["):  # a list in a cell of a CSV file
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise DataError(f"the labels {value!r} begin like a list and are none") from None
+        cell, value = value, list_in(value)
+        if value is None:
+            raise DataError(f"the labels {cell!r} begin like a list and are none")
     if value is None:
         value = []
     names = value if isinstance(value, list) else _SEPARATOR.split(str(value))

@@ -74,7 +74,7 @@ def _task(task: Task) -> dict[str, Any] | None:
     if shipped is not None and shipped.reader == task.reader:
         values: dict[str, Any] = {"task": task.name, **({"data": str(task.root)} if task.root else {})}
         usual = shipped
-    elif task.reader in ("files", "image-folder", "prompts", "questions") and not task.suite:
+    elif "train" in task.files and not task.suite:
         values, usual = _own(task)
     else:
         return None
@@ -91,7 +91,7 @@ def _own(task: Task) -> tuple[dict[str, Any], Task]:
     values |= {name: str(file) for name, file in given.items() if not (task.hub and file.parent == train.parent)}
     values_of_such = usual_values(task.reader, task.label_column, regression=task.regression)
     usual = Task(name="", kind=task.kind, reader="", **values_of_such)
-    if task.reader in ("prompts", "questions"):
+    if task.family != usual.family:  # named, with its columns: without it they might be recognised as another's
         usual = usual.model_copy(update={"text_columns": (), "label_column": ""})
         values["family"] = task.family
     if task.text_columns != usual.text_columns:
