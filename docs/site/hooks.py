@@ -1,4 +1,5 @@
-"""Hooks for mkdocs that add to the pages in docs/: the home page, the changelog, the examples, a page per method.
+"""Hooks for mkdocs that add to the pages in docs/: the home page, the changelog, the examples, the results
+of the benchmarks, a page per method.
 
 The home page is the README, so that the text exists only once. The pages of the methods come from `method_pages.py`,
 which needs genft: it runs under the interpreter of mkdocs, or under the one that GENFT_PYTHON names.
@@ -19,6 +20,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
+RESULTS = "benchmarks/results/"
 LANGUAGES = {".py": "python", ".toml": "toml"}
 
 
@@ -29,6 +31,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "index.md": (ROOT / "README.md").read_text(encoding="utf-8"),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
         "examples.md": _examples(),
+        **{f"results/{path.name}": path.read_text(encoding="utf-8") for path in sorted((ROOT / RESULTS).iterdir())},
         **methods,
     }
     config.extra["generated"] = made
@@ -59,6 +62,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         path = posixpath.normpath(posixpath.join(top, here, path))
         if path.startswith("examples"):
             path, anchor = "examples.md", ""
+        elif path.startswith(RESULTS):
+            path = f"results/{path.removeprefix(RESULTS)}"
         elif path == "CHANGELOG.md":
             path = "changelog.md"
         elif path == "README.md":

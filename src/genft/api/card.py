@@ -75,6 +75,8 @@ def write_card(folder: Path, method: str, base: str | None, class_name: str) -> 
         Card(title, hub_id, "peft", (part,), ("genft",)).write(folder)
         return
     try:
+        if _is_complete(file.read_text(encoding="utf-8"), part):
+            return  # saving a PeftModel comes here twice, and YAML is slow
         card = ModelCard.load(file)
         card.data.tags = sorted({*(card.data.tags or ()), "genft"})
         if _OWN_PART.search(card.text):
@@ -86,6 +88,11 @@ def write_card(folder: Path, method: str, base: str | None, class_name: str) -> 
         card.save(file)
     except Exception as e:  # front matter may be anything: PyYAML and huggingface_hub raise many types
         warnings.warn(f"{file}: left unchanged because its front matter cannot be read: {first_line(e)}", stacklevel=2)
+
+
+def _is_complete(text: str, part: str) -> bool:
+    front, _, _ = text.removeprefix("---\n").partition("\n---\n")
+    return part in text and "- genft" in front.splitlines()
 
 
 def _how_to_load(method: str, base: str | None, class_name: str) -> list[str]:

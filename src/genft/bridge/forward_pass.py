@@ -18,7 +18,7 @@ class ForwardPass(threading.local):
         number: the number of the pass, unique over all threads.
         seeds: the first mask seed drawn for every site in this pass (``weight/mask_seeds.py``).
         together: whether updates may be computed together at the start of a pass (``together.py``).
-        needed: the updates that this pass has needed so far, in training.
+        needed: the updates that this pass has needed so far, in training; None before the first.
         pairs: the thin factors of those that were computed together.
         held: while this thread holds what is cached, the updates already compared, by layer; otherwise None.
     """
@@ -28,7 +28,7 @@ class ForwardPass(threading.local):
         self.number = 0
         self.seeds: dict[Hashable, int] = {}
         self.together = True
-        self.needed: dict[Hashable, Any] = {}
+        self.needed: dict[Hashable, Any] | None = None
         self.pairs: dict[Hashable, Any] = {}
         self.held: dict[Hashable, tuple[Hashable, Any]] | None = None
 

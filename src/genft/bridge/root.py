@@ -80,7 +80,7 @@ class Root:
             refuse_reentrant_checkpoints(module)
             for method in self._listeners.values():
                 method.before_forward()
-            together.compute(self.forward_pass)
+            together.compute(self.forward_pass, module)
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if not torch.compiler.is_compiling():

@@ -4,9 +4,10 @@ A step of a small model on a GPU is limited by the number of its operations, not
 updates weight by weight takes many small ones. A method may therefore compute those of all weights of one shape at once
 (:meth:`~genft.api.method.WeightMethod.low_rank_together`).
 
-Which updates a pass needs is known from the pass before, in the same thread. Updates are computed weight by weight
+Which updates a pass needs is known from the pass before, in the same thread; the first computes all. Updates are
+computed weight by weight
 
-* in the first pass, and in modules called on their own;
+* in modules called on their own;
 * where a part of the pass is computed again for the backward pass (gradient checkpointing), because then the same
   tensors have to be saved both times;
 * while torch.compile or a transform of torch.func traces;
@@ -20,13 +21,14 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Hashable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from genft.api.method import Site
+from genft.api.method import Site, WeightMethod
 from genft.bridge.forward_pass import ForwardPass
+from genft.bridge.layer import AdapterLayer
 from genft.models.weights import FrozenWeight
 from genft.ops.entries import no_autocast
 from genft.ops.tracing import is_traced
@@ -70,16 +72,19 @@ def record(
     """Record that this pass needs an update; return its thin factors if they have been computed."""
     if not forward_pass.running or not forward_pass.together or not layer.training or not _is_ordinary():
         return None
+    if forward_pass.needed is None:
+        return None
     key = (id(layer), adapter_name, site.start)
     forward_pass.needed[key] = Need(weakref.ref(layer), adapter_name, site, _shapes(factors))
     return forward_pass.pairs.get(key)
 
 
-def compute(forward_pass: ForwardPass) -> None:
-    """Compute what the pass before needed."""
-    needed, forward_pass.needed = forward_pass.needed, {}
-    if not needed or not forward_pass.together or not _is_ordinary():
+def compute(forward_pass: ForwardPass, model: nn.Module) -> None:
+    """Compute what the pass before needed; in the first pass, so that a resumed run is the same, all updates."""
+    if not forward_pass.together or not _is_ordinary():
         return
+    needed = _of_all_layers(model) if forward_pass.needed is None else forward_pass.needed
+    forward_pass.needed = {}
     groups: dict[Hashable, dict[Hashable, tuple[Any, Tensor, dict[str, Tensor]]]] = defaultdict(dict)
     for key, (reference, name, site, shapes) in needed.items():
         layer = reference()
@@ -88,7 +93,9 @@ def compute(forward_pass: ForwardPass) -> None:
         w0, factors = layer.frozen_weight()[site.start : site.stop], layer.factors(name, site)
         # sharded or offloaded tensors are whole only while their own layer computes
         tensors = (layer.frozen.stored, *factors.values())
-        whole = w0.shape == (site.out_features, site.in_features) and shapes == _shapes(factors)
+        whole = w0.shape == (site.out_features, site.in_features) and all(
+            factors[s].shape == shape for s, shape in shapes.items()
+        )
         if whole and all(type(t) in (Tensor, nn.Parameter) and not t.is_meta for t in tensors):
             like = tuple((symbol, t.shape, t.dtype, t.device) for symbol, t in factors.items())
             method = layer.attachments[name].method
@@ -106,14 +113,33 @@ def compute(forward_pass: ForwardPass) -> None:
 
 def finish(forward_pass: ForwardPass, *, failed: bool) -> None:
     """Check at the end of a pass that it needed everything that was computed for it."""
-    if not failed and not forward_pass.pairs.keys() <= forward_pass.needed.keys():
+    if not failed and not forward_pass.pairs.keys() <= (forward_pass.needed or {}).keys():
         forward_pass.together = False
     forward_pass.pairs = {}
 
 
+def _of_all_layers(model: nn.Module) -> dict[Hashable, Need]:
+    needed: dict[Hashable, Need] = {}
+    for layer in model.modules():
+        for name, attachment in layer.attachments.items() if isinstance(layer, AdapterLayer) else ():
+            method = attachment.method
+            if not isinstance(method, WeightMethod) or not method.overrides("low_rank_together"):
+                continue
+            for site in attachment.sites if method.entry_dropout == 0 else ():
+                shapes = {symbol: torch.Size(factor.shape) for symbol, factor in method.factors(site).items()}
+                needed[id(layer), name, site.start] = Need(weakref.ref(cast(Layer, layer)), name, site, shapes)
+    return needed
+
+
 def _is_in_use(layer: Layer, adapter_name: str) -> bool:
     """Whether the next pass in training will use an adapter on a weight that can be read without a copy."""
-    if layer.merged or layer.disable_adapters or not layer.training or layer.frozen.backend is not None:
+    if (
+        layer.merged
+        or layer.disable_adapters
+        or not layer.training
+        or layer.frozen.backend is not None
+        or not layer.frozen.is_linear
+    ):
         return False
     return adapter_name in layer.active_attachments()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,9 @@ from genft.data.layout import Rows, finish
 from genft.data.prompting import Prompting, fields
 from genft.data.prompts import Recognised, about_columns, check_columns, read_prompts, recognise
 from genft.data.questions import about_questions, as_questions, read_questions
-from genft.data.several import read_several
-from genft.data.tables import TABLES, columns_of, read_table
-from genft.data.tagged import about_tags, read_tagged, tag_classes
+from genft.data.several import Labelled, read_several
+from genft.data.tables import TABLES, Table, columns_of, read_table
+from genft.data.tagged import Tagged, about_tags, read_tagged, tag_classes
 from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
 from genft.records import check
@@ -78,40 +78,50 @@ def read_prompt_files(task: Task, fault: Fault = refuse) -> TaskData:
 
 def read_tagged_files(task: Task, fault: Fault = refuse) -> TaskData:
     """The sentences of ``task.files``; a missing validation or test split is held out from training."""
-    splits: dict[str, Split] = {}
-    places: dict[str, Sequence[str]] = {}
-    notes = [about_tags(task)]
-    known = task
-    for name in [name for name in SPLITS if name in task.files]:
-        table = read_table(task.files[name], task.encoding)
-        tagged = read_tagged(table, known, fault)
-        splits[name], places[name] = tagged.split, tagged.places
-        notes += [*table.notes, *tagged.notes]
-        known = known.model_copy(update={"classes": known.classes or tag_classes(tagged.split.labels)})
-    data = _complete(TaskData(task.model_copy(update={"classes": ()}), splits, notes, places))
-    notes = [*data.notes, *([] if task.classes else [f"tags: {_listed(known.classes, 25)}"])]
-    return TaskData(known, data.splits, notes, data.places)
+    return _with_names(task, read_tagged, tag_classes, about_tags(task), fault)
 
 
 def read_several_files(task: Task, fault: Fault = refuse) -> TaskData:
     """The rows of ``task.files`` with any number of labels; a missing validation or test split is held out."""
+
+    def classes(labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        names = tuple(sorted({name for label in labels for name in label}))
+        if len(names) < 2:
+            column = f"{task.files['train']}: column {task.label_column!r}"
+            raise DataError(f"{column}: at least two different labels are needed")
+        return names
+
+    about = f"multilabel: any number of labels per row, from the column {task.label_column!r}"
+    return _with_names(task, read_several, classes, about, fault)
+
+
+def _with_names(
+    task: Task,
+    read: Callable[[Table, Task, Fault], Tagged | Labelled],
+    classes: Callable[[Sequence[Any]], tuple[str, ...]],
+    about: str,
+    fault: Fault,
+) -> TaskData:
+    """The data of a task whose labels are tuples of names, which the training file decides.
+
+    Args:
+        read: reads one table.
+        classes: the classes of the training labels.
+        about: a sentence about the columns.
+    """
     splits: dict[str, Split] = {}
     places: dict[str, Sequence[str]] = {}
-    notes = [f"multilabel: any number of labels per row, from the column {task.label_column!r}"]
+    notes = [about]
     known = task
     for name in [name for name in SPLITS if name in task.files]:
         table = read_table(task.files[name], task.encoding)
-        labelled = read_several(table, known, fault)
-        splits[name], places[name] = labelled.split, labelled.places
-        notes += [*table.notes, *labelled.notes]
-        found = {label for labels in labelled.split.labels for label in labels}
-        known = known.model_copy(update={"classes": known.classes or tuple(sorted(found))})
-    if len(known.classes) < 2:
-        raise DataError(
-            f"{task.files['train']}: column {task.label_column!r}: at least two different labels are needed"
-        )
+        rows = read(table, known, fault)
+        splits[name], places[name] = rows.split, rows.places
+        notes += [*table.notes, *rows.notes]
+        known = known.model_copy(update={"classes": known.classes or classes(rows.split.labels)})
+    # held out without regard to classes, of which a row has several
     data = _complete(TaskData(task.model_copy(update={"classes": ()}), splits, notes, places))
-    told = [] if task.classes else [f"classes from the column {task.label_column!r}: {_listed(known.classes)}"]
+    told = [] if task.classes else [f"classes from the column {task.label_column!r}: {_listed(known.classes, 25)}"]
     return TaskData(known, data.splits, [*data.notes, *told, *similar_classes(known.classes)], data.places)
 
 
