@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {"prompts": 4}) for name in PROMPTS},
     "vapt": ("vapt", {"prompts": 4, "grid": 2, "kernel": 1, "dropout": 0.0}),
     "e2vpt": ("e2vpt", {"prompts": 3, "key_values": 2, "kept": ["1" * 16, "0" * 16, "01" * 8]}),
+    "sa2vp": ("sa2vp", {"inner": 4, "weight": 1.5, "grid": 2}),
     "mam": ("mam", {"prefix_length": 4, "prefix_hidden": 16}),
     "propetl_prefix": ("propetl_prefix", {"prefix_length": 4, "prefix_hidden": 16, "keep": 0.5}),
     "genft-nonlinear": ("genft", {"act_row": "leaky_relu", "act_col": "gelu", "dropout": 0.1}),
@@ -55,7 +56,7 @@ REFUSED = {
     },
     **{
         (method, family): "prompts of this method are for images"
-        for method in PROMPTS
+        for method in (*PROMPTS, "sa2vp")
         for family in ("bert", "deberta", "llama", "phi3", "gpt2", "t5")
     },
 }

@@ -24,6 +24,7 @@ ALL = [
     "methods/test_block_formulas.py",
     "methods/test_lora_xs.py",
     "methods/test_ssf.py",
+    "methods/test_sa2vp.py",
     "methods/test_spt_deep.py",
     "methods/test_svft.py",
     "methods/test_vapt.py",

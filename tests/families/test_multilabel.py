@@ -90,7 +90,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
         ("micro_f1", f1_score(true, predicted, average="micro")),
         ("subset_accuracy", accuracy_score(true, predicted)),
     ):
-        counted = _counts(name, predicted, true)
+        counted = _counts(name, np.where(predicted, 1.0, -1.0), true)
         assert METRICS[name].score(counted, np.zeros(50)) == pytest.approx(expected)
 
 

@@ -128,7 +128,9 @@ def test_every_paper_preset_builds_and_steps(preset: Preset, table: Any, task: s
     torch.manual_seed(0)
     model, batch = tiny_roberta() if table.benchmark == "glue" else tiny_vit()
     spec = request(table.method, task, preset=preset).spec
-    config = METHODS[table.method].config(**spec.settings, modules_to_save=["classifier"])
+    info = METHODS[table.method]
+    following = info.recipe.settings(model, 2)  # type: ignore[arg-type]
+    config = info.config(**{**following, **spec.settings}, modules_to_save=["classifier"])  # type: ignore[misc]
     model = get_peft_model(model, config).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]

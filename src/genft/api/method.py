@@ -100,6 +100,24 @@ class BlockSite(Site):
     last: bool = True
 
 
+@dataclass(frozen=True)
+class FrozenBlock:
+    """What a block computes without adapters, for methods that send tokens of their own through it.
+
+    Attributes:
+        run: the whole block, (batch, tokens, width) → the same.
+        norm: the normalisation before its attention, (..., width) → the same.
+        attention: (queries, keys and values, mask) → its attention from one normalised list of tokens to another,
+            projected; the mask (queries, keys) is True where a token is seen.
+        positions: the model's position embeddings (tokens, width), or None.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    norm: Callable[[Tensor], Tensor]
+    attention: Callable[[Tensor, Tensor, Tensor], Tensor]
+    positions: Tensor | None
+
+
 ConfigT = TypeVar("ConfigT", bound=AdapterConfig)
 SiteT = TypeVar("SiteT", bound=Site)
 
@@ -283,5 +301,18 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         """The number of prompts to remove after this block."""
         return 0
 
+    def second_stream(
+        self, x: Tensor, p: Tensor | None, block: FrozenBlock, site: BlockSite, f: Factors, *, training: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(what is added to the block's output, the second stream after the block).
 
-BLOCK_HOOKS = ("beside_mlp", "after_attention", "after_mlp", "norm_offset", "prefix", "prompts")
+        Args:
+            x: the block's input (batch, tokens, width).
+            p: a second stream that the method sends through the blocks beside the first, as this function returned
+                it for the block before; None at the first adapted block.
+            block: the frozen block.
+        """
+        raise NotImplementedError
+
+
+BLOCK_HOOKS = ("beside_mlp", "after_attention", "after_mlp", "norm_offset", "prefix", "prompts", "second_stream")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,19 @@ from genft.api.method import Method, Site, WeightMethod
 from genft.bridge.shared import SharedFactors
 
 M = TypeVar("M", bound=Method)
+
+
+class Carried(threading.local):
+    """What an adapter carries from block to block in one forward pass; separate for every thread.
+
+    Attributes:
+        second_stream: the second stream after the last block that was run, (batch, tokens, width).
+    """
+
+    second_stream: Tensor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # a copy of the adapter is not in a forward pass
 
 
 class Adapter(Generic[M]):
@@ -28,6 +42,7 @@ class Adapter(Generic[M]):
         expected_sketches: sketches of the updates from an adapter file, by site, until they are compared.
         container: the container of the shared factors of all adapters of the method, or None if there are none.
         shared: the shared factors of this adapter, in ``container``.
+        carried: what is carried from block to block.
     """
 
     def __init__(self, name: str, prefix: str, method: type[M], config: AdapterConfig) -> None:
@@ -41,6 +56,7 @@ class Adapter(Generic[M]):
         self.expected_sketches: dict[str, Tensor] = {}
         self.container: SharedFactors | None = None
         self.shared = nn.ParameterDict()
+        self.carried = Carried()
 
     @property
     def every_site(self) -> list[Site]:

@@ -18,7 +18,15 @@ from genft.models.architectures import (
     linear_names,
     name_of,
 )
-from genft.models.blocks import anatomy_of, attention_end_of, attention_of, norms_of, stream_width, takes_images
+from genft.models.blocks import (
+    anatomy_of,
+    attention_end_of,
+    attention_of,
+    norms_of,
+    projections_of,
+    stream_width,
+    takes_images,
+)
 from genft.models.weights import FrozenWeight, has_channel_weight, has_linear_weight, has_own_bias, unwrap
 
 
@@ -194,8 +202,10 @@ def _block_refusal(model: nn.Module, path: str, block: nn.Module, hooks: Collect
         return f"{where} has no attention whose output could be adapted"
     if "norm_offset" in hooks and not norms_of(block):
         return f"{where} has no LayerNorm with weight and bias to train; set layer_norms='none'"
-    if "prompts" in hooks and not takes_images(model):
+    if ("prompts" in hooks or "second_stream" in hooks) and not takes_images(model):
         return f"{where}: prompts of this method are for images; for text, use prompt_tuning or prefix_tuning"
+    if "second_stream" in hooks and projections_of(block) is None:
+        return f"{where} has no attention whose queries and keys could come from two streams; use a ViT or a DINOv2"
     if "prompts" in hooks and attention_of(block) is None:
         return (
             f"{where} cannot take prompts, because its attention depends on positions; use a vision transformer "

@@ -39,7 +39,7 @@ from genft.models.architectures import (
     modules_with_channels,
     unmatched,
 )
-from genft.models.blocks import find_blocks
+from genft.models.blocks import find_blocks, position_embeddings_of
 from genft.models.weights import unwrap
 
 #: The largest rank or number of tokens that is always allowed, however small the weight.
@@ -355,7 +355,7 @@ class BlockTuner(BridgeTuner):
         return block_sites(model, matched, adapter.method.hooks())
 
     def _new_layer(self, target: nn.Module) -> AdapterLayer[Any]:
-        return BlockLayer(target, self.prefix)
+        return BlockLayer(target, self.prefix, position_embeddings_of(self.model))
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()

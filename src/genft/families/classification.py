@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from genft.data.encode import PAD_TO, Encoded, encode, longest_first
+from genft.data.encode import PAD_TO, Encoded, encode
 from genft.data.preprocessing import Preprocessing
 from genft.data.task import Split, Task
 from genft.errors import ConfigError
 from genft.families.class_weights import class_weights, weighted_loss
 from genft.families.family import Family, Options, Words, refuse_other_settings
 from genft.families.metrics import Array, Metric, metric_for, score_all
-from genft.families.predictor import refuse_options
+from genft.families.predictor import in_order, logits_of, refuse_options
 from genft.families.standardised import UNSCALED, Scale, output_layer
 from genft.models.load import Head, LoadedModel
 
@@ -149,18 +149,7 @@ class Classification(Family):
         """Probabilities (n, classes), or values (n, 1) in a regression, float32."""
         refuse_options(options, self.name)
         data = encode(inputs, None, preprocessing, tokenizer)
-        order = longest_first(data.lengths)
-        device = next(model.parameters()).device
-        logits = []
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                items = [data[i] for i in order[start : start + batch_size]]
-                if tokenizer is None:
-                    batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
-                else:
-                    batch = tokenizer.pad(items, return_tensors="pt")
-                logits.append(model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
-        outputs = torch.cat(logits)[torch.tensor(order).argsort()]
+        outputs = in_order(logits_of(model, tokenizer, data, batch_size))
         return outputs if self.task.regression else outputs.softmax(dim=1)
 
     def answer(self, output: Any) -> Mapping[str, Any]:

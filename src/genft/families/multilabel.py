@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding
 
-from genft.data.encode import PAD_TO, Encoded, TextDataset, longest_first
+from genft.data.encode import PAD_TO, Encoded, TextDataset
 from genft.data.files import usual_values
 from genft.data.preprocessing import Preprocessing
 from genft.data.several import has_lists
 from genft.data.task import Split, Task
 from genft.errors import ConfigError, not_one_of
-from genft.families.family import Evaluate, Family, Judged, Options, Words, refuse_other_settings
+from genft.families.family import Evaluate, Judged, Options, Words, refuse_other_settings
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
-from genft.families.predictor import refuse_options
+from genft.families.predictor import in_order, logits_of, refuse_options
+from genft.families.summed import SummedFamily
 from genft.models.load import Head, LoadedModel
 
 
-class MultiLabel(Family):
+class MultiLabel(SummedFamily):
     """One output per class; an example's label is the tuple of its classes' names."""
 
     name = "multilabel"
@@ -67,10 +68,6 @@ class MultiLabel(Family):
         )
 
     @property
-    def by_class(self) -> bool:
-        return False
-
-    @property
     def head(self) -> Head:
         labels = self.task.classes
         config = {
@@ -98,33 +95,20 @@ class MultiLabel(Family):
 
     # ---------------------------------------------------------------- predictions
 
-    def predictions(self, outputs: Array) -> Array:
-        """Whether each class is predicted, from logits (n, classes)."""
-        return outputs > 0  # type: ignore[no-any-return, operator]
-
-    def targets(self, labels: Array) -> Array:
-        return labels > 0.5  # type: ignore[no-any-return, operator]
-
-    def compact(self, answers: Array) -> Array:
-        return answers.astype(np.float32)
-
-    def scores(self, predicted: Array, target: Array) -> dict[str, float]:
-        return {self.metric.name: self.metric.score(predicted, target)}
-
     def selecting_score(self, outputs: Array, labels: Array, data: Encoded) -> float:
-        counted = _counts(self.metric.name, self.predictions(outputs), self.targets(labels))
-        return self.metric.score(counted, np.zeros(len(counted)))
+        counted = _counts(self.metric.name, outputs, labels)
+        return self.metric.score(counted, self.targets(counted))
 
     def judge(self, split: Split, loaded: LoadedModel, model: Any, training: Options, evaluate: Evaluate) -> Judged:
         from sklearn.metrics import f1_score
 
         outputs, _ = evaluate(self.encode(split, loaded))
-        predicted, true = self.predictions(outputs), self._yes(split.labels)
-        counted = {name: _counts(name, predicted, true) for name in metrics_of(self.name)}
-        zeros = np.zeros(len(true))
-        scores = {name: METRICS[name].score(of, zeros) for name, of in counted.items()}
-        scores["macro F1 of the labels"] = float(f1_score(true, predicted, average="macro", zero_division=0))
-        return Judged(counted[self.metric.name], zeros, scores)
+        true = self._yes(split.labels)
+        counted = {name: _counts(name, outputs, true) for name in metrics_of(self.name)}
+        target = self.targets(true)
+        scores = {name: METRICS[name].score(of, target) for name, of in counted.items()}
+        macro = f1_score(true, np.greater(outputs, 0), average="macro", zero_division=0)
+        return Judged(counted[self.metric.name], target, {**scores, "macro F1 of the labels": float(macro)})
 
     # ---------------------------------------------------------------- use
 
@@ -140,13 +124,7 @@ class MultiLabel(Family):
         """The probability of every label, (n, classes), float32."""
         refuse_options(options, self.name)
         data = TextDataset(inputs, None, tokenizer, preprocessing)
-        order, device = longest_first(data.lengths), next(model.parameters()).device
-        logits = []
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                batch = tokenizer.pad([data[i] for i in order[start : start + batch_size]], return_tensors="pt")
-                logits.append(model(**{k: v.to(device) for k, v in batch.items()}).logits.float().cpu())
-        return torch.cat(logits)[torch.tensor(order).argsort()].sigmoid()
+        return in_order(logits_of(model, tokenizer, data, batch_size)).sigmoid()
 
     def answer(self, output: Any) -> Mapping[str, Any]:
         return {"labels": "; ".join(self._given(output))}
@@ -169,9 +147,10 @@ class MultiLabel(Family):
         return {f"probability of {name}": float(p) for name, p in zip(self.task.classes, output, strict=True)}
 
 
-def _counts(metric: str, predicted: Array, true: Array) -> Array:
+def _counts(metric: str, logits: Array, true: Array) -> Array:
     """(right, given, true) of every example: labels, or for subset_accuracy whole examples."""
+    given, true = np.greater(logits, 0), np.greater(true, 0)
     if metric == "subset_accuracy":
-        right = (predicted == true).all(axis=1)
+        right = (given == true).all(axis=1)
         return np.stack([right, np.ones(len(right)), np.ones(len(right))], axis=1).astype(float)
-    return np.stack([np.logical_and(predicted, true).sum(1), predicted.sum(1), true.sum(1)], axis=1).astype(float)
+    return np.stack([np.logical_and(given, true).sum(1), given.sum(1), true.sum(1)], axis=1).astype(float)

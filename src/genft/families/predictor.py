@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
+from genft.data.encode import Encoded, longest_first
 from genft.data.preprocessing import Kind, Preprocessing
 from genft.data.tables import Table
 from genft.data.task import Task
@@ -99,6 +103,33 @@ class Predictor(ABC):
     def columns(self, output: Any, inputs: tuple[str, ...]) -> Mapping[str, Any]:
         """The columns that ``genft predict`` adds in a file, beyond :meth:`answer`."""
         return self.details(output, inputs)
+
+
+def logits_of(model: Any, tokenizer: Any, data: Encoded, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """(the numbers of some examples, their logits in float32 on the CPU), the longest first, until all are done.
+
+    Args:
+        model: with a head.
+        tokenizer: None for images.
+        data: without labels.
+        batch_size: the number of inputs per forward pass.
+    """
+    order, device = longest_first(data.lengths), next(model.parameters()).device
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        items = [data[k] for k in rows]
+        if tokenizer is None:
+            batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
+        else:
+            batch = tokenizer.pad(items, return_tensors="pt")
+        with torch.inference_mode():
+            yield rows, model(**{name: value.to(device) for name, value in batch.items()}).logits.float().cpu()
+
+
+def in_order(batches: Iterable[tuple[list[int], Tensor]]) -> Tensor:
+    """The logits of all examples, (n, …), in their order."""
+    rows, logits = zip(*batches, strict=True)
+    return torch.cat(logits)[torch.tensor([k for of_batch in rows for k in of_batch]).argsort()]
 
 
 def refuse_options(options: Mapping[str, Any], family: str) -> None:

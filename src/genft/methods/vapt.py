@@ -66,7 +66,7 @@ class Grid(Recipe):
             own, patch = (getattr(model.config, name) for name in ("image_size", "patch_size"))
         rows, columns = (a // b for a, b in zip(_sides(image_size or own), _sides(patch), strict=True))
         if rows != columns:
-            raise ConfigError(f"vapt: needs square grids of patches; this model has {rows} × {columns}")
+            raise ConfigError(f"grid: this method needs square grids of patches; this model has {rows} × {columns}")
         return {"grid": rows}
 
 

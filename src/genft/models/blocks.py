@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -76,6 +77,42 @@ ATTENTIONS = (
     Attention("self_attn", ("k_proj", "v_proj")),  # CLIP, SigLIP
     Attention("attn", ("qkv",)),  # timm
 )
+
+
+@dataclass(frozen=True)
+class Projections:
+    """The linear maps of a block's attention and the normalisation before it, as paths inside the block.
+
+    Attributes:
+        norm: the normalisation.
+        inputs: what computes queries, keys and values: three modules or a fused one.
+        output: what projects the heads' outputs.
+    """
+
+    norm: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+PROJECTIONS = (
+    Projections("norm1", ("attn.qkv",), "attn.proj"),  # timm
+    Projections("norm1", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.o_proj"),  # DINOv2
+    Projections(
+        "layernorm_before", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.o_proj"
+    ),  # ViT
+    Projections(
+        "layernorm_before",
+        ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+        "attention.output.dense",
+    ),  # ViT before transformers 5.10
+)
+#: What stands where queries are not normalised.
+Plain = (nn.Identity, type(None))
+#: Names of the attribute that is the number of an attention's heads.
+HEADS = ("num_heads", "num_attention_heads")
+#: Names of the position embeddings of a vision transformer.
+POSITION_EMBEDDINGS = ("pos_embed", "position_embeddings")
+
 #: Names of arguments and parameters that show an attention to depend on positions; tokens cannot be added to it.
 POSITIONS = re.compile("pos|rope|rel_|relative")
 
@@ -99,6 +136,30 @@ def attention_of(block: nn.Module) -> Attention | None:
             plain = not any(POSITIONS.search(name) for name in names) and not getattr(module, "is_decoder", False)
             return attention if plain else None
     return None
+
+
+def projections_of(block: nn.Module) -> Projections | None:
+    """The projections of the block's attention, or None if it has others, or normalises queries and keys."""
+    attention = attention_of(block)
+    if attention is None or not isinstance(getattr(block.get_submodule(attention.path), "q_norm", None), Plain):
+        return None
+    return next(
+        (p for p in PROJECTIONS if all(_has(block, path) for path in (p.norm, *p.inputs, p.output))),
+        None,
+    )
+
+
+def heads_of(block: nn.Module) -> int:
+    """The number of heads of the block's attention."""
+    attention = attention_of(block)
+    module: Any = block.get_submodule(attention.path) if attention else block
+    return next(getattr(module, name) for name in HEADS if hasattr(module, name))
+
+
+def position_embeddings_of(model: nn.Module) -> nn.Parameter | None:
+    """The position embeddings (1, tokens, width) that a vision transformer adds before its first block, or None."""
+    named = model.named_parameters()
+    return next((p for name, p in named if name.rpartition(".")[2] in POSITION_EMBEDDINGS and p.dim() == 3), None)
 
 
 def argument_names(module: nn.Module) -> tuple[str, ...]:

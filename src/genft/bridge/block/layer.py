@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from genft.api.method import BlockMethod, BlockSite, Factors, Site
 from genft.bridge.adapter import Adapter
 from genft.bridge.block import tokens
+from genft.bridge.block.frozen import frozen_block
 from genft.bridge.layer import AdapterLayer
 from genft.errors import MergeError
 from genft.models.blocks import anatomy_of, argument_names, attention_end_of, attention_of, norms_of
@@ -46,8 +47,9 @@ class BlockLayer(AdapterLayer[BlockMethod]):
     inside of the block, recomputes them too. Only prompts are added outside: they are part of the block's input.
     """
 
-    def __init__(self, base_layer: nn.Module, prefix: str) -> None:
+    def __init__(self, base_layer: nn.Module, prefix: str, positions: nn.Parameter | None = None) -> None:
         super().__init__(base_layer, prefix)
+        self._positions = [positions]  # in a list, so that torch does not register the model's parameter here too
         self._hooked: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._call = _Call()
@@ -167,6 +169,8 @@ class BlockLayer(AdapterLayer[BlockMethod]):
     # ---------------------------------------------------------------- prompts among the tokens of the block
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if "second_stream" in self._hooked:
+            return self._beside_second_streams(args, kwargs)
         if "prompts" not in self._hooked:
             return self.base_layer(*args, **kwargs)
         spent, x = 0, tokens.input_of(args, kwargs, self._arguments)
@@ -177,6 +181,30 @@ class BlockLayer(AdapterLayer[BlockMethod]):
             if prompts is not None:
                 args, kwargs = tokens.lengthened(args, kwargs, self._arguments, prompts, at=1)
         return tokens.shortened(self.base_layer(*args, **kwargs), spent, at=1)
+
+    # ---------------------------------------------------------------- a second list of tokens beside the block's own
+
+    def _beside_second_streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        names, x = self._arguments, tokens.input_of(args, kwargs, self._arguments)
+        output = self.base_layer(*args, **kwargs)
+
+        def run(p: Tensor) -> Tensor:
+            own_args, own_kwargs = tokens.exchanged(args, kwargs, names, p.to(x.dtype))
+            return tokens.first_of(self.base_layer(*own_args, **own_kwargs)).to(p.dtype)
+
+        block = frozen_block(self.get_base_layer(), run, self._positions[0], x.dtype)
+        for name in [] if self.disable_adapters else self.active_attachments():
+            attachment = self.attachments[name]
+            method, carried = attachment.method, attachment.adapter.carried
+            for site in attachment.sites:
+                if isinstance(site, BlockSite):
+                    factors = self.factors(name, site)
+                    p = None if site.first else carried.second_stream
+                    new, carried.second_stream = method.second_stream(
+                        self._cast(x, factors), p, block, site, factors, training=self.training
+                    )
+                    output = output if new is None else tokens.added(output, new)
+        return output
 
     # ---------------------------------------------------------------- what peft calls
 

@@ -15,6 +15,18 @@ def input_of(args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ..
     return args[0] if args else kwargs[names[0]]
 
 
+def exchanged(
+    args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], new: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a module with ``new`` in place of its input (batch, tokens, width)."""
+    return _with(args, kwargs, names, {names[0]: new})
+
+
+def first_of(output: Any) -> Tensor:
+    """A module's output, or the first of several."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def lengthened(
     args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], new: Tensor, *, at: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -77,6 +89,13 @@ def _unmasked(mask: Tensor, extra: int, at: int, *, square: bool) -> Tensor:
         shape[dim] = extra
         mask = torch.cat([before, mask.new_full(shape, seen), after], dim=dim)
     return mask
+
+
+def added(output: Any, new: Tensor) -> Any:
+    """A module's output, or the first of several, plus ``new``."""
+    if isinstance(output, tuple):
+        return added(output[0], new), *output[1:]
+    return output + new.to(output.dtype)
 
 
 def shortened(output: Any, extra: int, *, at: int) -> Any:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
@@ -24,6 +23,7 @@ from genft.families.family import Family, Judged, Options, Words, refuse_other_s
 from genft.families.generation.decoding import Sampling, answer_losses, generate
 from genft.families.generation.encoding import PromptDataset, Writer, collator
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
+from genft.families.summed import SummedFamily
 from genft.families.text_scores import TextScore
 from genft.models.load import Head, LoadedModel
 from genft.models.source import ModelSource
@@ -34,7 +34,7 @@ _DECODER = Head("AutoModelForCausalLM", "text", {}, "CAUSAL_LM", "generate text"
 _ENCODER_DECODER = Head("AutoModelForSeq2SeqLM", "text", {}, "SEQ_2_SEQ_LM", "generate text", new=False)
 
 
-class Generation(Family):
+class Generation(SummedFamily):
     """Answers to prompts. An example's label holds its answers, the first of which is learned; none: a whole text.
 
     Attributes:
@@ -90,10 +90,6 @@ class Generation(Family):
     def words(self) -> Words:
         return Words(meaning="a text", example='"a prompt"', returns="the generated texts", pipeline=None)
 
-    @property
-    def by_class(self) -> bool:
-        return False
-
     # ---------------------------------------------------------------- the model
 
     @property
@@ -140,15 +136,6 @@ class Generation(Family):
         """(the summed loss of an example's learned tokens, their number), (batch, 2)."""
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         return answer_losses(logits, labels, encoder_decoder=self.encoder_decoder)
-
-    def predictions(self, outputs: Array) -> Array:
-        return outputs
-
-    def targets(self, labels: Array) -> Array:
-        return np.zeros(len(labels))
-
-    def compact(self, answers: Array) -> Array:
-        return answers.astype(np.float32)
 
     def scores(self, predicted: Array, target: Array) -> dict[str, float]:
         return {name: METRICS[name].score(predicted, target) for name in _LOSSES}

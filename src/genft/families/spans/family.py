@@ -25,12 +25,13 @@ from genft.families.metrics import METRICS, Array, Metric, metrics_of
 from genft.families.predictor import refuse_options
 from genft.families.spans.scores import SCORES, best_threshold, f1
 from genft.families.spans.windows import Collator, Found, WindowDataset, Windower, best_spans, span_loss
+from genft.families.summed import SummedFamily
 from genft.models.load import Head, LoadedModel
 
 _HEAD = Head("AutoModelForQuestionAnswering", "text", {"num_labels": 2}, "QUESTION_ANS", "find answers in texts")
 
 
-class Spans(Family):
+class Spans(SummedFamily):
     """Answers that are parts of a context. An example's label holds the answers that are equally right."""
 
     name = "spans"
@@ -80,10 +81,6 @@ class Spans(Family):
         )
 
     @property
-    def by_class(self) -> bool:
-        return False
-
-    @property
     def head(self) -> Head:
         return _HEAD
 
@@ -117,18 +114,6 @@ class Spans(Family):
     def kept_outputs(self, outputs: Any, labels: Any) -> Any:
         """The best answer of every window, (windows, 5)."""
         return best_spans(outputs[0], outputs[1], labels, self.task.answering.max_answer_tokens)
-
-    def predictions(self, outputs: Array) -> Array:
-        return outputs
-
-    def targets(self, labels: Array) -> Array:
-        return np.zeros(len(labels))
-
-    def compact(self, answers: Array) -> Array:
-        return answers.astype(np.float32)
-
-    def scores(self, predicted: Array, target: Array) -> dict[str, float]:
-        return {self.metric.name: self.metric.score(predicted, target)}
 
     def selecting_score(self, outputs: Array, labels: Array, data: Encoded) -> float:
         decided = self._decided(outputs, data)

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from transformers import DataCollatorForTokenClassification
 
-from genft.data.encode import PAD_TO, Encoded, longest_first
+from genft.data.encode import PAD_TO, Encoded
 from genft.data.files import usual_values
 from genft.data.preprocessing import Preprocessing
 from genft.data.tables import Table
 from genft.data.tagged import OUTSIDE, find_tagged_columns, is_entity
 from genft.data.task import Split, Task
 from genft.errors import ConfigError, DataError, not_one_of
-from genft.families.family import Evaluate, Family, Judged, Options, Words, refuse_other_settings
+from genft.families.family import Evaluate, Judged, Options, Words, refuse_other_settings
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
-from genft.families.predictor import refuse_options
+from genft.families.predictor import logits_of, refuse_options
+from genft.families.summed import SummedFamily
 from genft.families.tokens.encoding import NOT_COUNTED, TaggedDataset
 from genft.families.tokens.entities import entities, entity_counts, tag_counts
 from genft.models.load import Head, LoadedModel
@@ -30,7 +31,7 @@ from genft.models.load import Head, LoadedModel
 _AROUND = ",;:!?\"'()[]{}…“”‘’«»"
 
 
-class Tokens(Family):
+class Tokens(SummedFamily):
     """One tag per word. An example's input is a sentence, its label the tags of its words."""
 
     name = "tokens"
@@ -89,10 +90,6 @@ class Tokens(Family):
         )
 
     @property
-    def by_class(self) -> bool:
-        return False
-
-    @property
     def head(self) -> Head:
         tags = self.task.classes
         config = {
@@ -126,18 +123,6 @@ class Tokens(Family):
         best = logits.argmax(dim=-1)
         room = max(0, self.task.max_length + PAD_TO - best.shape[1])
         return torch.nn.functional.pad(best, (0, room), value=NOT_COUNTED)
-
-    def predictions(self, outputs: Array) -> Array:
-        return outputs
-
-    def targets(self, labels: Array) -> Array:
-        return np.zeros(len(labels))
-
-    def compact(self, answers: Array) -> Array:
-        return answers.astype(np.float32)
-
-    def scores(self, predicted: Array, target: Array) -> dict[str, float]:
-        return {self.metric.name: self.metric.score(predicted, target)}
 
     def selecting_score(self, outputs: Array, labels: Array, data: Encoded) -> float:
         counted = self._counts(self.metric.name, outputs, data)
@@ -192,15 +177,10 @@ class Tokens(Family):
         refuse_options(options, self.name)
         texts = [text for (text,) in inputs]
         data = TaggedDataset(texts, None, self.task.classes, tokenizer, self._longest(preprocessing))
-        order, device = longest_first(data.lengths), next(model.parameters()).device
         found: list[list[dict[str, Any]]] = [[] for _ in texts]
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenizer.pad([data[k] for k in rows], return_tensors="pt")
-            with torch.inference_mode():
-                logits = model(**{name: value.to(device) for name, value in batch.items()}).logits
-            best = logits.float().softmax(dim=-1).max(dim=-1)
-            for k, tags, likely in zip(rows, best.indices.cpu().numpy(), best.values.cpu().numpy(), strict=True):
+        for rows, logits in logits_of(model, tokenizer, data, batch_size):
+            best = logits.softmax(dim=-1).max(dim=-1)
+            for k, tags, likely in zip(rows, best.indices.numpy(), best.values.numpy(), strict=True):
                 found[k] = self._found(texts[k], data, k, tags, likely)
         return found
 

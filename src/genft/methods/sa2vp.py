@@ -1,0 +1,138 @@
+"""SA²VP: a map of prompts passes through the same blocks and exchanges with the image (arXiv 2312.10376).
+
+    h_l         tokens of the image after block l, a class token and a g × g grid             (g² + 1, d)
+    p_0         M W_mᵀ + b_m + the position embeddings                                        M (g² + 1, q)
+    A_l(y, x)   block l's frozen attention from LN_1 y to LN_1 x, in which the class token sees all tokens and a patch
+                its neighbourhood of 3 × 3 patches
+    C_l(y, x)   W_2 GELU(W_1 LN(y + A_l(y, x)) + b_1) + b_2, with trained LN, W_1 (q, d), W_2 (d, q)
+    l = 1, 5, … h_l = L_l(h_l-1),                       p_l = L_l(p_l-1) + w C_l(p_l-1, h_l-1)
+    otherwise   h_l = L_l(h_l-1) + w C_l(h_l-1, p_l-1), p_l = L_l(p_l-1)
+
+At blocks 5, 9, … another map is added to p_l: s ⊙ L_l(M W_mᵀ + b_m), with trained s (d,). The last block always adds to
+the image, so that everything that is trained has a part in the prediction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from genft.api.config import PaperStartConfig, setting
+from genft.api.method import BlockMethod, BlockSite, Factor, Factors, FrozenBlock
+from genft.api.registry import register
+from genft.errors import ConfigError
+from genft.methods.bottleneck import bottleneck, bottleneck_factors
+from genft.methods.vapt import Grid
+
+#: The first of this many blocks adapts from the image to the prompts.
+GROUP = 4
+
+
+@dataclass
+class SA2VPConfig(PaperStartConfig):
+    """Configuration of SA²VP; for L blocks of width d, with D = L / 4 maps, it trains
+    D·(q·(g² + 1) + q·d + d) + (D − 1)·d + L·(2·q·d + q + 3·d) parameters.
+
+    It needs a class token, square grids of patches, and position embeddings for the size of the images.
+    """
+
+    method = "sa2vp"
+
+    inner: int = setting(16, "q: width of the prompt maps and of the adapted MLPs (8 to 64, chosen per task).", gt=0)
+    weight: float = setting(0.1, "w: weight of what one stream adds to the other (0.1, 0.5 or 1.5, per task).")
+    grid: int = setting(14, "g: patches per side of an image; genft's own runs take it from the model.", gt=0)
+    dropout: float = setting(0.1, "Dropout on prompts, attention and MLP of the exchange in training.", ge=0, lt=1)
+
+
+def neighbourhood(grid: int, device: torch.device) -> Bool[Tensor, "t t"]:
+    """Which of g² + 1 tokens sees which: the class token all, a patch the patches at most one row and column away."""
+    row, column = (
+        torch.arange(grid, device=device).repeat_interleave(grid),
+        torch.arange(grid, device=device).repeat(grid),
+    )
+    near = ((row[:, None] - row).abs() <= 1) & ((column[:, None] - column).abs() <= 1)
+    return F.pad(F.pad(near, (1, 0), value=False), (0, 0, 1, 0), value=True)
+
+
+@register(
+    "sa2vp",
+    config=SA2VPConfig,
+    paper="SA²VP, arXiv 2312.10376",
+    trains="a map of prompts in a second stream through the blocks, and MLPs for the exchange of both streams",
+    group="paper",
+    kinds=("image",),
+    recipe=Grid(),
+)
+class SA2VP(BlockMethod[SA2VPConfig]):
+    """The second stream, and what the streams add to each other."""
+
+    @staticmethod
+    def _to_prompts(site: BlockSite) -> bool:
+        return site.index % GROUP == 0 and not site.last
+
+    def factors(self, site: BlockSite) -> dict[str, Factor]:
+        c, d, xavier = self.config, site.out_features, nn.init.xavier_uniform_
+        bias = partial(nn.init.normal_, std=1e-6)
+        spread = 0.02 if c.init_weights else 1.0
+        factors = bottleneck_factors(d, c.inner, xavier, xavier)
+        factors |= {"norm_weight": Factor((d,), nn.init.ones_), "norm_bias": Factor((d,), nn.init.zeros_)}
+        if site.first or self._to_prompts(site):
+            factors["map"] = Factor((c.grid**2 + 1, c.inner), partial(nn.init.trunc_normal_, std=spread))
+            factors |= {"map_weight": Factor((d, c.inner), xavier), "map_bias": Factor((d,), bias)}
+        if self._to_prompts(site) and not site.first:
+            factors["map_scale"] = Factor((d,), partial(nn.init.normal_, std=spread))
+        return factors
+
+    def second_stream(
+        self,
+        x: Float[Tensor, "b t d"],
+        p: Float[Tensor, "b t d"] | None,
+        block: FrozenBlock,
+        site: BlockSite,
+        f: Factors,
+        *,
+        training: bool,
+    ) -> tuple[Float[Tensor, "b t d"] | None, Float[Tensor, "b t d"] | None]:
+        c = self.config
+        if p is None:
+            start = F.linear(f["map"], f["map_weight"], f["map_bias"]) + self._positions(x, block)
+            p = F.dropout(start.expand_as(x), c.dropout, training)
+        if not self._to_prompts(site):
+            added = c.weight * self._exchange(x, p, block, f, training)
+            return added, None if site.last else block.run(p)
+        added = c.weight * self._exchange(p, x, block, f, training)
+        after = block.run(p)
+        if "map_scale" in f:
+            after = after + f["map_scale"] * block.run(F.linear(f["map"], f["map_weight"], f["map_bias"]).expand_as(x))
+        return None, after + added
+
+    def _exchange(
+        self, y: Float[Tensor, "b t d"], x: Float[Tensor, "b t d"], block: FrozenBlock, f: Factors, training: bool
+    ) -> Float[Tensor, "b t d"]:
+        """C(y, x)."""
+        dropped = partial(F.dropout, p=self.config.dropout, training=training)
+        mask = neighbourhood(self.config.grid, x.device)
+        y = y + dropped(block.attention(block.norm(y), block.norm(x), mask))
+        y = F.layer_norm(y, y.shape[-1:], f["norm_weight"], f["norm_bias"], 1e-6)
+        return dropped(bottleneck(y, f, F.gelu, self.config.dropout, training))
+
+    def _positions(self, x: Float[Tensor, "b t d"], block: FrozenBlock) -> Float[Tensor, "t d"]:
+        """The position embeddings, which tell that the tokens are those that the configuration expects."""
+        c, tokens, positions = self.config, x.shape[1], block.positions
+        if tokens != c.grid**2 + 1:
+            raise ConfigError(
+                f"grid: received {c.grid}, i.e. {c.grid**2} patches and a class token; this model's blocks read "
+                f"{tokens} tokens"
+            )
+        if positions is None or len(positions) != tokens:
+            has = "none" if positions is None else f"{len(positions)} of them"
+            raise ConfigError(
+                f"sa2vp: needs the model's own position embeddings for {tokens} tokens, and it has {has}; use images "
+                "of the model's own size"
+            )
+        return positions.to(x.dtype)
