@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from families import FAMILIES
 from genft import METHODS, ConfigError, TargetError
+from genft.api.method import FrozenBlock
 from genft.methods.sa2vp import SA2VPConfig, neighbourhood
 from literal_blocks import F64, HEADS, WIDTH, Named, compare, gelu, layer_norm, linear, named, vit_layer
 
@@ -104,9 +105,19 @@ def test_the_grid_follows_from_the_model_and_others_are_refused() -> None:
     assert METHODS["sa2vp"].recipe.settings(f.build(), 10) == {"grid": 2}  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"grid: received 14, i.e. 196 patches .* blocks read 5 tokens"):
         get_peft_model(f.build(), SA2VPConfig())(**f.batch())
-    model = get_peft_model(f.build(), SA2VPConfig(grid=4))
-    with pytest.raises(ConfigError, match=r"for 17 tokens, and it has 5 of them; use images of the model's own size"):
-        model(torch.randn(1, 3, 64, 64), interpolate_pos_encoding=True)
     beit = hf.BeitModel(hf.BeitConfig(hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=4, image_size=32))
     with pytest.raises(TargetError, match="queries and keys could come from two streams; use a ViT or a DINOv2"):
         get_peft_model(beit, SA2VPConfig(grid=2))
+
+
+def test_position_embeddings_follow_the_size_of_the_images() -> None:
+    f, pixels = FAMILIES["vit"], torch.randn(1, 3, 64, 64)
+    base: Any = f.build()
+    asked = base.vit.embeddings.interpolate_pos_encoding(torch.zeros(1, 17, WIDTH), 64, 64)[0]
+    model: Any = get_peft_model(base, SA2VPConfig(grid=4)).eval()
+    block = FrozenBlock(torch.clone, torch.clone, lambda q, kv, mask: q, base.vit.embeddings.position_embeddings[0])
+    method = model.base_model.adapters["default"].method
+    torch.testing.assert_close(method._positions(torch.zeros(1, 17, WIDTH), block), asked)
+    assert model(pixels, interpolate_pos_encoding=True).logits.shape == (1, 2)
+    with pytest.raises(ConfigError, match="needs position embeddings of a class token and a square grid"):
+        method._positions(torch.zeros(1, 17, WIDTH), FrozenBlock(torch.clone, torch.clone, lambda q, kv, mask: q, None))

@@ -38,7 +38,7 @@ class SA2VPConfig(PaperStartConfig):
     """Configuration of SA²VP; for L blocks of width d, with D = L / 4 maps, it trains
     D·(q·(g² + 1) + q·d + d) + (D − 1)·d + L·(2·q·d + q + 3·d) parameters.
 
-    It needs a class token, square grids of patches, and position embeddings for the size of the images.
+    It needs a class token, square grids of patches, and position embeddings.
     """
 
     method = "sa2vp"
@@ -122,17 +122,22 @@ class SA2VP(BlockMethod[SA2VPConfig]):
         return dropped(bottleneck(y, f, F.gelu, self.config.dropout, training))
 
     def _positions(self, x: Float[Tensor, "b t d"], block: FrozenBlock) -> Float[Tensor, "t d"]:
-        """The position embeddings, which tell that the tokens are those that the configuration expects."""
+        """The position embeddings of the tokens, which must be those that the configuration expects."""
         c, tokens, positions = self.config, x.shape[1], block.positions
         if tokens != c.grid**2 + 1:
             raise ConfigError(
                 f"grid: received {c.grid}, i.e. {c.grid**2} patches and a class token; this model's blocks read "
                 f"{tokens} tokens"
             )
-        if positions is None or len(positions) != tokens:
-            has = "none" if positions is None else f"{len(positions)} of them"
+        own = 0 if positions is None else round((len(positions) - 1) ** 0.5)
+        if positions is None or len(positions) != own**2 + 1:
             raise ConfigError(
-                f"sa2vp: needs the model's own position embeddings for {tokens} tokens, and it has {has}; use images "
-                "of the model's own size"
+                "sa2vp: needs position embeddings of a class token and a square grid, which this model does not add "
+                "before its first block"
             )
-        return positions.to(x.dtype)
+        if own == c.grid:
+            return positions.to(x.dtype)
+        # images of another size: interpolated as transformers does for the image's own tokens
+        of_grid = positions[1:].float().unflatten(0, (own, own)).permute(2, 0, 1)[None]
+        resized = F.interpolate(of_grid, size=(c.grid, c.grid), mode="bicubic", align_corners=False)
+        return torch.cat([positions[:1].float(), resized[0].flatten(1).T]).to(x.dtype)
