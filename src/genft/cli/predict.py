@@ -78,7 +78,7 @@ def predict(
     """
     be_quiet()
     device.use()
-    existing_folder(adapter.adapter)
+    folder = existing_folder(adapter.adapter)
     if inputs.input is None:
         raise ConfigError("--input: is missing; give a file with rows, an image or a folder of images")
     file = written.output or (None if output.as_json else Path(f"{inputs.input.stem}.predicted.csv"))
@@ -86,7 +86,7 @@ def predict(
         check_writable(file)
         if file.resolve() == inputs.input.resolve():
             raise ConfigError(f"--output: {file} is the input, which would be replaced; name another file")
-    saved = read_task(existing_folder(adapter.adapter))
+    saved = read_task(folder)
     console = screen(output.as_json)
     rows, texts = read_inputs(inputs.input, saved, reading)
     unreadable = unreadable_images([Path(image) for (image,) in texts]) if saved.kind == "image" else {}

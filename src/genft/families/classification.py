@@ -16,7 +16,7 @@ from genft.errors import ConfigError
 from genft.families.class_weights import class_weights, weighted_loss
 from genft.families.family import Family, Options, Words, refuse_other_settings
 from genft.families.metrics import Array, Metric, metric_for, score_all
-from genft.families.predictor import in_order, logits_of, refuse_options
+from genft.families.predictor import in_order, logits_of, names_of_outputs, refuse_options
 from genft.families.standardised import UNSCALED, Scale, output_layer
 from genft.models.load import Head, LoadedModel
 
@@ -78,9 +78,7 @@ class Classification(Family):
             else "AutoModelForImageClassification",
             reads=self.reads,
             config={
-                "num_labels": len(labels),
-                "id2label": dict(enumerate(labels)),
-                "label2id": {label: i for i, label in enumerate(labels)},
+                **names_of_outputs(labels),
                 "problem_type": "regression" if self.task.regression else "single_label_classification",
             },
             task_type="SEQ_CLS" if self.reads == "text" else None,

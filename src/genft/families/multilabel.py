@@ -20,7 +20,7 @@ from genft.data.task import Split, Task
 from genft.errors import ConfigError, not_one_of
 from genft.families.family import Evaluate, Judged, Options, Words, refuse_other_settings
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
-from genft.families.predictor import in_order, logits_of, refuse_options
+from genft.families.predictor import in_order, logits_of, names_of_outputs, refuse_options
 from genft.families.summed import SummedFamily
 from genft.models.load import Head, LoadedModel
 
@@ -69,13 +69,7 @@ class MultiLabel(SummedFamily):
 
     @property
     def head(self) -> Head:
-        labels = self.task.classes
-        config = {
-            "num_labels": len(labels),
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: i for i, label in enumerate(labels)},
-            "problem_type": "multi_label_classification",
-        }
+        config = {**names_of_outputs(self.task.classes), "problem_type": "multi_label_classification"}
         return Head("AutoModelForSequenceClassification", "text", config, "SEQ_CLS", "classify texts")
 
     # ---------------------------------------------------------------- examples

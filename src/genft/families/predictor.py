@@ -105,6 +105,15 @@ class Predictor(ABC):
         return self.details(output, inputs)
 
 
+def names_of_outputs(names: Sequence[str]) -> dict[str, Any]:
+    """The names of a head's outputs, as a configuration of transformers has them."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: k for k, name in enumerate(names)},
+    }
+
+
 def logits_of(model: Any, tokenizer: Any, data: Encoded, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
     """(the numbers of some examples, their logits in float32 on the CPU), the longest first, until all are done.
 

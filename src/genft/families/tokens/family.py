@@ -21,7 +21,7 @@ from genft.data.task import Split, Task
 from genft.errors import ConfigError, DataError, not_one_of
 from genft.families.family import Evaluate, Judged, Options, Words, refuse_other_settings
 from genft.families.metrics import METRICS, Array, Metric, metrics_of
-from genft.families.predictor import logits_of, refuse_options
+from genft.families.predictor import logits_of, names_of_outputs, refuse_options
 from genft.families.summed import SummedFamily
 from genft.families.tokens.encoding import NOT_COUNTED, TaggedDataset
 from genft.families.tokens.entities import entities, entity_counts, tag_counts
@@ -91,12 +91,7 @@ class Tokens(SummedFamily):
 
     @property
     def head(self) -> Head:
-        tags = self.task.classes
-        config = {
-            "num_labels": len(tags),
-            "id2label": dict(enumerate(tags)),
-            "label2id": {tag: k for k, tag in enumerate(tags)},
-        }
+        config = names_of_outputs(self.task.classes)
         return Head("AutoModelForTokenClassification", "text", config, "TOKEN_CLS", "tag words")
 
     # ---------------------------------------------------------------- examples
@@ -128,10 +123,14 @@ class Tokens(SummedFamily):
         counted = self._counts(self.metric.name, outputs, data)
         return self.metric.score(counted, self.targets(counted))
 
+    @property
+    def _missing(self) -> int:
+        """The number of the tag of words that were cut off: outside of any entity, if there are entities."""
+        return self.task.classes.index(OUTSIDE) if OUTSIDE in self.task.classes else 0
+
     def _tags(self, outputs: Array, data: Any) -> list[list[str]]:
         """The predicted tags of every sentence's words; those that were cut off are outside of any entity."""
-        missing = self.task.classes.index(OUTSIDE) if OUTSIDE in self.task.classes else 0
-        numbers = (data.of_words(k, of_sentence, missing) for k, of_sentence in enumerate(outputs.astype(int)))
+        numbers = (data.of_words(k, of_sentence, self._missing) for k, of_sentence in enumerate(outputs.astype(int)))
         return [[self.task.classes[k] for k in of_sentence] for of_sentence in numbers]
 
     def _counts(self, metric: str, outputs: Array, data: Any) -> Array:
@@ -185,8 +184,7 @@ class Tokens(SummedFamily):
         return found
 
     def _found(self, text: str, data: TaggedDataset, k: int, tags: Array, likely: Array) -> list[dict[str, Any]]:
-        missing = self.task.classes.index(OUTSIDE) if OUTSIDE in self.task.classes else 0
-        named = [self.task.classes[int(tag)] for tag in data.of_words(k, tags, missing)]
+        named = [self.task.classes[int(tag)] for tag in data.of_words(k, tags, self._missing)]
         probability = data.of_words(k, likely, 0.0)
         places = data.words[k]
         if not self.types:
