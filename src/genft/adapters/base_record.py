@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from genft.adapters.folder import BASE_FILE
 from genft.errors import AdapterFileError, BaseMismatchError
+from genft.ops.threads import torch_threads
 from genft.records import Record
 
 #: Bytes per hash; each weight has three hashes.
@@ -139,7 +139,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def _hash_all(tensors: dict[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+    with torch_threads() as pool:  # hashing releases the interpreter's lock
         return dict(zip(tensors, pool.map(_hashes, tensors.values()), strict=True))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from genft.data.images import read_image
 from genft.data.limits import available_memory
 from genft.data.preprocessing import Preprocessing
 from genft.errors import ConfigError
+from genft.ops.threads import torch_threads
 
 Item = dict[str, Any]
 
@@ -116,7 +116,7 @@ class ImageDataset(Encoded):
         )
         self.cache: dict[int, Tensor] = {}
         self.room = int(_CACHE_SHARE * available_memory()) if several_passes else 0
-        self.pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
+        self.pool = torch_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
 
     def __getitem__(self, index: int) -> Item:
         return self.__getitems__([index])[0]

@@ -34,6 +34,7 @@ from torch import Tensor
 from genft.errors import ConfigError
 from genft.files import write_atomically
 from genft.ops.sketch import distance, signs
+from genft.ops.threads import torch_threads
 
 #: Smaller decompositions take less time to compute than to read.
 SMALLEST_CACHED = 128
@@ -89,7 +90,7 @@ def _workers(process: int, threads: int) -> ThreadPoolExecutor:
     MKL frees the memory of a finished thread under locks, after Python has joined the thread. A process forked at that
     moment inherits a lock that will never be released, and its first decomposition spins forever.
     """
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    return torch_threads(threads, each=1)
 
 
 def compute(name: str, w0: Tensor) -> SVD:
