@@ -75,6 +75,44 @@ def record_or_compare(adapter: Adapter[Any], model: nn.Module) -> None:
         adapter.fingerprint = here
 
 
+def compare_with_file(adapter: Adapter[Any], model: nn.Module, stored: Tensor | None) -> None:
+    """Compare the base with the fingerprints from an adapter file, once the adapter is on the model.
+
+    Weights that are trained beside the adapter are not compared. A base without values yet is compared in its first
+    forward pass.
+
+    Raises:
+        BaseMismatchError: naming the first weight that differs.
+    """
+    if stored is None:
+        return  # genft 0.1: in the configuration
+    expected = fingerprint.from_tensor(stored)
+    if expected is None:
+        warnings.warn(
+            "adapter: the record of its base was edited after it had been saved, so the base could not be checked",
+            stacklevel=2,
+        )
+        return
+    adapter.expected_fingerprint = expected
+    if adapter.fingerprint is None or fingerprint.other_base_allowed():
+        return
+    if any(path in expected and expected[path] != taken for path, taken in adapter.fingerprint.items()):
+        record_changes(adapter, model)  # other weights may have been loaded since the adapter was attached
+        fixed = expected.keys() - _trained_beside(adapter, model)
+        fingerprint.check({path: taken for path, taken in expected.items() if path in fixed}, adapter.fingerprint)
+    adapter.fingerprint = expected
+
+
+def _trained_beside(adapter: Adapter[Any], model: nn.Module) -> set[str]:
+    """Paths of the adapted modules whose base weight is trained as well."""
+    trained = set()
+    for layer in layers_of(adapter, model):
+        linear = _first_linear(layer)
+        if linear is not None and FrozenWeight.of(linear).trained:
+            trained.add(layer.attachments[adapter.name].sites[0].module)
+    return trained
+
+
 def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
     """Renew the fingerprints of base weights that have changed since the adapter was created, because other weights
     were loaded or the base is trained too. An adapter fits the base that it was trained on."""
@@ -140,9 +178,21 @@ def _frozen_rows(layer: WeightLayer, rows: slice) -> Tensor:
     return layer.frozen_weight()[rows]
 
 
-def file_entries(sketches: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Sketches by their names in an adapter file, next to the vectors that they belong to."""
-    return {f"{PEFT_PREFIX}{site}.{prefix}sketch": sketch.float() for site, sketch in sketches.items()}
+def file_entries(adapter: Adapter[Any], sketches: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What an adapter file holds besides values: the base's fingerprints, and sketches, next to the vectors that they
+    belong to."""
+    prefix = adapter.prefix
+    base = {_base_entry(prefix): fingerprint.to_tensor(adapter.fingerprint)} if adapter.fingerprint else {}
+    return base | {f"{PEFT_PREFIX}{site}.{prefix}sketch": sketch.float() for site, sketch in sketches.items()}
+
+
+def take_base(state_dict: dict[str, Tensor], prefix: str) -> Tensor | None:
+    """Remove the fingerprints of :func:`file_entries` from ``state_dict`` and return them, if there are any."""
+    return state_dict.pop(_base_entry(prefix), None)
+
+
+def _base_entry(prefix: str) -> str:
+    return f"{PEFT_PREFIX}{prefix}base"
 
 
 def take_sketches(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ PAPER_INITS = ("kaiming_uniform", "xavier_uniform", "normal", "zeros")
 #: Settings that are used by one form only.
 ONLY_IN = {
     "official": ("act_inner", "act_outer", "ratio_power", "factor_bias"),
-    "bounded": ("relative_scale",),
+    "bounded": ("relative_scale", "relative_limit"),
 }
 
 
@@ -48,23 +48,24 @@ class GenFTConfig(AdapterConfig):
     method = "genft"
 
     scope: str = setting(
-        "attention",
+        "block",
         "Weights to adapt if target_modules is not given. 'qv': query and value of every attention layer; "
         "'attention': also key and output; 'block': every linear weight of a layer, including the MLP's.",
         choices=("qv", "attention", "block"),
     )
     form: str = setting(
-        "paper",
+        "bounded",
         "'paper': the equations; 'official': the authors' code, which produced their tables; 'bounded': "
         "normalised, so that the rate of change does not depend on the base, the width or the rank.",
         choices=("paper", "official", "bounded"),
         later=True,
+        formerly="paper",
     )
     shared_dim: int = setting(
-        24, "a: number of columns of the factors that all adapted weights share; 0 for none.", ge=0
+        9, "a: number of columns of the factors that all adapted weights share; 0 for none.", ge=0
     )
     specific_dim: int = setting(
-        2, "b: number of columns of the factors specific to a weight (or layer); 0 for none.", ge=0
+        0, "b: number of columns of the factors specific to a weight (or layer); 0 for none.", ge=0
     )
     act_row: str = setting("identity", "Activation σ1 of the row stage.", choices=ACTIVATIONS)
     act_col: str = setting("identity", "Activation σ2 of the column stage.", choices=ACTIVATIONS)
@@ -97,6 +98,12 @@ class GenFTConfig(AdapterConfig):
     relative_scale: float = setting(
         1.0,
         "λ of the bounded form: a step of Adam at learning rate η changes a weight by about λ·η of its size.",
+        gt=0,
+        later=True,
+    )
+    relative_limit: float | None = setting(
+        None,
+        "Limit of the relative change ‖ΔW‖ / ‖W0‖ in the bounded form, approached and not passed; None for no limit.",
         gt=0,
         later=True,
     )
