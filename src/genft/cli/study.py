@@ -48,6 +48,10 @@ class StudyOptions(Options):
     )
 
 
+class StudyModelOptions(ModelOptions):
+    preset: str = option("A named set of hyper-parameters, or your own .toml file.", "study")
+
+
 class StudyFigureOptions(FigureOptions):
     figures: Path | None = option("The folder for figures.", None, shown_default="figures in --out")
 
@@ -56,7 +60,7 @@ class StudyFigureOptions(FigureOptions):
 def study(
     chosen: StudyOptions,
     tasks: TasksOptions,
-    model: ModelOptions,
+    model: StudyModelOptions,
     setting: SettingOptions,
     roles: RoleOptions,
     checks: DataCheckOptions,
