@@ -71,6 +71,7 @@ def setting(
     ne: float | None = None,
     later: bool = False,
     formerly: Any = MISSING,
+    needs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
     """A dataclass field with its description and allowed values, which the command line shows.
@@ -81,12 +82,14 @@ def setting(
         later: whether the setting was added after results and adapters had been stored, which therefore lack it.
         formerly: the value that they were made with, if it is not the default. A result's key leaves a later setting
             out while it has this value, so that those results keep their keys.
+        needs: the value of another setting without which this one has no effect.
     """
     bounds = Bounds(ge, gt, le, lt, ne)
     metadata = {
         "help": help,
         "choices": choices,
         "bounds": None if bounds == Bounds() else bounds,
+        "needs": needs or {},
         "formerly": default if later and formerly is MISSING else formerly,
     }
     if callable(default):

@@ -124,20 +124,19 @@ def decode(text: str) -> Tensor:
     return torch.tensor(struct.unpack(f"<{len(raw) // 4}f", raw))
 
 
-def to_tensor(fingerprints: Mapping[str, Any]) -> Tensor:
-    """Fingerprints by path as the bytes of their JSON, which an adapter file can hold."""
-    return torch.tensor(list(json.dumps(fingerprints).encode()), dtype=torch.uint8)
+def to_tensor(taken: Mapping[str, Any]) -> Tensor:
+    """A fingerprint as the bytes of its JSON, which an adapter file can hold."""
+    return torch.frombuffer(bytearray(json.dumps(taken).encode()), dtype=torch.uint8)
 
 
 def from_tensor(stored: Tensor) -> dict[str, Any] | None:
-    """Fingerprints from an adapter file; None if they were edited, as scaling all tensors of a file does."""
+    """A fingerprint from an adapter file; None if it was edited, as scaling all tensors of a file does."""
     try:
-        fingerprints: dict[str, Any] = json.loads(bytes(stored.cpu().to(torch.uint8).flatten().tolist()))
-        for taken in fingerprints.values():
-            decode(taken["sketch"]), taken["dtype"], tuple(taken["shape"]), taken.get("checksum") or taken["hash"]
+        taken: dict[str, Any] = json.loads(bytes(stored.cpu().to(torch.uint8).flatten().tolist()))
+        decode(taken["sketch"]), taken["dtype"], tuple(taken["shape"]), taken.get("checksum") or taken["hash"]
     except (ValueError, TypeError, KeyError, AttributeError, struct.error):
         return None
-    return fingerprints
+    return taken
 
 
 def differs(expected: dict[str, Any], present: dict[str, Any]) -> str | None:

@@ -217,7 +217,7 @@ class BridgeTuner(BaseTuner):
         tensors = adapter_file.adapter_state(adapter, model, state_dict, unwanted_adapter_names)
         base_check.record_changes(adapter, model)
         sketches = base_check.update_sketches(model, adapter_name, tensors)
-        return tensors | base_check.file_entries(adapter, sketches)
+        return tensors | base_check.file_entries(adapter, model, sketches)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:

@@ -14,11 +14,6 @@ from genft.ops.plan import PLANS
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "gelu", "tanh")
 #: Initialisations of the paper's specific factors (Tables 8-10).
 PAPER_INITS = ("kaiming_uniform", "xavier_uniform", "normal", "zeros")
-#: Settings that are used by one form only.
-ONLY_IN = {
-    "official": ("act_inner", "act_outer", "ratio_power", "factor_bias"),
-    "bounded": ("relative_scale", "relative_limit"),
-}
 
 
 def is_official(config: Mapping[str, Any]) -> bool:
@@ -73,12 +68,14 @@ class GenFTConfig(AdapterConfig):
         "identity",
         "Activation on both bottlenecks (official form).",
         choices=ACTIVATIONS,
+        needs={"form": "official"},
         later=True,
     )
     act_outer: str = setting(
         "identity",
         "Activation on both generated matrices (official form).",
         choices=ACTIVATIONS,
+        needs={"form": "official"},
         later=True,
     )
     w0_ratio: float | None = setting(
@@ -92,6 +89,7 @@ class GenFTConfig(AdapterConfig):
         "How the authors' programs use w0_ratio (official form). 4, images: it multiplies every factor. 1, texts: it "
         "multiplies W0, but only with specific columns; without shared ones, ΔW = B A, not generated from W0.",
         choices=(1, 4),
+        needs={"form": "official"},
         later=True,
     )
     scaling: float = setting(0.05, "Scale of the generated update (Eq. 7).", ne=0)
@@ -99,13 +97,16 @@ class GenFTConfig(AdapterConfig):
         1.0,
         "λ of the bounded form: a step of Adam at learning rate η changes a weight by about λ·η of its size.",
         gt=0,
+        needs={"form": "bounded"},
         later=True,
     )
     relative_limit: float | None = setting(
-        None,
+        0.1,
         "Limit of the relative change ‖ΔW‖ / ‖W0‖ in the bounded form, approached and not passed; None for no limit.",
         gt=0,
+        needs={"form": "bounded"},
         later=True,
+        formerly=None,
     )
     dropout: float = setting(0.0, "Probability of dropping an entry of a generated matrix in training.", ge=0, lt=1)
     factors: str = setting(
@@ -119,6 +120,7 @@ class GenFTConfig(AdapterConfig):
         False,
         "Whether bottlenecks and generated matrices have a trained bias, shared by all weights (official form; the "
         "authors' text code has them).",
+        needs={"form": "official"},
         later=True,
     )
     specific_scope: str = setting(
@@ -203,8 +205,9 @@ class GenFTConfig(AdapterConfig):
 
     def _form_problems(self) -> list[str]:
         """Problems with settings that have no effect in this form."""
-        defaults = {f.name: f.default for f in fields(self)}
-        foreign = [(name, form) for form, names in ONLY_IN.items() if form != self.form for name in names]
+        without_effect = {f.name: (f.default, f.metadata.get("formerly", f.default)) for f in fields(self)}
+        needed = {f.name: f.metadata.get("needs", {}).get("form", self.form) for f in fields(self)}
+        foreign = [(name, form) for name, form in needed.items() if form != self.form]
         if self.form == "official":
             foreign += [("act_row", "paper"), ("act_col", "paper")]
         if self.form == "bounded":
@@ -214,7 +217,7 @@ class GenFTConfig(AdapterConfig):
             f"{name}: has no meaning with form={self.form!r}; "
             + (f"use {instead[name]}" if name in instead else f"use form={form!r}")
             for name, form in foreign
-            if getattr(self, name) != defaults[name]
+            if getattr(self, name) not in without_effect[name]
         ]
         if self.form == "official" and self.factors == "tied":
             problems.append("factors: 'tied' has no meaning with form='official', whose factors are independent")
