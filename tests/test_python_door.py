@@ -145,8 +145,8 @@ def test_experts_in_one_parameter_are_refused(settings: dict[str, Any]) -> None:
 
     with pytest.raises(TargetError, match=r"gate_up_proj of MixtralForCausalLM hold the .*; adapt attention"):
         get_peft_model(build(), GenFTConfig(**settings))
-    attention = get_peft_model(build(), GenFTConfig(scope="attention", shared_dim=4)).base_model.adapters["default"].every_site
-    assert len(attention) == 8
+    attention = get_peft_model(build(), GenFTConfig(scope="attention", shared_dim=4)).base_model.adapters["default"]
+    assert len(attention.every_site) == 8
 
 
 @pytest.mark.parametrize(

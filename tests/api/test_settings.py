@@ -13,7 +13,6 @@ from genft.data import Task
 from genft.methods import get_method
 from genft.runs.spec import RunSpec
 
-
 #: GenFT's default before its form was a setting.
 PAPER = {"form": "paper", "scope": "attention", "shared_dim": 24, "specific_dim": 2}
 

@@ -225,7 +225,7 @@ def bounded(w0: Tensor, c: GenFTConfig, f: dict[str, Tensor]) -> Tensor:
     both = o == i and "a" in f
     a_row, b_row = (f["a"], f["b"]) if both else (f["a_row"], f["b_row"])
     a_col, b_col = (f["a"], f["b"]) if both else (f["a_col"], f["b_col"])
-    p1, q1 = torch.cat([f["u_in"], a_row], 1) / c.init_gain, torch.cat([f["u_out"], b_row], 1) / c.init_gain
+    p1, q1 = torch.cat([f["u_in"], a_row], 1) / c.start_norm, torch.cat([f["u_out"], b_row], 1) / c.start_norm
     p2, q2 = torch.cat([f["v_in"], a_col], 1), torch.cat([f["v_out"], b_col], 1)
     b = act[c.act_row](c.w0_ratio * w0 @ p1 @ q1.T).T @ p2
     b = b / b.square().sum(0).sqrt()
@@ -281,7 +281,8 @@ def test_the_relative_change_stays_below_its_limit(stages: dict[str, bool]) -> N
     site, limit = Site("m", 96, 64), 0.1
     w0 = torch.randn(96, 64, dtype=torch.float64) / 7
     limited, free = (
-        GenFT(GenFTConfig(shared_dim=4, w0_ratio=7.0, relative_limit=given, **stages)) for given in (limit, None)
+        GenFT(GenFTConfig(shared_dim=4, w0_ratio=7.0, relative_scale=1.0, relative_limit=given, **stages))
+        for given in (limit, None)
     )
     f = drawn(free, site)
     last = "v_out" if "col_stage" not in stages else "u_out"
@@ -302,15 +303,36 @@ def test_one_step_of_adam_changes_a_weight_by_the_rate(d: int, rank: int) -> Non
     for size in (0.02, 1.0):
         layer = nn.Sequential(nn.Linear(d, d, bias=False))
         nn.init.normal_(layer[0].weight, std=size)
-        config = GenFTConfig(form="bounded", target_modules=["0"], shared_dim=rank, specific_dim=0)
+        config = GenFTConfig(target_modules=["0"], shared_dim=rank)
+        assert config.relative_scale == 10
         model = get_peft_model(layer, config)
-        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
         x = torch.randn(4 * d, d)
         (model(x) - torch.randn(4 * d, d)).square().mean().backward()
         optimizer.step()
         wrapped = model.base_model.model[0]
         change = wrapped.get_delta_weight("default").norm() / wrapped.base_layer.weight.norm()
         assert 0.5e-3 < change < 2e-3
+
+
+@pytest.mark.parametrize("act_row", ["identity", "gelu"])
+def test_only_rate_times_scale_matters(act_row: str) -> None:
+    """Training at a tenth of the rate with ten times λ is the same training."""
+    x, y = torch.randn(32, 12, dtype=torch.float64), torch.randn(32, 12, dtype=torch.float64)
+    updates = []
+    for scale, rate in ((1.0, 3e-2), (10.0, 3e-3)):
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Linear(12, 12)).double()
+        config = GenFTConfig(target_modules=["0"], shared_dim=4, act_row=act_row, relative_scale=scale)
+        model = get_peft_model(base, config, autocast_adapter_dtype=False)
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate, eps=1e-30)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+        updates.append(model.base_model.model[0].get_delta_weight("default"))
+    assert updates[0].norm() > 0.05 * base[0].base_layer.weight.norm()
+    torch.testing.assert_close(updates[1], updates[0])
 
 
 def test_starts_along_the_weights_singular_vectors() -> None:
@@ -325,6 +347,6 @@ def test_starts_along_the_weights_singular_vectors() -> None:
     right = torch.linalg.svd(torch.cat(weights), full_matrices=False).Vh[:3]
     left = torch.linalg.svd(torch.cat(weights, dim=1), full_matrices=False).U[:, :3].T
     for name, directions in (("u_in_12", right), ("u_out_12", right), ("v_in_12", left)):
-        cosines = directions @ shared[name].detach() / 4.0  # the gain
+        cosines = directions @ shared[name].detach() / 0.4  # the gain over the scale
         torch.testing.assert_close(cosines.abs(), torch.eye(3), atol=1e-4, rtol=0)
     assert not shared["v_out_12"].any()

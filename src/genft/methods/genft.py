@@ -212,4 +212,4 @@ class GenFT(WeightMethod[GenFTConfig]):
 
     @property
     def _gain(self) -> float:
-        return 1.0 if self.config.init_weights == "paper" else self.config.init_gain
+        return 1.0 if self.config.init_weights == "paper" else self.config.start_norm

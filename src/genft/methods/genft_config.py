@@ -94,11 +94,13 @@ class GenFTConfig(AdapterConfig):
     )
     scaling: float = setting(0.05, "Scale of the generated update (Eq. 7).", ne=0)
     relative_scale: float = setting(
-        1.0,
-        "λ of the bounded form: a step of Adam at learning rate η changes a weight by about λ·η of its size.",
+        10.0,
+        "λ of the bounded form, the unit of the learning rate: a step of Adam at rate η changes a weight by about λ·η "
+        "of its size, and only the product λ·η matters. With 10, good rates are those of LoRA.",
         gt=0,
         needs={"form": "bounded"},
         later=True,
+        formerly=1.0,
     )
     relative_limit: float | None = setting(
         0.1,
@@ -140,7 +142,8 @@ class GenFTConfig(AdapterConfig):
     init_gain: float = setting(
         4.0,
         "Norm of the columns of every factor that does not start at zero, unless init_weights='paper'; ΔW is divided "
-        "by the gain. With a larger gain, a step of Adam turns these factors less, and training is calmer.",
+        "by the gain. With a larger gain, a step of Adam turns these factors less, and training is calmer. In the "
+        "bounded form, in units of 1 / relative_scale.",
         gt=0,
     )
     init_shared: str = setting(
@@ -186,6 +189,11 @@ class GenFTConfig(AdapterConfig):
         """(setting, value) of the activation on the last generated matrix."""
         name = "act_outer" if self.form == "official" else "act_col" if self.col_stage else "act_row"
         return name, getattr(self, name)
+
+    @property
+    def start_norm(self) -> float:
+        """Norm of the columns of factors that start neither at zero nor as the paper's do."""
+        return self.init_gain / self.relative_scale if self.form == "bounded" else self.init_gain
 
     @property
     def is_generated(self) -> bool:
