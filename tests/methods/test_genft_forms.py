@@ -280,10 +280,8 @@ def test_the_relative_change_stays_below_its_limit(stages: dict[str, bool]) -> N
     """However far the last factor goes; far below it, nothing changes."""
     site, limit = Site("m", 96, 64), 0.1
     w0 = torch.randn(96, 64, dtype=torch.float64) / 7
-    limited, free = (
-        GenFT(GenFTConfig(shared_dim=4, w0_ratio=7.0, relative_scale=1.0, relative_limit=given, **stages))
-        for given in (limit, None)
-    )
+    settings = {"shared_dim": 4, "w0_ratio": 7.0, "relative_scale": 1.0, **stages}
+    limited, free = (GenFT(GenFTConfig(relative_limit=given, **settings)) for given in (limit, None))
     f = drawn(free, site)
     last = "v_out" if "col_stage" not in stages else "u_out"
     values = f[last].detach() / f[last].square().mean().sqrt()
