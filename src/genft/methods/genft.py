@@ -14,8 +14,9 @@ There are three forms:
 
     paper      the equations above: σ1 = act_row and σ2 = act_col apply to the generated matrices
     official   the authors' code: in both stages, act_inner applies to W0 P (o, r), act_outer to the generated matrix
-    bounded    ΔW = relative_scale · rms(W0) · √(i / r) · σ2(Q2 B̂ᵀ), B̂ = F_rowᵀ P2 with its columns divided by their
-               norms: independent of the size of W0, of the width and of all factors except Q2, which starts at zero
+    bounded    ΔW = λ · rms(W0) · √(i / r) · σ2(Q̂2 B̂ᵀ), λ = relative_scale, B̂ = F_rowᵀ P2 with its columns divided by
+               their norms: independent of the size of W0, of the width and of all factors except Q2, which starts at
+               zero; Q̂2 = Q2 / √(1 + (λ rms(Q2) / relative_limit)²). The default, and not from the paper
 """
 
 from __future__ import annotations

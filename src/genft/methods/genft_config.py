@@ -36,8 +36,9 @@ def what_it_is(folder: str | Path, base: str | None = None) -> str:
 class GenFTConfig(AdapterConfig):
     """Configuration of GenFT; every field can keep its default. docs/defaults.md shows how the defaults were measured.
 
-    The default starts exactly at the pretrained function and trains 4·d·a + 8·L·d·b numbers for q, k, v and the output
-    of attention in L layers of width d: 96·d + 16·L·d, while LoRA of rank 8 on q and v trains 32·L·d.
+    The default starts exactly at the pretrained function and trains 36 numbers for every width of a weight's inputs and
+    outputs: 36·(d + f) = 180·d in a transformer of width d with f = 4·d in its MLPs, however many layers it has. LoRA of
+    rank 8 on q and v trains 32·d per layer.
     """
 
     method = "genft"
