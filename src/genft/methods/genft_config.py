@@ -37,8 +37,8 @@ class GenFTConfig(AdapterConfig):
     """Configuration of GenFT; every field can keep its default. docs/defaults.md shows how the defaults were measured.
 
     The default starts exactly at the pretrained function and trains 36 numbers for every width of a weight's inputs and
-    outputs: 36·(d + f) = 180·d in a transformer of width d with f = 4·d in its MLPs, however many layers it has. LoRA of
-    rank 8 on q and v trains 32·d per layer.
+    outputs: 36·(d + f) = 180·d in a transformer of width d with f = 4·d in its MLPs, however many layers it has. LoRA
+    of rank 8 on q and v trains 32·d per layer.
     """
 
     method = "genft"
