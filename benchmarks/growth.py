@@ -33,12 +33,7 @@ CASES: dict[str, Any] = {
     "GenFT default": lambda: GenFTConfig(target_modules=ALL),
     "GenFT q, v": lambda: GenFTConfig(target_modules=["q", "v"], shared_dim=32),
     "GenFT nonlinear": lambda: GenFTConfig(
-        form="paper",
-        target_modules=["q", "v"],
-        shared_dim=32,
-        specific_dim=2,
-        act_row="leaky_relu",
-        act_col="leaky_relu",
+        form="paper", target_modules=["q", "v"], shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"
     ),
 }
 

@@ -8,10 +8,10 @@ Models have random weights and the shapes of RoBERTa-base (16 texts of 32 tokens
 197 tokens) and a 12-layer decoder with 12 heads, 4 of them for keys and values (4 texts of 256 tokens); a step is
 forward pass, backward pass and AdamW. "MB" is the peak memory of a step beyond the frozen weights, optimizer state
 included. The head is frozen, so "trained" counts only the method's own parameters. "Same weights" are those that
-GenFT's default adapts, all linear ones, with the rank at which LoRA comes nearest to as many parameters. With --dtype bf16 the
-base is stored in it and the adapter in float32, under autocast. "Operations" counts those that compute something
-(kernels on a GPU; on a CPU operators of torch that call no other and are not views); they decide the time of small
-models on a GPU.
+GenFT's default adapts, all linear ones, with the rank at which LoRA comes nearest to as many parameters. With --dtype
+bf16 the base is stored in it and the adapter in float32, under autocast. "Operations" counts those that compute
+something (kernels on a GPU; on a CPU operators of torch that call no other and are not views); they decide the time of
+small models on a GPU.
 """
 
 from __future__ import annotations
