@@ -48,10 +48,6 @@ class StudyOptions(Options):
     )
 
 
-class StudyModelOptions(ModelOptions):
-    preset: str = option("A named set of hyper-parameters, or your own .toml file.", "study")
-
-
 class StudyFigureOptions(FigureOptions):
     figures: Path | None = option("The folder for figures.", None, shown_default="figures in --out")
 
@@ -60,7 +56,7 @@ class StudyFigureOptions(FigureOptions):
 def study(
     chosen: StudyOptions,
     tasks: TasksOptions,
-    model: StudyModelOptions,
+    model: ModelOptions,
     setting: SettingOptions,
     roles: RoleOptions,
     checks: DataCheckOptions,
@@ -94,7 +90,7 @@ def study(
         settings,
         seeds=numbers("--seeds", sweep.seeds, int),
         model=model.model,
-        preset=load_preset(model.preset),
+        preset=load_preset(model.preset or "study"),
         training=training.values,
         run=roles.given,
     )
