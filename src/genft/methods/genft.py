@@ -174,16 +174,15 @@ class GenFT(WeightMethod[GenFTConfig]):
     def _read(self, w0: Tensor, f: Factors) -> tuple[generator.Stage | None, generator.Stage | None]:
         """P and Q of the row stage and of the column stage."""
         read = {s.letter: s.read(f, *self._factor_scales(s)) for s in stages(self.config, w0.shape[0], w0.shape[1])}
-        row, col = read.get("u"), read.get("v")
-        if self.config.form != "bounded" or self.config.relative_limit is None:
-            return row, col
-        return (row, self._limited(col)) if col is not None else (self._limited(row), None)
+        if self.config.form == "bounded" and self.config.relative_limit is not None:
+            last = "v" if self.config.col_stage else "u"
+            read[last] = self._limited(read[last], self.config.relative_limit)
+        return read.get("u"), read.get("v")
 
-    def _limited(self, last: generator.Stage) -> generator.Stage:
+    def _limited(self, stage: generator.Stage, limit: float) -> generator.Stage:
         """Q2 / √(1 + (λ rms(Q2) / limit)²): since the columns of B̂ have norm 1, λ rms(Q2) is about ‖ΔW‖ / ‖W0‖."""
-        change = self.config.relative_scale / self.config.relative_limit
-        square = last.q.square().mean(dim=(-2, -1), keepdim=True)
-        return last._replace(q=last.q * torch.rsqrt(1 + change**2 * square))
+        square = stage.q.square().mean(dim=(-2, -1), keepdim=True)
+        return stage._replace(q=stage.q * torch.rsqrt(1 + (self.config.relative_scale / limit) ** 2 * square))
 
     def _form(self, w0: Tensor, f: Factors) -> generator.Form:
         c, g = self.config, self._gain
