@@ -190,9 +190,7 @@ def block_sites(model: nn.Module, matched: Iterable[str], hooks: Collection[str]
         width = stream_width(block)
         first, last = index == 0, index == len(paths) - 1
         norms, head = norms_of(block), head_width_of(block)
-        sites[path] = [
-            BlockSite(path, width, width, index=index, norms=norms, first=first, last=last, head_width=head)
-        ]
+        sites[path] = [BlockSite(path, width, width, index=index, norms=norms, first=first, last=last, head_width=head)]
     if problems:
         raise TargetError(_shortened(problems, 4))
     return sites

@@ -18,7 +18,7 @@ from genft.api.config import setting
 from genft.api.method import BlockSite, Factor, Factors
 from genft.api.registry import register
 from genft.methods.bottleneck import bottleneck, bottleneck_factors, zero_unless
-from genft.methods.token_merging import Merging, MergingConfig, SquareGrid
+from genft.methods.token_merging import Merging, MergingConfig, Middle
 from genft.ops.initial import linear_
 
 
@@ -43,7 +43,7 @@ class FPETAdaptFormerConfig(MergingConfig):
     trains="a bottleneck MLP beside the MLP of every block, and an adapter by which patches are merged once",
     group="paper",
     kinds=("image",),
-    recipe=SquareGrid(),
+    recipe=Middle(),
 )
 class FPETAdaptFormer(Merging[FPETAdaptFormerConfig]):
     """s · Up(ReLU(Down x)), added to the MLP's output, and the merge."""

@@ -17,7 +17,7 @@ from genft.api.config import setting
 from genft.api.method import BlockSite, Factor, Factors
 from genft.api.registry import register
 from genft.methods.bottleneck import bottleneck, bottleneck_factors, prefixed, under, zero_unless
-from genft.methods.token_merging import Merging, MergingConfig, SquareGrid
+from genft.methods.token_merging import Merging, MergingConfig, Middle
 from genft.ops.initial import linear_
 
 
@@ -42,7 +42,7 @@ class FPETLoraConfig(MergingConfig):
     trains="low-rank factors of queries and values, and an adapter by which patches are merged once",
     group="paper",
     kinds=("image",),
-    recipe=SquareGrid(),
+    recipe=Middle(),
 )
 class FPETLora(Merging[FPETLoraConfig]):
     """s · Up(Down x), added to queries and values, and the merge."""

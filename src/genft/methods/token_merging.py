@@ -31,6 +31,7 @@ from genft.api.method import BlockMethod, BlockSite, Factor, Factors
 from genft.errors import ConfigError
 from genft.methods.bottleneck import bottleneck, bottleneck_factors, prefixed, under
 from genft.methods.vapt import Grid
+from genft.models.blocks import find_blocks
 from genft.ops.initial import linear_
 
 #: Where one bit rounds a normal variable to: the median of its absolute value.
@@ -43,7 +44,11 @@ REFINE = "refine_"
 class MergingConfig(PaperStartConfig):
     """What methods that merge tokens share. They need a class token and square grids of patches."""
 
-    layer: int = setting(6, "Index, from 0, of the adapted block after whose attention tokens are merged.", ge=0)
+    layer: int = setting(
+        6,
+        "Index, from 0, of the adapted block after whose attention tokens are merged; genft's own runs take the middle.",
+        ge=0,
+    )
     refine: int = setting(32, "Width of the one-bit adapter that refines the keys by which tokens are compared.", gt=0)
     dropout: float = setting(0.1, "Dropout on the bottlenecks in training.", ge=0, lt=1)
 
@@ -55,8 +60,8 @@ def checkerboard(grid: int, device: torch.device) -> tuple[Int[Tensor, " a"], In
     """Indices of the patches of a grid (row by row) whose row + column is even, and odd."""
     side = torch.arange(grid, device=device)
     colour = ((side[:, None] + side) % 2).flatten()
-    # argsort instead of nonzero: the sizes are known, so that torch.compile needs no break
-    return colour.argsort(stable=True).tensor_split([(grid**2 + 1) // 2])
+    order = colour.argsort(stable=True)  # nonzero's sizes would depend on values, which breaks torch.compile's graph
+    return order[: (grid**2 + 1) // 2], order[(grid**2 + 1) // 2 :]
 
 
 def one_bit(w: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
@@ -78,19 +83,21 @@ def merged(
 ) -> tuple[Float[Tensor, "n u d"], Float[Tensor, "n u"]]:
     """(x', s): a class token and g² patches become a class token and ⌊g² / 2⌋ patches."""
     a, b = checkerboard(grid, x.device)
+    metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
     directions = (metric / metric.norm(dim=-1, keepdim=True))[:, 1:]
-    m = matching(directions[:, a] @ directions[:, b].mT)
+    m = matching(directions[:, a] @ directions[:, b].mT).to(x.dtype)
     patches, sizes = x[:, 1:], 1 + m.sum(1)
     new = (patches[:, b] + m.mT @ patches[:, a]) / sizes[..., None]
     return torch.cat([x[:, :1], new], 1), F.pad(sizes, (1, 0), value=1.0)
 
 
-class SquareGrid(Grid):
-    """Refuses models and sizes of images whose patches are no square."""
+class Middle(Grid):
+    """Merges in the middle block, which is the paper's of its twelve; refuses images whose patches are no square."""
 
     def settings(self, model: Any, steps: int, image_size: int | None = None) -> dict[str, Any]:
         super().settings(model, steps, image_size)
-        return {}
+        blocks = len(find_blocks(model))
+        return {"layer": max(0, min(blocks // 2, blocks - 2))}
 
 
 class Merging(BlockMethod[ConfigT]):
@@ -123,6 +130,8 @@ class Merging(BlockMethod[ConfigT]):
                 f"{self.config.method}: needs a class token and a square grid of 2 × 2 patches or more; this model's "
                 f"blocks read {x.shape[1]} tokens"
             )
-        k = keys.detach().mean(1)
-        weights = {name: one_bit(w) for name, w in under(REFINE, f).items()}
-        return merged(x, k + bottleneck(k, weights, F.relu, self.config.dropout, training), grid)
+        # not in half precision: if the two largest scores are equal, a patch is merged with nothing and lost
+        with torch.autocast(x.device.type, enabled=False):
+            k = keys.detach().mean(1)
+            weights = {name: one_bit(w) for name, w in under(REFINE, f).items()}
+            return merged(x, k + bottleneck(k, weights, F.relu, self.config.dropout, training), grid)

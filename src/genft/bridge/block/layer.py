@@ -15,14 +15,14 @@ from genft.api.method import BlockMethod, BlockSite, Factors, Site
 from genft.bridge.adapter import Adapter
 from genft.bridge.block import tokens
 from genft.bridge.block.frozen import frozen_block
-from genft.bridge.layer import AdapterLayer, Attachment
+from genft.bridge.block.merging import Merger, TokenMerge, parts_of
+from genft.bridge.layer import AdapterLayer
 from genft.errors import MergeError
 from genft.models.blocks import (
     anatomy_of,
     argument_names,
     attention_end_of,
     attention_of,
-    heads_of,
     norms_of,
     projections_of,
 )
@@ -39,14 +39,10 @@ class _Call(threading.local):
     Attributes:
         stream: the residual stream between attention and MLP.
         prefix: keys and values of the additional tokens for attention.
-        keys: keys of a block whose tokens will be merged, (batch, tokens, width).
-        removed: by how many tokens the MLP's input was shortened.
     """
 
     stream: Tensor | None = None
     prefix: tuple[Tensor, Tensor] | None = None
-    keys: Tensor | None = None
-    removed: int = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()  # a copy of the block is not being called
@@ -65,6 +61,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         self._hooked: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._call = _Call()
+        self._token_merge: TokenMerge | None = None
         self._arguments = argument_names(self.get_base_layer())
 
     def attach(self, adapter: Adapter[BlockMethod], sites: list[Site]) -> None:
@@ -94,14 +91,14 @@ class BlockLayer(AdapterLayer[BlockMethod]):
             for norm in norms_of(block):
                 self._after(block, norm, partial(self._offset_norm, norm))
         elif hook == "beside_projection" and projections is not None:
-            for parts, path in zip(_parts(projections.inputs), projections.inputs, strict=True):
+            for path, parts in parts_of(projections).items():
                 self._after(block, path, partial(self._add_to_projection, parts))
         elif hook == "merge" and anatomy is not None and projections is not None:
-            parts_and_paths = zip(_parts(projections.inputs), projections.inputs, strict=True)
-            parts, path = next((parts, path) for parts, path in parts_and_paths if "k" in parts)
-            self._after(block, path, partial(self._read_keys, parts))
-            self._before(block, anatomy.stream, self._merge, prepend=True)  # others see the merged tokens
-            self._after(block, anatomy.mlp_end, self._fill_up)
+            merge = self._token_merge = TokenMerge(block, self._merger)
+            path, parts = next((path, parts) for path, parts in parts_of(projections).items() if "k" in parts)
+            self._after(block, path, partial(merge.read_keys, parts))
+            self._before(block, anatomy.stream, merge.merge, prepend=True)  # so that other hooks see the merged tokens
+            self._after(block, anatomy.mlp_end, merge.fill_up)
         elif hook == "prefix" and attention is not None:
             names = argument_names(block.get_submodule(attention.path))
             self._before(block, attention.path, partial(self._make_room, names), with_kwargs=True)
@@ -200,8 +197,8 @@ class BlockLayer(AdapterLayer[BlockMethod]):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if "second_stream" in self._hooked:
             return self._beside_second_streams(args, kwargs)
-        if "merge" in self._hooked:
-            return self._on_merged_tokens(args, kwargs)
+        if self._token_merge is not None:
+            return self._on_merged_tokens(self._token_merge, args, kwargs)
         if "prompts" not in self._hooked:
             return self.base_layer(*args, **kwargs)
         spent, x = 0, tokens.input_of(args, kwargs, self._arguments)
@@ -239,41 +236,20 @@ class BlockLayer(AdapterLayer[BlockMethod]):
 
     # ---------------------------------------------------------------- fewer tokens from here on
 
-    # The block adds its MLP's output to the stream that it keeps itself. So the merged tokens are written over the
-    # first tokens of this stream, the MLP's output is filled up to its length, and the rest is dropped after the block.
-
-    def _merger(self) -> tuple[Attachment[BlockMethod], Factors] | None:
-        """The adapter that merges tokens in this block, with its factors; of several, the first active one."""
+    def _merger(self) -> Merger | None:
+        """The adapter that merges tokens in this block; of several, the first active one."""
         for name in [] if self.disable_adapters else self.active_attachments():
             attachment = self.attachments[name]
             for site in attachment.sites:
                 if isinstance(site, BlockSite) and attachment.method.merges(site):
-                    return attachment, self.factors(name, site)
+                    merge = partial(self._merged, attachment.method, self.factors(name, site))
+                    return Merger(merge, attachment.adapter.carried)
         return None
 
-    def _read_keys(self, parts: str, module: nn.Module, args: Any, output: Tensor) -> None:
-        if self._merger() is not None:
-            self._call.keys = output.chunk(len(parts), dim=-1)[parts.index("k")]
+    def _merged(self, method: BlockMethod, factors: Factors, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return method.merge(self._cast(x, factors), self._cast(keys, factors), factors, training=self.training)
 
-    def _merge(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        merger, keys, self._call.keys = self._merger(), self._call.keys, None
-        if merger is None or keys is None:
-            return None
-        (attachment, factors), stream = merger, args[0]
-        of_heads = keys.unflatten(-1, (heads_of(self.get_base_layer()), -1)).transpose(1, 2)
-        x, sizes = attachment.method.merge(
-            self._cast(stream.clone(), factors), self._cast(of_heads, factors), factors, training=self.training
-        )
-        x, attachment.adapter.carried.sizes = x.to(stream.dtype), sizes
-        self._call.removed = stream.shape[1] - x.shape[1]
-        stream[:, : x.shape[1]] = x
-        return x, *args[1:]
-
-    def _fill_up(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        removed, self._call.removed = self._call.removed, 0
-        return F.pad(output, (0, 0, 0, removed)) if removed else output
-
-    def _on_merged_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _on_merged_tokens(self, merge: TokenMerge, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         active = [] if self.disable_adapters else [self.attachments[name] for name in self.active_attachments()]
         places = [(a.adapter.carried, site) for a in active for site in a.sites if isinstance(site, BlockSite)]
         for carried, site in places:
@@ -281,11 +257,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         sizes = next((carried.sizes for carried, _ in places if carried.sizes is not None), None)
         if sizes is not None:
             args, kwargs = tokens.weighted(args, kwargs, self._arguments, sizes)
-        output = self.base_layer(*args, **kwargs)
-        merger = self._merger()
-        if merger is not None and (left := merger[0].adapter.carried.sizes) is not None:
-            at = left.shape[1]
-            output = tokens.shortened(output, tokens.first_of(output).shape[1] - at, at=at)
+        output = merge.shortened(self.base_layer(*args, **kwargs))
         for carried, site in places:
             carried.sizes = None if site.last else carried.sizes
         return output
@@ -305,8 +277,3 @@ class BlockLayer(AdapterLayer[BlockMethod]):
 
     def unmerge(self) -> None:
         """Do nothing, because nothing is ever merged."""
-
-
-def _parts(inputs: tuple[str, ...]) -> tuple[str, ...]:
-    """Which of queries, keys and values each of the projections computes."""
-    return ("qkv",) if len(inputs) == 1 else ("q", "k", "v")
