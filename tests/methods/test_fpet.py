@@ -224,6 +224,18 @@ def test_mixed_precision_compares_tokens_in_single(method: str) -> None:
     assert sizes.sum() == 10
 
 
+@pytest.mark.parametrize("method", CONFIGS)
+def test_both_implementations_of_attention_weight_by_size(method: str) -> None:
+    f, outputs = FAMILIES["vit"], []
+    for implementation in ("sdpa", "eager"):
+        base: Any = f.build()
+        base.set_attn_implementation(implementation)
+        torch.manual_seed(0)
+        model = get_peft_model(base, METHODS[method].config(layer=0, init_weights=False)).eval()
+        outputs.append(model(**f.batch()).logits)
+    torch.testing.assert_close(*outputs)
+
+
 @pytest.mark.parametrize(("blocks", "layer"), [(12, 6), (24, 12), (3, 1), (2, 0)])
 def test_runs_merge_in_the_middle_block(blocks: int, layer: int) -> None:
     with torch.device("meta"):
@@ -246,6 +258,10 @@ def test_what_cannot_be_merged_is_refused(method: str) -> None:
     wide = hf.ViTForImageClassification(hf.ViTConfig(**{**SIZE, "image_size": (32, 64)}))
     with pytest.raises(ConfigError, match="needs square grids of patches; this model has 2 × 4"):
         METHODS[method].recipe.settings(wide, 10)  # type: ignore[arg-type]
-    model: Any = get_peft_model(vit.build(), config(layer=0))
-    with pytest.raises(ConfigError, match="attention_mask: received a mask; a model whose tokens are merged takes"):
+    model: Any = get_peft_model(vit.build(), config(layer=0)).eval()
+    with pytest.raises(
+        ConfigError, match="attention_mask: received a mask that hides tokens; a model whose tokens are merged takes"
+    ):
         model.base_model.model.vit(vit.batch()["pixel_values"], attention_mask=torch.tensor([[1, 1, 1, 1, 0]] * 4))
+    shown = model.base_model.model.vit(vit.batch()["pixel_values"], attention_mask=torch.ones(4, 5)).last_hidden_state
+    assert torch.equal(shown, model.base_model.model.vit(vit.batch()["pixel_values"]).last_hidden_state)

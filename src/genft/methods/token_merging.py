@@ -32,6 +32,7 @@ from genft.errors import ConfigError
 from genft.methods.bottleneck import bottleneck, bottleneck_factors, prefixed, under
 from genft.methods.vapt import Grid
 from genft.models.blocks import find_blocks
+from genft.ops.entries import no_autocast
 from genft.ops.initial import linear_
 
 #: Where one bit rounds a normal variable to: the median of its absolute value.
@@ -46,7 +47,7 @@ class MergingConfig(PaperStartConfig):
 
     layer: int = setting(
         6,
-        "Index, from 0, of the adapted block after whose attention tokens are merged; genft's own runs take the middle.",
+        "Index, from 0, of the adapted block after whose attention tokens are merged; genft's runs take the middle.",
         ge=0,
     )
     refine: int = setting(32, "Width of the one-bit adapter that refines the keys by which tokens are compared.", gt=0)
@@ -131,7 +132,7 @@ class Merging(BlockMethod[ConfigT]):
                 f"blocks read {x.shape[1]} tokens"
             )
         # not in half precision: if the two largest scores are equal, a patch is merged with nothing and lost
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device):
             k = keys.detach().mean(1)
             weights = {name: one_bit(w) for name, w in under(REFINE, f).items()}
             return merged(x, k + bottleneck(k, weights, F.relu, self.config.dropout, training), grid)

@@ -73,12 +73,20 @@ def weighted(
     """
     x, name = input_of(args, kwargs, names), next(name for name in names if name in MASKS)
     at = names.index(name)
-    if (args[at] if len(args) > at else kwargs.get(name)) is not None:
-        raise ConfigError(f"{name}: received a mask; a model whose tokens are merged takes none")
+    own = args[at] if len(args) > at else kwargs.get(name)
+    if isinstance(own, Tensor) and _hides(own):
+        raise ConfigError(f"{name}: received a mask that hides tokens; a model whose tokens are merged takes none")
     mask = sizes.log().to(x.device, x.dtype)[:, None, None]
     if len(args) < at:
         return args, {**kwargs, name: mask}
     return (*args[:at], mask, *args[at + 1 :]), {key: value for key, value in kwargs.items() if key != name}
+
+
+def _hides(mask: Tensor) -> bool:
+    """Whether a mask hides tokens; transformers passes one that hides nothing to a model that is being exported."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool((mask != 0).any()) if mask.is_floating_point() else not mask.bool().all()
 
 
 def _with(
