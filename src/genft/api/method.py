@@ -93,11 +93,13 @@ class BlockSite(Site):
         norms: paths, inside the block, of the layer normalisations of its residual stream.
         first: whether this is the adapter's first block.
         last: whether this is the adapter's last block.
+        head_width: width of the keys of one head of its attention; 0 if genft does not know the attention.
     """
 
     norms: tuple[str, ...] = ()
     first: bool = True
     last: bool = True
+    head_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,14 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         """What is added to the MLP's output h (..., width), before h itself is added to the residual stream."""
         raise NotImplementedError
 
+    def beside_projection(self, part: str, x: Tensor, f: Factors, *, training: bool) -> Tensor | None:
+        """What is added to the queries, keys or values, from the attention's input x (..., width), or None.
+
+        Args:
+            part: "q", "k" or "v".
+        """
+        raise NotImplementedError
+
     def norm_offset(self, site: BlockSite, norm: str, f: Factors) -> tuple[Tensor, Tensor] | None:
         """(Δγ, Δβ), each (width,), of the layer normalisation at ``norm``, a member of ``site.norms``."""
         raise NotImplementedError
@@ -314,5 +324,30 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         """
         raise NotImplementedError
 
+    def merges(self, site: BlockSite) -> bool:
+        """Whether tokens are merged in this block (:meth:`merge`), between its attention and its MLP."""
+        return False
 
-BLOCK_HOOKS = ("beside_mlp", "after_attention", "after_mlp", "norm_offset", "prefix", "prompts", "second_stream")
+    def merge(self, x: Tensor, keys: Tensor, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
+        """(fewer tokens, how many of the former tokens each of them stands for (batch, fewer)).
+
+        In the adapted blocks that follow, the logarithms of these sizes are added to the scores of attention.
+
+        Args:
+            x: the residual stream between attention and MLP (batch, tokens, width).
+            keys: the attention's keys (batch, heads, tokens, width of a head).
+        """
+        raise NotImplementedError
+
+
+BLOCK_HOOKS = (
+    "beside_mlp",
+    "after_attention",
+    "after_mlp",
+    "beside_projection",
+    "norm_offset",
+    "prefix",
+    "prompts",
+    "second_stream",
+    "merge",
+)

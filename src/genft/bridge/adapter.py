@@ -20,9 +20,11 @@ class Carried(threading.local):
 
     Attributes:
         second_stream: the second stream after the last block that was run, (batch, tokens, width).
+        sizes: how many tokens each of the merged ones stands for, (batch, tokens); None before they are merged.
     """
 
     second_stream: Tensor | None = None
+    sizes: Tensor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()  # a copy of the adapter is not in a forward pass
