@@ -7,6 +7,7 @@ same treatment.
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from dataclasses import replace
 from typing import Any
@@ -16,11 +17,13 @@ import torch
 from peft import PeftModel, get_model_status, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from families import FAMILIES, Family
 from genft import METHODS, MergeError, TargetError
 
 OURS = [name for name, info in METHODS.items() if info.family in ("weight", "block")]
+FPET = ("fpet_lora", "fpet_adaptformer")
 PROMPTS = ("vpt_deep", "vpt_shallow", "vfpt", "spt_deep", "vapt", "e2vpt")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in OURS},
@@ -29,6 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vapt": ("vapt", {"prompts": 4, "grid": 2, "kernel": 1, "dropout": 0.0}),
     "e2vpt": ("e2vpt", {"prompts": 3, "key_values": 2, "kept": ["1" * 16, "0" * 16, "01" * 8]}),
     "sa2vp": ("sa2vp", {"inner": 4, "weight": 1.5, "grid": 2}),
+    **{name: (name, {"layer": 0}) for name in FPET},
     "mam": ("mam", {"prefix_length": 4, "prefix_hidden": 16}),
     "propetl_prefix": ("propetl_prefix", {"prefix_length": 4, "prefix_hidden": 16, "keep": 0.5}),
     "genft-equations": ("genft", {"form": "paper", "specific_dim": 2}),
@@ -69,6 +73,16 @@ REFUSED = {
         (method, family): "prompts of this method are for images"
         for method in (*PROMPTS, "sa2vp")
         for family in ("bert", "deberta", "llama", "phi3", "gpt2", "t5")
+    },
+    **{
+        (method, family): "merges patches of images; it does not work on text"
+        for method in FPET
+        for family in ("bert", "deberta", "llama", "phi3", "gpt2", "t5")
+    },
+    **{
+        (method, "dinov2"): "takes no offsets of its attention's scores"
+        for method in FPET
+        if "attention_mask" not in inspect.signature(Dinov2Layer.forward).parameters  # before transformers 5.24
     },
 }
 

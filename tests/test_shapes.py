@@ -22,6 +22,7 @@ ALL = [
     "methods/test_genft.py",
     "methods/test_e2vpt.py",
     "methods/test_block_formulas.py",
+    "methods/test_fpet.py",
     "methods/test_lora_xs.py",
     "methods/test_ssf.py",
     "methods/test_sa2vp.py",

@@ -21,5 +21,13 @@ def test_commands_that_need_no_model_start_at_once(words: tuple[str, ...], limit
     assert house.processor_seconds(house.command(*words), repeats=1) < limit
 
 
+def test_a_count_imports_no_more_than_it_needs_and_sets_it_aside_from_the_garbage_collector() -> None:
+    """``genft params`` took 7 s; a quarter of it went to the collector and an eighth to bitsandbytes."""
+    after = (
+        "import gc\nassert gc.isenabled() and gc.get_freeze_count() > 10**5\nassert not sys.modules.get('bitsandbytes')"
+    )
+    assert house.processor_seconds(f"{house.command('params', 'glue')}\n{after}", repeats=1) < 12
+
+
 def test_genft_adds_little_to_the_import_of_peft() -> None:
     assert house.processor_seconds("import genft", before="import peft", repeats=1) < 0.8

@@ -93,11 +93,13 @@ class BlockSite(Site):
         norms: paths, inside the block, of the layer normalisations of its residual stream.
         first: whether this is the adapter's first block.
         last: whether this is the adapter's last block.
+        head_width: width of the keys of one head of its attention; 0 if genft does not know the attention.
     """
 
     norms: tuple[str, ...] = ()
     first: bool = True
     last: bool = True
+    head_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,14 @@ class FrozenBlock:
         attention: (queries, keys and values, mask) → its attention from one normalised list of tokens to another,
             projected; the mask (queries, keys) is True where a token is seen.
         positions: the model's position embeddings (tokens, width), or None.
+        read_after_last: whether the second stream is also read after the last adapted block.
     """
 
     run: Callable[[Tensor], Tensor]
     norm: Callable[[Tensor], Tensor]
     attention: Callable[[Tensor, Tensor, Tensor], Tensor]
     positions: Tensor | None
+    read_after_last: bool = False
 
 
 ConfigT = TypeVar("ConfigT", bound=AdapterConfig)
@@ -280,6 +284,14 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         """What is added to the MLP's output h (..., width), before h itself is added to the residual stream."""
         raise NotImplementedError
 
+    def beside_projection(self, part: str, x: Tensor, f: Factors, *, training: bool) -> Tensor | None:
+        """What is added to the queries, keys or values, from the attention's input x (..., width), or None.
+
+        Args:
+            part: "q", "k" or "v".
+        """
+        raise NotImplementedError
+
     def norm_offset(self, site: BlockSite, norm: str, f: Factors) -> tuple[Tensor, Tensor] | None:
         """(Δγ, Δβ), each (width,), of the layer normalisation at ``norm``, a member of ``site.norms``."""
         raise NotImplementedError
@@ -309,10 +321,36 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         Args:
             x: the block's input (batch, tokens, width).
             p: a second stream that the method sends through the blocks beside the first, as this function returned
-                it for the block before; None at the first adapted block.
+                it for the block before; None at the first adapted block. After the last one it is needed only if
+                ``block.read_after_last``.
             block: the frozen block.
         """
         raise NotImplementedError
 
+    def merges(self, site: BlockSite) -> bool:
+        """Whether tokens are merged in this block (:meth:`merge`), between its attention and its MLP."""
+        return False
 
-BLOCK_HOOKS = ("beside_mlp", "after_attention", "after_mlp", "norm_offset", "prefix", "prompts", "second_stream")
+    def merge(self, x: Tensor, keys: Tensor, f: Factors, *, training: bool) -> tuple[Tensor, Tensor]:
+        """(fewer tokens, how many of the former tokens each of them stands for (batch, fewer)).
+
+        In the adapted blocks that follow, the logarithms of these sizes are added to the scores of attention.
+
+        Args:
+            x: the residual stream between attention and MLP (batch, tokens, width).
+            keys: the attention's keys (batch, heads, tokens, width of a head).
+        """
+        raise NotImplementedError
+
+
+BLOCK_HOOKS = (
+    "beside_mlp",
+    "after_attention",
+    "after_mlp",
+    "beside_projection",
+    "norm_offset",
+    "prefix",
+    "prompts",
+    "second_stream",
+    "merge",
+)

@@ -22,10 +22,12 @@ from genft.models.blocks import (
     anatomy_of,
     attention_end_of,
     attention_of,
+    head_width_of,
     norms_of,
     projections_of,
     stream_width,
     takes_images,
+    takes_score_offsets,
 )
 from genft.models.weights import FrozenWeight, has_channel_weight, has_linear_weight, has_own_bias, unwrap
 
@@ -187,7 +189,8 @@ def block_sites(model: nn.Module, matched: Iterable[str], hooks: Collection[str]
             continue
         width = stream_width(block)
         first, last = index == 0, index == len(paths) - 1
-        sites[path] = [BlockSite(path, width, width, index=index, norms=norms_of(block), first=first, last=last)]
+        norms, head = norms_of(block), head_width_of(block)
+        sites[path] = [BlockSite(path, width, width, index=index, norms=norms, first=first, last=last, head_width=head)]
     if problems:
         raise TargetError(_shortened(problems, 4))
     return sites
@@ -202,6 +205,18 @@ def _block_refusal(model: nn.Module, path: str, block: nn.Module, hooks: Collect
         return f"{where} has no attention whose output could be adapted"
     if "norm_offset" in hooks and not norms_of(block):
         return f"{where} has no LayerNorm with weight and bias to train; set layer_norms='none'"
+    if "merge" in hooks and not takes_images(model):
+        return f"{where}: this method merges patches of images; it does not work on text"
+    if ("merge" in hooks or "beside_projection" in hooks) and projections_of(block) is None:
+        return (
+            f"{where} has no attention whose queries and keys this method knows; use a ViT, a DINOv2 or timm's "
+            "VisionTransformer"
+        )
+    if "merge" in hooks and not takes_score_offsets(block):
+        return (
+            f"{where} takes no offsets of its attention's scores; use attn_implementation='sdpa' or 'eager', and "
+            "for DINOv2 a recent version of transformers"
+        )
     if ("prompts" in hooks or "second_stream" in hooks) and not takes_images(model):
         return f"{where}: prompts of this method are for images; for text, use prompt_tuning or prefix_tuning"
     if "second_stream" in hooks and projections_of(block) is None:

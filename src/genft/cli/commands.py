@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
+import sys
 import time
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -24,12 +26,19 @@ from genft.errors import GenFTError, first_line
 
 
 class Entry(NamedTuple):
-    """A command: its name, the import path of its function or group, its first line of help, its panel."""
+    """A command.
+
+    Attributes:
+        name, path: its name, and the import path of its function or group.
+        text, panel: its first line of help, and where that stands.
+        spares: packages that peft and transformers would import if they find them, and that this process does without.
+    """
 
     name: str
     path: str
     text: str
     panel: str
+    spares: tuple[str, ...] = ()
 
 
 _LEARN, _COMPARE, _LOOK, _HAND_OVER = "Train and predict", "Compare", "Look up", "Use elsewhere"
@@ -63,6 +72,7 @@ COMMANDS = {
             "genft.cli.params:params",
             "Count what the paper's presets train, next to its numbers.",
             _LOOK,
+            spares=("bitsandbytes", "scipy"),  # a second, for quantised weights and for the loss of object detection
         ),
         Entry("show", "genft.cli.show:show", "Draw what training did to the weights.", _LOOK),
         Entry("data", "genft.cli.data:data", "Check data before training.", _LOOK),
@@ -139,12 +149,32 @@ class CommandGroup(TyperGroup):
 
 def load(entry: Entry) -> Any:
     """Import the command of an entry."""
-    target = resolve_name(entry.path)
+    target = _imported(entry)
     if isinstance(target, typer.Typer):
         return get_command(target)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.command(entry.name, cls=Command, help=_flowing(inspect.getdoc(target) or ""))(target)
     return get_command(app)
+
+
+def _imported(entry: Entry) -> Any:
+    """Import the function of an entry, without Python looking for garbage meanwhile.
+
+    torch and transformers create a million objects that live as long as the process. To go through them again and again
+    takes a quarter of the time of their import, and at exit a second more, so they are set aside.
+    """
+    heavy, enabled = "torch" not in sys.modules, gc.isenabled()
+    for package in entry.spares if heavy else ():
+        sys.modules[package] = None  # type: ignore[assignment]  # Python's way to say that it is not installed
+    gc.disable()
+    try:
+        target = resolve_name(entry.path)
+        if heavy:
+            gc.freeze()
+    finally:
+        if enabled:
+            gc.enable()
+    return target
 
 
 def _flowing(text: str) -> str:

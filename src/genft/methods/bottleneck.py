@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from genft.api.method import Factor, Init
 
 
-def bottleneck_factors(d: int, m: int, down: Init, up: Init) -> dict[str, Factor]:
-    """The factors of a bottleneck, 2·d·m + m + d numbers; both biases start at zero."""
-    return {
+def bottleneck_factors(d: int, m: int, down: Init, up: Init, *, biases: bool = True) -> dict[str, Factor]:
+    """The factors of a bottleneck, 2·d·m + m + d numbers; both biases, if it has them, start at zero."""
+    factors = {
         "down_weight": Factor((m, d), down),
         "down_bias": Factor((m,), nn.init.zeros_),
         "up_weight": Factor((d, m), up),
         "up_bias": Factor((d,), nn.init.zeros_),
     }
+    return {name: factor for name, factor in factors.items() if biases or not name.endswith("bias")}
 
 
 def bottleneck(
@@ -30,8 +31,8 @@ def bottleneck(
     training: bool = False,
 ) -> Float[Tensor, "*t d"]:
     """Up(dropout(activation(Down x))), (..., d) → (..., d); dropout applies only in training."""
-    hidden = activation(F.linear(x, f["down_weight"], f["down_bias"]))
-    return F.linear(F.dropout(hidden, dropout, training), f["up_weight"], f["up_bias"])
+    hidden = activation(F.linear(x, f["down_weight"], f.get("down_bias")))
+    return F.linear(F.dropout(hidden, dropout, training), f["up_weight"], f.get("up_bias"))
 
 
 def zero_unless(moved: bool, width: int) -> Init:

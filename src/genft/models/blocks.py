@@ -110,6 +110,8 @@ PROJECTIONS = (
 Plain = (nn.Identity, type(None))
 #: Names of the attribute that is the number of an attention's heads.
 HEADS = ("num_heads", "num_attention_heads")
+#: Names of the argument of a block that is the mask of its attention.
+MASKS = ("attention_mask", "attn_mask")
 #: Names of the position embeddings of a vision transformer.
 POSITION_EMBEDDINGS = ("pos_embed", "position_embeddings")
 
@@ -154,6 +156,23 @@ def heads_of(block: nn.Module) -> int:
     attention = attention_of(block)
     module: Any = block.get_submodule(attention.path) if attention else block
     return next(getattr(module, name) for name in HEADS if hasattr(module, name))
+
+
+def head_width_of(block: nn.Module) -> int:
+    """The width of the keys of one head, or 0 if the block has no known projections."""
+    attention = attention_of(block)
+    if attention is None or projections_of(block) is None:
+        return 0
+    return getattr(block.get_submodule(attention.path), "head_dim", stream_width(block) // heads_of(block))
+
+
+def takes_score_offsets(block: nn.Module) -> bool:
+    """Whether the block takes a mask that its attention adds to its scores; flash and flex attention take others."""
+    attention = attention_of(block)
+    if attention is None or not any(name in MASKS for name in argument_names(block)):
+        return False
+    config = getattr(block.get_submodule(attention.path), "config", None)
+    return getattr(config, "_attn_implementation", None) in (None, "eager", "sdpa")
 
 
 def position_embeddings_of(model: nn.Module) -> nn.Parameter | None:

@@ -12,12 +12,20 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from genft.api.method import BlockMethod, BlockSite, Factors, Site
-from genft.bridge.adapter import Adapter
+from genft.bridge.adapter import Adapter, Carried
 from genft.bridge.block import tokens
 from genft.bridge.block.frozen import frozen_block
+from genft.bridge.block.merging import Merger, TokenMerge, parts_of
 from genft.bridge.layer import AdapterLayer
 from genft.errors import MergeError
-from genft.models.blocks import anatomy_of, argument_names, attention_end_of, attention_of, norms_of
+from genft.models.blocks import (
+    anatomy_of,
+    argument_names,
+    attention_end_of,
+    attention_of,
+    norms_of,
+    projections_of,
+)
 
 CANNOT_MERGE = (
     "merge: this adapter adds computations to the block, which no change of the base weights can replace; "
@@ -53,6 +61,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         self._hooked: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._call = _Call()
+        self._token_merge: TokenMerge | None = None
         self._arguments = argument_names(self.get_base_layer())
 
     def attach(self, adapter: Adapter[BlockMethod], sites: list[Site]) -> None:
@@ -70,6 +79,7 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         """Register the module hooks that call one hook of the methods."""
         block = self.get_base_layer()
         anatomy, attention, attention_end = anatomy_of(block), attention_of(block), attention_end_of(block)
+        projections = projections_of(block)
         if hook == "beside_mlp" and anatomy is not None:
             self._before(block, anatomy.stream, self._read_stream)
             self._after(block, anatomy.mlp_end, self._add_beside)
@@ -80,6 +90,15 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         elif hook == "norm_offset":
             for norm in norms_of(block):
                 self._after(block, norm, partial(self._offset_norm, norm))
+        elif hook == "beside_projection" and projections is not None:
+            for path, parts in parts_of(projections).items():
+                self._after(block, path, partial(self._add_to_projection, parts))
+        elif hook == "merge" and anatomy is not None and projections is not None:
+            merge = self._token_merge = TokenMerge(block, self._merger)
+            path, parts = next((path, parts) for path, parts in parts_of(projections).items() if "k" in parts)
+            self._after(block, path, partial(merge.read_keys, parts))
+            self._before(block, anatomy.stream, merge.merge, prepend=True)  # so that other hooks see the merged tokens
+            self._after(block, anatomy.mlp_end, merge.fill_up)
         elif hook == "prefix" and attention is not None:
             names = argument_names(block.get_submodule(attention.path))
             self._before(block, attention.path, partial(self._make_room, names), with_kwargs=True)
@@ -96,10 +115,14 @@ class BlockLayer(AdapterLayer[BlockMethod]):
 
     def active(self) -> list[tuple[BlockMethod, BlockSite, Factors]]:
         """Method, site and factors of every active adapter."""
+        return [(method, site, factors) for _, method, site, factors in self._places()]
+
+    def _places(self) -> list[tuple[Carried, BlockMethod, BlockSite, Factors]]:
+        """What every active adapter carries from block to block, its method, its site here and its factors."""
         if self.disable_adapters:
             return []
         return [
-            (self.attachments[name].method, site, self.factors(name, site))
+            (self.attachments[name].adapter.carried, self.attachments[name].method, site, self.factors(name, site))
             for name in self.active_attachments()
             for site in self.attachments[name].sites
             if isinstance(site, BlockSite)
@@ -126,6 +149,13 @@ class BlockLayer(AdapterLayer[BlockMethod]):
         for method, _, factors in self.active():
             added = getattr(method, hook)(self._cast(output, factors), factors, training=self.training)
             output = output + added.to(output.dtype)
+        return output
+
+    def _add_to_projection(self, parts: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        for method, _, factors in self.active():
+            x = self._cast(args[0], factors)
+            new = [method.beside_projection(part, x, factors, training=self.training) for part in parts]
+            output = tokens.added_to_parts(output, new)
         return output
 
     def _offset_norm(self, norm: str, module: nn.LayerNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -171,6 +201,8 @@ class BlockLayer(AdapterLayer[BlockMethod]):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if "second_stream" in self._hooked:
             return self._beside_second_streams(args, kwargs)
+        if self._token_merge is not None:
+            return self._on_merged_tokens(self._token_merge, args, kwargs)
         if "prompts" not in self._hooked:
             return self.base_layer(*args, **kwargs)
         spent, x = 0, tokens.input_of(args, kwargs, self._arguments)
@@ -186,24 +218,49 @@ class BlockLayer(AdapterLayer[BlockMethod]):
 
     def _beside_second_streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names, x = self._arguments, tokens.input_of(args, kwargs, self._arguments)
+        places = self._places()
+        for carried, _, site, _ in places:
+            if carried.shows_second and carried.second_stream is not None:
+                return carried.second_stream.to(x.dtype) if site.last else x
         output = self.base_layer(*args, **kwargs)
 
         def run(p: Tensor) -> Tensor:
             own_args, own_kwargs = tokens.exchanged(args, kwargs, names, p.to(x.dtype))
             return tokens.first_of(self.base_layer(*own_args, **own_kwargs)).to(p.dtype)
 
-        block = frozen_block(self.get_base_layer(), run, self._positions[0], x.dtype)
-        for name in [] if self.disable_adapters else self.active_attachments():
-            attachment = self.attachments[name]
-            method, carried = attachment.method, attachment.adapter.carried
-            for site in attachment.sites:
-                if isinstance(site, BlockSite):
-                    factors = self.factors(name, site)
-                    p = None if site.first else carried.second_stream
-                    new, carried.second_stream = method.second_stream(
-                        self._cast(x, factors), p, block, site, factors, training=self.training
-                    )
-                    output = output if new is None else tokens.added(output, new)
+        keeps = any(carried.keeps_second for carried, *_ in places)
+        block = frozen_block(self.get_base_layer(), run, self._positions[0], x.dtype, read_after_last=keeps)
+        for carried, method, site, factors in places:
+            p = None if site.first else carried.second_stream
+            new, carried.second_stream = method.second_stream(
+                self._cast(x, factors), p, block, site, factors, training=self.training
+            )
+            output = output if new is None else tokens.added(output, new)
+        return output
+
+    # ---------------------------------------------------------------- fewer tokens from here on
+
+    def _merger(self) -> Merger | None:
+        """The adapter that merges tokens in this block; of several, the first active one."""
+        found = next((place for place in self._places() if place[1].merges(place[2])), None)
+        if found is None:
+            return None
+        carried, method, _, factors = found
+        return Merger(partial(self._merged, method, factors), carried)
+
+    def _merged(self, method: BlockMethod, factors: Factors, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return method.merge(self._cast(x, factors), self._cast(keys, factors), factors, training=self.training)
+
+    def _on_merged_tokens(self, merge: TokenMerge, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        places = [(carried, site) for carried, _, site, _ in self._places()]
+        for carried, site in places:
+            carried.sizes = None if site.first else carried.sizes
+        sizes = next((carried.sizes for carried, _ in places if carried.sizes is not None), None)
+        if sizes is not None:
+            args, kwargs = tokens.weighted(args, kwargs, self._arguments, sizes)
+        output = merge.shortened(self.base_layer(*args, **kwargs))
+        for carried, site in places:
+            carried.sizes = None if site.last else carried.sizes
         return output
 
     # ---------------------------------------------------------------- what peft calls

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MASKS = ("attention_mask", "attn_mask")
+from genft.errors import ConfigError
+from genft.models.blocks import MASKS
 
 
 def input_of(args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...]) -> Tensor:
@@ -60,6 +61,34 @@ def unmasked(
     return _with(args, kwargs, names, changed)
 
 
+def weighted(
+    args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], sizes: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a module whose attention sees each token as often as its size says, (batch, tokens).
+
+    The mask is passed by position where it can be: reentrant checkpoints give gradients to such arguments only.
+
+    Raises:
+        ConfigError: the module is called with a mask of its own, which is for other tokens.
+    """
+    x, name = input_of(args, kwargs, names), next(name for name in names if name in MASKS)
+    at = names.index(name)
+    own = args[at] if len(args) > at else kwargs.get(name)
+    if isinstance(own, Tensor) and _hides(own):
+        raise ConfigError(f"{name}: received a mask that hides tokens; a model whose tokens are merged takes none")
+    mask = sizes.log().to(x.device, x.dtype)[:, None, None]
+    if len(args) < at:
+        return args, {**kwargs, name: mask}
+    return (*args[:at], mask, *args[at + 1 :]), {key: value for key, value in kwargs.items() if key != name}
+
+
+def _hides(mask: Tensor) -> bool:
+    """Whether a mask hides tokens; transformers passes one that hides nothing to a model that is being exported."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool((mask != 0).any()) if mask.is_floating_point() else not mask.bool().all()
+
+
 def _with(
     args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], changed: dict[str, Tensor]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -106,6 +135,14 @@ def shortened(output: Any, extra: int, *, at: int) -> Any:
     if isinstance(output, tuple):
         return shortened(output[0], extra, at=at), *output[1:]
     return torch.cat([output[:, :at], output[:, at + extra :]], dim=1) if at else output[:, extra:]
+
+
+def added_to_parts(output: Tensor, new: list[Tensor | None]) -> Tensor:
+    """An output (..., n · width) of n parts side by side, plus what is new (..., width) for each of them."""
+    if all(part is None for part in new):
+        return output
+    parts = zip(output.chunk(len(new), dim=-1), new, strict=True)
+    return joined([part if more is None else part + more.to(part.dtype) for part, more in parts], -1)
 
 
 def replaced(x: Tensor, first: Tensor) -> Tensor:
