@@ -97,7 +97,7 @@ class GenFTConfig(AdapterConfig):
     relative_scale: float = setting(
         10.0,
         "λ of the bounded form, the unit of the learning rate: a step of Adam at rate η changes a weight by about λ·η "
-        "of its size, and only the product λ·η matters. With 10, good rates are those of LoRA.",
+        "of its size, and only the product λ·η matters. With 10, good rates are those usual for LoRA.",
         gt=0,
         needs={"form": "bounded"},
         later=True,
