@@ -46,7 +46,7 @@ def exchange(layer: Any, y: Tensor, x: Tensor, f: Named, grid: int) -> Tensor:
     return gelu(z @ f["down_weight"].T + f["down_bias"]) @ f["up_weight"].T + f["up_bias"]
 
 
-def sa2vp(layers: Any, h: Tensor, positions: Tensor, f: list[Named], w: float, grid: int) -> Tensor:
+def sa2vp(layers: Any, h: Tensor, positions: Tensor, f: list[Named], w: float, grid: int) -> tuple[Tensor, Tensor]:
     maps = [own["map"] @ own["map_weight"].T + own["map_bias"] if "map" in own else None for own in f]
     p = (maps[0] + positions).expand(len(h), -1, -1)
     for i, layer in enumerate(layers):
@@ -59,7 +59,7 @@ def sa2vp(layers: Any, h: Tensor, positions: Tensor, f: list[Named], w: float, g
         else:
             fused = exchange(layer, h, p, f[i], grid)
             p, h = vit_layer(layer, p), vit_layer(layer, h) + fused * w
-    return h
+    return h, p
 
 
 def test_the_second_stream_on_vit() -> None:
@@ -77,8 +77,62 @@ def test_the_second_stream_on_vit() -> None:
             nn.init.normal_(parameter, std=0.3)
     pixels = torch.randn(2, 3, 64, 64, dtype=F64)
     positions = base.embeddings.position_embeddings[0]
-    wanted = sa2vp(base.layers, base.embeddings(pixels), positions, named(model), 0.5, 4)
+    wanted, _ = sa2vp(base.layers, base.embeddings(pixels), positions, named(model), 0.5, 4)
     compare(model, model(pixels).last_hidden_state, layer_norm(wanted, base.layernorm))
+
+
+@pytest.mark.parametrize("weight", [0.2, 0.0])
+def test_the_loss_of_both_streams(weight: float) -> None:
+    """0.8 of the cross-entropy of the image's class token and 0.2 of the map's, by one normalisation and one head."""
+    torch.manual_seed(6)
+    config = hf.ViTConfig(
+        hidden_size=WIDTH, num_hidden_layers=6, num_attention_heads=HEADS, intermediate_size=48, image_size=64
+    )
+    config.num_labels = 3
+    base: Any = hf.ViTForImageClassification(config).to(F64).eval()
+    for parameter in base.parameters():
+        nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    adapter = SA2VPConfig(inner=3, weight=0.5, grid=4, prompt_loss=weight)
+    model: Any = get_peft_model(copy.deepcopy(base), adapter, autocast_adapter_dtype=False).to(F64).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.3)
+    batch = {"pixel_values": torch.randn(2, 3, 64, 64, dtype=F64), "labels": torch.tensor([2, 0])}
+    got = METHODS["sa2vp"].recipe.loss(model, adapter, lambda: model(**batch).loss)
+
+    vit, positions = base.vit, base.vit.embeddings.position_embeddings[0]
+    streams = sa2vp(vit.layers, vit.embeddings(batch["pixel_values"]), positions, named(model), 0.5, 4)
+    losses = []
+    for stream in streams:
+        logits = linear(layer_norm(stream, vit.layernorm)[:, 0], base.classifier.weight, base.classifier.bias)
+        chances = logits.exp() / logits.exp().sum(1, keepdim=True)
+        losses.append(-(chances[0, 2].log() + chances[1, 0].log()) / 2)
+    compare(model, got, (1 - weight) * losses[0] + weight * losses[1])
+    # afterwards the model predicts from the image again, and keeps nothing
+    torch.testing.assert_close(model(**batch).loss, losses[0])
+    assert model.base_model.adapters["default"].carried.second_stream is None
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov2", "timm"])
+def test_the_loss_of_both_streams_in_training(family: str) -> None:
+    f = FAMILIES[family]
+    torch.manual_seed(0)
+    config = SA2VPConfig(inner=3, grid=2, dropout=0.0, modules_to_save=list(f.head))
+    model: Any = get_peft_model(f.build(), config).train()
+    losses: list[Tensor] = []
+
+    def of_outputs() -> Tensor:
+        losses.append(model(**f.batch()).loss)
+        return losses[-1]
+
+    loss = METHODS["sa2vp"].recipe.loss(model, config, of_outputs)
+    torch.testing.assert_close(loss, 0.8 * losses[0] + 0.2 * losses[1])
+    assert losses[0] != losses[1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for of_image, of_both in zip(
+        torch.autograd.grad(losses[0], trained, retain_graph=True), torch.autograd.grad(loss, trained), strict=True
+    ):
+        assert not torch.equal(of_image, of_both)
 
 
 def test_neighbours_are_at_most_a_row_and_a_column_away() -> None:

@@ -5,7 +5,10 @@ MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES: name, tuner name, configuration class, argu
 adapter. peft's tests expect ``init_weights=False`` to mean "not the identity".
 """
 
+import torch
+
 from genft import BitFitConfig, GenFTConfig, VectorFitConfig
+from genft.methods.spt_lora import SPTLoraConfig, pack
 
 FORMS = {
     "identity": {},
@@ -94,6 +97,17 @@ TEST_CASES += [
     ),
 ]
 
+#: Without training data everything is sensitive; a run decides otherwise, and saves which entries are.
+ENTRIES = {"lin0": pack(torch.arange(0, 200, 3)), "lin0.bias": pack(torch.arange(0, 20, 2)), "lin1": "whole"}
+
+TEST_CASES += [
+    (f"SPT-LoRA {model} {number}", model, SPTLoraConfig, {"r": 4, **target})
+    for number, (model, target) in enumerate(TARGETS)
+] + [
+    ("SPT-LoRA entries", "MLP", SPTLoraConfig, {"r": 4, "target_modules": ["lin0", "lin1"], "sensitive": ENTRIES}),
+    ("SPT-LoRA MHA", "MHA", SPTLoraConfig, {"r": 4, "target_modules": ["mha"], "target_slices": {"mha": ["v"]}}),
+]
+
 MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES = [
     (f"GenFT {form} {kind}", "genft", GenFTConfig, {**first, **settings}, {**second, **settings})
     for form, settings in FORMS.items()
@@ -115,6 +129,17 @@ MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES += [
         {"target_modules": [second], **settings, "init_weights": False},
     )
     for form, settings in VECTORFIT_FORMS.items()
+    for kind, second in (("same", "lin0"), ("different", "lin1"))
+]
+
+MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES += [
+    (
+        f"SPT-LoRA {kind}",
+        "spt_lora",
+        SPTLoraConfig,
+        {"r": 4, "target_modules": ["lin0"], "init_weights": False},
+        {"r": 4, "target_modules": [second], "init_weights": False},
+    )
     for kind, second in (("same", "lin0"), ("different", "lin1"))
 ]
 

@@ -28,7 +28,7 @@ OTHER_BASE = (
 
 def pytest_collection_modifyitems(config, items):
     """Keep the tests that run one of our cases: the others exercise peft's own tuners, some of them from the Hub."""
-    ours = {genft.GenFTConfig, genft.BitFitConfig, genft.VectorFitConfig}
+    ours = {genft.GenFTConfig, genft.BitFitConfig, genft.VectorFitConfig, genft.METHODS["spt_lora"].config}
     kept = []
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}

@@ -229,6 +229,19 @@ def test_images_through_timm(method: str, images: Path, timm_vit: Path, tmp_path
     assert again.argmax(1).tolist() == unpack(result.predictions).tolist()
 
 
+def test_a_method_may_train_more_than_its_outputs(images: Path, timm_vit: Path, tmp_path: Path) -> None:
+    """SA²VP's second loss changes what is learnt, also where the loss is not the model's own."""
+    learnt = []
+    for weight in (0.0, 0.2):
+        for balanced in (False, True):
+            settings = {"inner": 4, "dropout": 0.0, "prompt_loss": weight}
+            training = {"epochs": 1, "class_weights": "balanced" if balanced else "none"}
+            result = run(plan(images, timm_vit, "sa2vp", settings=settings, training=training), Store(tmp_path).open())
+            learnt.append(torch.cat([t.flatten() for t in tensors(Store(tmp_path), result).values()]))
+    for without, both in zip(learnt[:2], learnt[2:], strict=True):
+        assert not torch.equal(without, both)
+
+
 def test_the_head_has_its_own_learning_rate(reviews: Path, bert: Path, tmp_path: Path) -> None:
     """A rate of almost nothing leaves the head where it began, while the adapter moves."""
     store = Store(tmp_path).open()

@@ -112,12 +112,14 @@ class FrozenBlock:
         attention: (queries, keys and values, mask) → its attention from one normalised list of tokens to another,
             projected; the mask (queries, keys) is True where a token is seen.
         positions: the model's position embeddings (tokens, width), or None.
+        read_after_last: whether the second stream is also read after the last adapted block.
     """
 
     run: Callable[[Tensor], Tensor]
     norm: Callable[[Tensor], Tensor]
     attention: Callable[[Tensor, Tensor, Tensor], Tensor]
     positions: Tensor | None
+    read_after_last: bool = False
 
 
 ConfigT = TypeVar("ConfigT", bound=AdapterConfig)
@@ -319,7 +321,8 @@ class BlockMethod(Method[ConfigT, BlockSite]):
         Args:
             x: the block's input (batch, tokens, width).
             p: a second stream that the method sends through the blocks beside the first, as this function returned
-                it for the block before; None at the first adapted block.
+                it for the block before; None at the first adapted block. After the last one it is needed only if
+                ``block.read_after_last``.
             block: the frozen block.
         """
         raise NotImplementedError

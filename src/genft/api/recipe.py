@@ -18,8 +18,8 @@ Losses = Callable[[int, int], Iterable["Tensor"]]
 
 class Recipe:
     """Called by ``genft.training`` in this order: :meth:`settings`, :meth:`found_in_training` and :meth:`prepare`
-    before the adapter is attached, :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after, and
-    :meth:`found_after_training` once it is trained."""
+    before the adapter is attached, :meth:`initialise`, :meth:`learning_rate` and :meth:`callbacks` after,
+    :meth:`loss` in every step, and :meth:`found_after_training` once it is trained."""
 
     def settings(self, model: PreTrainedModel, steps: int, image_size: int | None = None) -> dict[str, Any]:
         """Settings that follow from the base model, from the number of optimizer steps or from the pixels per side of
@@ -44,6 +44,16 @@ class Recipe:
     def callbacks(self, model: Any) -> list[TrainerCallback]:
         """Callbacks of ``transformers.Trainer`` for the model with its adapter."""
         return []
+
+    def loss(self, model: Any, config: Any, of_outputs: Callable[[], Tensor]) -> Tensor:
+        """The loss of a training batch, for methods that train more than what the model outputs.
+
+        Args:
+            model: the model with its adapter.
+            config: the adapter's configuration, which is only read.
+            of_outputs: runs the model on the batch and returns the loss of its outputs; may be called several times.
+        """
+        return of_outputs()
 
     def found_after_training(self, model: Any, config: Any, losses: Losses) -> dict[str, Any]:
         """Settings that follow from the trained adapter, with which the run trains once more from its start; empty

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -20,11 +21,29 @@ class Carried(threading.local):
 
     Attributes:
         second_stream: the second stream after the last block that was run, (batch, tokens, width).
+        keeps_second: whether the second stream is kept after the last block.
+        shows_second: whether the blocks pass their input on, and the last one puts out the second stream instead.
         sizes: how many tokens each of the merged ones stands for, (batch, tokens); None before they are merged.
     """
 
     second_stream: Tensor | None = None
+    keeps_second: bool = False
+    shows_second: bool = False
     sizes: Tensor | None = None
+
+    @contextmanager
+    def both_streams(self) -> Iterator[Callable[[], None]]:
+        """A context in which the second stream is kept after the last block. Once the function that it yields has been
+        called, passes of the model do not run the blocks, but put out what the last pass has kept."""
+
+        def show() -> None:
+            self.shows_second = True
+
+        try:
+            self.keeps_second = True
+            yield show
+        finally:
+            self.keeps_second, self.shows_second, self.second_stream = False, False, None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()  # a copy of the adapter is not in a forward pass

@@ -10,12 +10,16 @@
 
 At blocks 5, 9, … another map is added to p_l: s ⊙ L_l(M W_mᵀ + b_m), with trained s (d,). The last block always adds to
 the image, so that everything that is trained has a part in the prediction.
+The loss in training is (1 − v) ℓ(h_L) + v ℓ(p_L), where ℓ is the task's loss after the model's last normalisation and
+its head, which both share; h_L alone predicts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +50,12 @@ class SA2VPConfig(PaperStartConfig):
     inner: int = setting(16, "q: width of the prompt maps and of the adapted MLPs (8 to 64, chosen per task).", gt=0)
     weight: float = setting(0.1, "w: weight of what one stream adds to the other (0.1, 0.5 or 1.5, per task).")
     grid: int = setting(14, "g: patches per side of an image; genft's own runs take it from the model.", gt=0)
+    prompt_loss: float = setting(
+        0.2,
+        "v: weight of the loss of the head on the prompt map, in genft's own runs; the image's has 1 - v.",
+        ge=0,
+        lt=1,
+    )
     dropout: float = setting(0.1, "Dropout on prompts, attention and MLP of the exchange in training.", ge=0, lt=1)
 
 
@@ -59,6 +69,18 @@ def neighbourhood(grid: int, device: torch.device) -> Bool[Tensor, "t t"]:
     return F.pad(F.pad(near, (1, 0), value=False), (0, 0, 1, 0), value=True)
 
 
+class BothStreams(Grid):
+    """Derives the grid, and trains what the head says of the prompt map, too."""
+
+    def loss(self, model: Any, config: SA2VPConfig, of_outputs: Callable[[], Tensor]) -> Tensor:
+        if not config.prompt_loss:
+            return of_outputs()
+        with model.base_model.adapters[model.active_adapter].carried.both_streams() as show:
+            of_image = of_outputs()
+            show()
+            return (1 - config.prompt_loss) * of_image + config.prompt_loss * of_outputs()
+
+
 @register(
     "sa2vp",
     config=SA2VPConfig,
@@ -66,7 +88,7 @@ def neighbourhood(grid: int, device: torch.device) -> Bool[Tensor, "t t"]:
     trains="a map of prompts in a second stream through the blocks, and MLPs for the exchange of both streams",
     group="paper",
     kinds=("image",),
-    recipe=Grid(),
+    recipe=BothStreams(),
 )
 class SA2VP(BlockMethod[SA2VPConfig]):
     """The second stream, and what the streams add to each other."""
@@ -104,7 +126,7 @@ class SA2VP(BlockMethod[SA2VPConfig]):
             p = F.dropout(start.expand_as(x), c.dropout, training)
         if not self._to_prompts(site):
             added = c.weight * self._exchange(x, p, block, f, training)
-            return added, None if site.last else block.run(p)
+            return added, block.run(p) if block.read_after_last or not site.last else None
         added = c.weight * self._exchange(p, x, block, f, training)
         after = block.run(p)
         if "map_scale" in f:

@@ -113,6 +113,25 @@ class Loop(SmallCheckpoints):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """In training, the loss that the method wants; in evaluation, that of the outputs."""
+        if return_outputs or not isinstance(self.model, PeftModel):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        once: Any = super().compute_loss
+
+        def of_outputs() -> Tensor:
+            return once(
+                model, dict(inputs), num_items_in_batch=num_items_in_batch
+            )  # a copy: Trainer takes the labels out
+
+        return self.recipe.loss(self.model, self.model.active_peft_config, of_outputs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         self.stop_on_nan.check(self.accelerator.reduce(loss, "mean"), self.state, self.training.learning_rate)

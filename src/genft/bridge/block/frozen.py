@@ -13,7 +13,12 @@ from genft.models.blocks import heads_of, projections_of
 
 
 def frozen_block(
-    block: nn.Module, run: Callable[[Tensor], Tensor], positions: nn.Parameter | None, dtype: torch.dtype
+    block: nn.Module,
+    run: Callable[[Tensor], Tensor],
+    positions: nn.Parameter | None,
+    dtype: torch.dtype,
+    *,
+    read_after_last: bool,
 ) -> FrozenBlock:
     """The frozen computations of a vision transformer's block.
 
@@ -22,6 +27,7 @@ def frozen_block(
         run: the whole block.
         positions: the model's position embeddings (1, tokens, width).
         dtype: the precision in which the block computes.
+        read_after_last: whether the second stream is also read after the last adapted block.
     """
     projections = projections_of(block)
     if projections is None:
@@ -47,4 +53,5 @@ def frozen_block(
         norm=lambda x: through(projections.norm, x),
         attention=attention,
         positions=None if positions is None else positions[0],
+        read_after_last=read_after_last,
     )

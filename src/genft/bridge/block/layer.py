@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from genft.api.method import BlockMethod, BlockSite, Factors, Site
-from genft.bridge.adapter import Adapter
+from genft.bridge.adapter import Adapter, Carried
 from genft.bridge.block import tokens
 from genft.bridge.block.frozen import frozen_block
 from genft.bridge.block.merging import Merger, TokenMerge, parts_of
@@ -115,10 +115,14 @@ class BlockLayer(AdapterLayer[BlockMethod]):
 
     def active(self) -> list[tuple[BlockMethod, BlockSite, Factors]]:
         """Method, site and factors of every active adapter."""
+        return [(method, site, factors) for _, method, site, factors in self._places()]
+
+    def _places(self) -> list[tuple[Carried, BlockMethod, BlockSite, Factors]]:
+        """What every active adapter carries from block to block, its method, its site here and its factors."""
         if self.disable_adapters:
             return []
         return [
-            (self.attachments[name].method, site, self.factors(name, site))
+            (self.attachments[name].adapter.carried, self.attachments[name].method, site, self.factors(name, site))
             for name in self.active_attachments()
             for site in self.attachments[name].sites
             if isinstance(site, BlockSite)
@@ -214,44 +218,41 @@ class BlockLayer(AdapterLayer[BlockMethod]):
 
     def _beside_second_streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names, x = self._arguments, tokens.input_of(args, kwargs, self._arguments)
+        places = self._places()
+        for carried, _, site, _ in places:
+            if carried.shows_second and carried.second_stream is not None:
+                return carried.second_stream.to(x.dtype) if site.last else x
         output = self.base_layer(*args, **kwargs)
 
         def run(p: Tensor) -> Tensor:
             own_args, own_kwargs = tokens.exchanged(args, kwargs, names, p.to(x.dtype))
             return tokens.first_of(self.base_layer(*own_args, **own_kwargs)).to(p.dtype)
 
-        block = frozen_block(self.get_base_layer(), run, self._positions[0], x.dtype)
-        for name in [] if self.disable_adapters else self.active_attachments():
-            attachment = self.attachments[name]
-            method, carried = attachment.method, attachment.adapter.carried
-            for site in attachment.sites:
-                if isinstance(site, BlockSite):
-                    factors = self.factors(name, site)
-                    p = None if site.first else carried.second_stream
-                    new, carried.second_stream = method.second_stream(
-                        self._cast(x, factors), p, block, site, factors, training=self.training
-                    )
-                    output = output if new is None else tokens.added(output, new)
+        keeps = any(carried.keeps_second for carried, *_ in places)
+        block = frozen_block(self.get_base_layer(), run, self._positions[0], x.dtype, read_after_last=keeps)
+        for carried, method, site, factors in places:
+            p = None if site.first else carried.second_stream
+            new, carried.second_stream = method.second_stream(
+                self._cast(x, factors), p, block, site, factors, training=self.training
+            )
+            output = output if new is None else tokens.added(output, new)
         return output
 
     # ---------------------------------------------------------------- fewer tokens from here on
 
     def _merger(self) -> Merger | None:
         """The adapter that merges tokens in this block; of several, the first active one."""
-        for name in [] if self.disable_adapters else self.active_attachments():
-            attachment = self.attachments[name]
-            for site in attachment.sites:
-                if isinstance(site, BlockSite) and attachment.method.merges(site):
-                    merge = partial(self._merged, attachment.method, self.factors(name, site))
-                    return Merger(merge, attachment.adapter.carried)
-        return None
+        found = next((place for place in self._places() if place[1].merges(place[2])), None)
+        if found is None:
+            return None
+        carried, method, _, factors = found
+        return Merger(partial(self._merged, method, factors), carried)
 
     def _merged(self, method: BlockMethod, factors: Factors, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         return method.merge(self._cast(x, factors), self._cast(keys, factors), factors, training=self.training)
 
     def _on_merged_tokens(self, merge: TokenMerge, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        active = [] if self.disable_adapters else [self.attachments[name] for name in self.active_attachments()]
-        places = [(a.adapter.carried, site) for a in active for site in a.sites if isinstance(site, BlockSite)]
+        places = [(carried, site) for carried, _, site, _ in self._places()]
         for carried, site in places:
             carried.sizes = None if site.first else carried.sizes
         sizes = next((carried.sizes for carried, _ in places if carried.sizes is not None), None)
