@@ -196,6 +196,19 @@ def _suite(folder: Path, data: Path) -> Path:
     return path
 
 
+def stopped_at(step: int, planned: PreparedRun, store: Store) -> Path:
+    """The checkpoint of a run that is interrupted there."""
+    checkpoint = store.checkpoints(planned.key) / f"checkpoint-{step}"
+
+    def stop(event: object) -> None:
+        if (checkpoint / "trainer_state.json").is_file():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(planned, store, stop)
+    return checkpoint
+
+
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
@@ -213,14 +226,7 @@ def test_a_damaged_file_in_the_newest_checkpoint(
     expected = run(planned, Store(tmp_path / "whole").open())
     weights = load_file(tmp_path / "whole" / expected.adapter / "adapter_model.safetensors")
 
-    def stop(event: object) -> None:
-        folder = store.checkpoints(planned.key)
-        if (folder / "checkpoint-18" / "trainer_state.json").is_file():
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(planned, store, stop)
-    newest = store.checkpoints(planned.key) / "checkpoint-18" / file
+    newest = stopped_at(18, planned, store) / file
     content = bytearray(newest.read_bytes())
     content[len(content) // 2 - 100 : len(content) // 2] = bytes(100)
     newest.unlink() if damage == "gone" else newest.write_bytes(content if damage == "bytes" else content[:-40])
@@ -228,6 +234,23 @@ def test_a_damaged_file_in_the_newest_checkpoint(
         resumed = run_once(planned, store)
     assert resumed.history.resumed_at == 12
     same_end(store, resumed, weights)
+
+
+def test_an_older_checkpoint_ends_as_it_was_begun(
+    reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until fused steps were used, checkpoints had the state of AdamW's plain form, whose roundings are others."""
+    planned, store, now = plan(reviews, bert), Store(tmp_path / "old").open(), Store(tmp_path / "now").open()
+    with monkeypatch.context() as before:
+        before.setattr("genft.training.loop.has_fused_steps", lambda model: False)
+        whole = Store(tmp_path / "whole").open()
+        expected = load_file(whole.out / run(planned, whole).adapter / "adapter_model.safetensors")
+        checkpoint = stopped_at(12, planned, store)
+    groups = [torch.load(at / "optimizer.pt")["param_groups"] for at in (checkpoint, stopped_at(6, planned, now))]
+    assert [{group["fused"] for group in of_run} for of_run in groups] == [{None}, {True}]
+    resumed = run_once(planned, store)
+    assert resumed.history.resumed_at == 12
+    same_end(store, resumed, expected)
 
 
 def test_names_of_240_letters(reviews: Path, bert: Path, tmp_path: Path) -> None:

@@ -150,5 +150,13 @@ def _shapes(factors: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 def _is_ordinary() -> bool:
     """Whether gradients are computed and nothing intervenes in what autograd saves, as gradient checkpointing does."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks
-    return torch.is_grad_enabled() and not is_traced() and hooks(False) is None
+    return torch.is_grad_enabled() and not is_traced() and not _hooks_are_active()
+
+
+def _hooks_are_active() -> bool:
+    """Whether hooks on saved tensors are active: torch refuses to disable them then."""
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(""):
+            return False
+    except RuntimeError:
+        return True

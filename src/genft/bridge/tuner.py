@@ -216,7 +216,8 @@ class BridgeTuner(BaseTuner):
         adapter = adapters_in(model, cls.prefix)[adapter_name]
         tensors = adapter_file.adapter_state(adapter, model, state_dict, unwanted_adapter_names)
         base_check.record_changes(adapter, model)
-        sketches = base_check.update_sketches(model, adapter_name, tensors)
+        asked = isinstance(adapter.method, WeightMethod) and adapter.method.overrides("sketch")
+        sketches = base_check.update_sketches(model, adapter_name, tensors) if asked else {}
         return tensors | base_check.file_entries(adapter, model, sketches)
 
     @classmethod

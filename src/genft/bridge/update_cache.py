@@ -245,4 +245,4 @@ class WatchedWeight:
 
     def _product(self, part: Tensor) -> Tensor:
         with no_autocast(part.device):
-            return part.to(self.probe.dtype) @ self.probe
+            return (part if part.dtype == self.probe.dtype else part.to(self.probe.dtype)) @ self.probe

@@ -143,16 +143,17 @@ class VectorFit(SingularMethod[VectorFitConfig]):
         u, sigma, v = f["u"], f["sigma"], f["v"]
         z = None
         with torch.no_grad():
+            scale = sigma + delta
             if form == "materialised":
                 y = base(x, spectral.delta_weight(u, delta, v))
             else:
                 z = spectral.project(x, v)
                 if form == "published":
-                    y = spectral.expand(z, sigma + delta, u, bias)
+                    y = spectral.expand(z, scale, u, bias)
                 else:
                     y = base(x)
-                    y += spectral.expand(z, delta, u).to(y.dtype)
-        return spectral.with_factored_gradient(y, x, z, u, sigma, v, delta, bias)
+                    y += spectral.expand(z, delta, u)
+        return spectral.with_factored_gradient(y, x, z, u, scale, v, delta, bias)
 
     # ---------------------------------------------------------------- adaptive vector freezing
 
@@ -171,8 +172,10 @@ class VectorFit(SingularMethod[VectorFitConfig]):
 
 def _may_be_zero(delta: Tensor) -> bool:
     """Whether δ may be all zeros, that is whether W0 x has to come out bit for bit. It is only looked up if that costs
-    nothing: an accelerator would have to be waited for, and a traced computation cannot branch on values."""
-    return is_traced() or delta.device.type != "cpu" or not delta.any()
+    nothing: an accelerator would have to be waited for, and a traced computation cannot branch on values. After a step
+    the first number tells."""
+    delta = delta.detach()
+    return is_traced() or delta.device.type != "cpu" or not (delta[0] or delta.any())
 
 
 def _lean(x: Tensor, base: Base, bias: Tensor | None, scale: Tensor, f: Factors) -> Tensor:

@@ -32,7 +32,7 @@ def delta_weight(u: Float[Tensor, "o k"], delta: Float[Tensor, " k"], v: Float[T
 
 def project(x: Float[Tensor, "*t i"], v: Float[Tensor, "i k"]) -> Float[Tensor, "*t k"]:
     """z = Vᵀx for x (..., i), in the dtype of x."""
-    return x @ v.to(x.dtype)
+    return x @ _cast(v, x.dtype)
 
 
 def expand(
@@ -42,7 +42,12 @@ def expand(
     bias: Float[Tensor, " o"] | None = None,
 ) -> Float[Tensor, "*t o"]:
     """U (scale ∘ z) + b for z (..., k), in the dtype of z."""
-    return F.linear(z * scale.to(z.dtype), u.to(z.dtype), None if bias is None else bias.to(z.dtype))
+    return F.linear(z * _cast(scale, z.dtype), _cast(u, z.dtype), None if bias is None else _cast(bias, z.dtype))
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t`` in a dtype; ``t.to`` takes its time even if there is nothing to do, and a layer asks five times."""
+    return t if t.dtype == dtype else t.to(dtype)
 
 
 def with_factored_gradient(
@@ -50,7 +55,7 @@ def with_factored_gradient(
     x: Float[Tensor, "*t i"],
     z: Float[Tensor, "*t k"] | None,
     u: Float[Tensor, "o k"],
-    sigma: Float[Tensor, " k"],
+    scale: Float[Tensor, " k"],
     v: Float[Tensor, "i k"],
     delta: Float[Tensor, " k"],
     bias: Float[Tensor, " o"] | None = None,
@@ -61,11 +66,12 @@ def with_factored_gradient(
         y: (..., o), W x + b in either form.
         x: (..., i).
         z: Vᵀx (..., k) if y was computed with it; otherwise None, and the backward pass computes it.
-        u, sigma, v: the decomposition of W0.
+        u, v: the singular vectors of W0.
+        scale: σ0 + δ (k,), as a constant.
         delta: δ (k,).
         bias: b (o,), or None.
     """
-    return _FactoredGradient.apply(y, x, z, u, sigma, v, delta, bias)
+    return _FactoredGradient.apply(y, x, z, u, scale, v, delta, bias)
 
 
 class _FactoredGradient(torch.autograd.Function):
@@ -76,28 +82,28 @@ class _FactoredGradient(torch.autograd.Function):
         x: Tensor,
         z: Tensor | None,
         u: Tensor,
-        sigma: Tensor,
+        scale: Tensor,
         v: Tensor,
         delta: Tensor,
         bias: Tensor | None,
     ) -> Tensor:
-        ctx.has_z = z is not None
-        ctx.save_for_backward(x if z is None else z, u, sigma, v, delta)
+        ctx.has_z, ctx.trained_in = z is not None, delta.dtype
+        ctx.save_for_backward(x if z is None else z, u, scale, v)
         return y.view_as(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved, u, sigma, v, delta = ctx.saved_tensors
-        h = grad @ u.to(grad.dtype)
+        saved, u, scale, v = ctx.saved_tensors
+        dy = grad.reshape(-1, grad.shape[-1])
+        h = dy @ _cast(u, dy.dtype)
         dx = ddelta = None
         if ctx.needs_input_grad[1]:
-            dx = expand(h, sigma + delta, v)
+            dx = expand(h, scale, v).view(*grad.shape[:-1], len(v))
         if ctx.needs_input_grad[6]:
-            z = saved if ctx.has_z else project(saved, v)
-            ddelta = (h * z.to(h.dtype)).reshape(-1, len(delta)).sum(0, dtype=delta.dtype)
-        dbias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[7] else None
-        return None, dx, None, None, None, None, ddelta, dbias
+            z = (saved if ctx.has_z else project(saved, v)).reshape(-1, len(scale))
+            ddelta = h.mul_(z).sum(0, dtype=ctx.trained_in)
+        return None, dx, None, None, None, None, ddelta, dy.sum(0) if ctx.needs_input_grad[7] else None
 
 
 # With one basis instead of two: W0 V = U diag(σ0), so ΔW = W0 V diag(δ / σ0) Vᵀ, and likewise from the left.
