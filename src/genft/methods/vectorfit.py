@@ -141,6 +141,8 @@ class VectorFit(SingularMethod[VectorFitConfig]):
         if lean:
             return _lean(x, base, bias, _scale(delta, f), f)
         u, sigma, v = f["u"], f["sigma"], f["v"]
+        if form == "published" and x.dtype == delta.dtype == u.dtype:  # autograd then needs no help
+            return spectral.expand(spectral.project(x, v), sigma + delta, u, bias)
         z = None
         with torch.no_grad():
             scale = sigma + delta

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
@@ -195,7 +195,7 @@ class FrozenWeight:
     @property
     def is_meta(self) -> bool:
         """Whether a tensor of the module is on the meta device: not loaded yet, or offloaded."""
-        return any(p.device == torch.device("meta") for p in self.module.parameters(recurse=False))
+        return any(p is not None and p.is_meta for p in self._parameters)
 
     @property
     def is_whole(self) -> bool:
@@ -209,7 +209,12 @@ class FrozenWeight:
     @property
     def trained(self) -> bool:
         """Whether the base weight or bias is trained as well."""
-        return any(p.requires_grad for p in self.module.parameters(recurse=False))
+        return any(p is not None and p.requires_grad for p in self._parameters)
+
+    @property
+    def _parameters(self) -> Iterable[Tensor | None]:
+        """The module's own parameters; its method ``parameters`` takes ten times as long, in every forward pass."""
+        return self.module._parameters.values()
 
     # ---------------------------------------------------------------- writing
 

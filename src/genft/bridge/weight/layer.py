@@ -213,7 +213,9 @@ class WeightLayer(EvaluatingLayer):
             return None
         if frozen.backend is None and not frozen.plain:
             return None
-        bias = self._bias(names)
+        factors, b0 = self.factors(name, site), self.frozen_bias()
+        update = method.delta_bias(b0, factors)
+        bias = b0 if update is None else update if b0 is None else b0 + update
 
         def base(x: Tensor, delta: Tensor | None = None) -> Tensor:
             if exact:
@@ -221,7 +223,7 @@ class WeightLayer(EvaluatingLayer):
                 return torch.nn.functional.linear(x, w0 if delta is None else w0 + delta, bias)
             return self._add_biases(self.base_layer(x, *args, **kwargs), names)
 
-        return method.linear(x, base, bias, self.factors(name, site), shape_of([site], x, exact, None))
+        return method.linear(x, base, bias, factors, shape_of([site], x, exact, None))
 
     def _call_attention(self, frozen: FrozenWeight, names: list[str], *args: Any, **kwargs: Any) -> Any:
         """Call nn.MultiheadAttention with W0 + ΔW and b0 + Δb in place of its own tensors, whatever the precision."""
