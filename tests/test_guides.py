@@ -42,11 +42,10 @@ NOT_HERE = {
     "search ": "forty runs; tests/sweeps/test_search.py runs searches",
 }
 COUNTED = {
-    ("GenFT, default", "q, k, v, o"): genft.GenFTConfig(),
-    ('GenFT, `scope="qv"`', "q, v"): genft.GenFTConfig(scope="qv"),
-    ('GenFT, `scope="block"`', "all linear weights of a layer"): genft.GenFTConfig(scope="block"),
+    ("GenFT, default", "all linear weights of a layer"): genft.GenFTConfig(),
+    ("GenFT, `shared_dim=27`", "the same"): genft.GenFTConfig(shared_dim=27),
+    ('GenFT, `scope="attention"`', "q, k, v, o"): genft.GenFTConfig(scope="attention"),
     ("VectorFit, default", "all linear weights of a layer"): genft.VectorFitConfig(),
-    ('VectorFit, `scope="attention"`', "q, k, v, o"): genft.VectorFitConfig(scope="attention"),
     ("LoRA r = 8", "q, v"): LoraConfig(r=8, target_modules=["q_proj", "v_proj"]),
     ("LoRA r = 8", "all linear weights of a layer"): LoraConfig(r=8, target_modules="all-linear"),
 }
@@ -187,7 +186,7 @@ def test_the_python_of_the_readme_runs(bert: Path, desk: Path) -> None:
     space: dict[str, Any] = {"tokenizer": tokenizer, "dataset": dataset}
     exec(code.replace("FacebookAI/roberta-base", str(bert)), space)
     assert Path("adapter/adapter_model.safetensors").exists()
-    assert space["arguments"].learning_rate == 5e-3
+    assert space["arguments"].learning_rate == 1e-3
     assert not any("genft" in name for name, _ in space["model"].named_parameters())
     for page in ("docs/serving.md", "docs/quickstart.md"):  # both go on with the folder "adapter"
         (code,) = blocks(ROOT / page, "python")

@@ -51,8 +51,8 @@ def test_train_tells_what_it_does(reviews: Path, bert: Path, tmp_path: Path) -> 
         "classes from the column 'label': bad, good",
         "test: a fifth of the training rows, held out with a fixed seed",
         "validation selects the epoch, test reports",
-        "2 epochs of 6 steps, batch 8, learning rate 0.005",
-        "query ×2, key ×2, value ×2, dense ×2",
+        "2 epochs of 6 steps, batch 8, learning rate 0.001",
+        "query ×2, key ×2, value ×2, dense ×6",
         "34 of the head (classifier)",
         "epoch   1   accuracy",
         "95 % interval",
@@ -188,7 +188,7 @@ def test_explain_names_the_origin_of_every_value(reviews: Path, bert: Path) -> N
     assert run["seed"] == {"value": 2, "from": "command line"}
     assert run["method"] == {"value": "genft", "from": "default"}
     assert run["classes"] == {"value": ["bad", "good"], "from": "inferred from the training data"}
-    assert inferred["adapted modules"]["value"] == ["query ×2", "key ×2", "value ×2", "dense ×2"]
+    assert inferred["adapted modules"]["value"] == ["query ×2", "key ×2", "value ×2", "dense ×6"]
     assert inferred["head parameters"]["value"] == 34
     assert settings["w0_ratio"]["value"] is None
     assert inferred["w0_ratio"] == {"value": pytest.approx(4, rel=0.1), "from": "the model and the steps"}

@@ -52,7 +52,8 @@ def plan(
 
 def tensors(store: Store, result: Result) -> dict[str, torch.Tensor]:
     folder = store.out / result.adapter
-    return load_file(next(folder.glob("*.safetensors")))
+    saved = load_file(next(folder.glob("*.safetensors")))
+    return {name: value for name, value in saved.items() if not name.endswith("_base")}  # fingerprints of the base
 
 
 #: Settings for weights of 16 by 16 and images of five tokens.

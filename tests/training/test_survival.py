@@ -31,7 +31,7 @@ from genft.training.run import run, run_once
 
 
 def plan(data: Path, model: Path, method: str = "genft", **training: Any) -> PreparedRun:
-    training = {"epochs": 4, "batch_size": 8, "learning_rate": 5e-3, **training}
+    training = {"epochs": 4, "batch_size": 8, "learning_rate": 2e-2, **training}
     preset = Preset(name="none", source="")
     return prepare(build_spec(task_from_path(data), str(model), preset, training=training, method=method).spec)
 

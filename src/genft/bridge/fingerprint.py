@@ -125,14 +125,18 @@ def decode(text: str) -> Tensor:
 
 
 def to_tensor(taken: Mapping[str, Any]) -> Tensor:
-    """A fingerprint as the bytes of its JSON, which an adapter file can hold."""
-    return torch.frombuffer(bytearray(json.dumps(taken).encode()), dtype=torch.uint8)
+    """A fingerprint as the bytes of its JSON, for an adapter file.
+
+    They are whole numbers in float16, which a cast to another float dtype or a little noise on all tensors of a file
+    leaves as they are, and which no edit of floats fails on.
+    """
+    return torch.tensor(list(json.dumps(taken).encode()), dtype=torch.float16)
 
 
 def from_tensor(stored: Tensor) -> dict[str, Any] | None:
     """A fingerprint from an adapter file; None if it was edited, as scaling all tensors of a file does."""
     try:
-        taken: dict[str, Any] = json.loads(bytes(stored.cpu().to(torch.uint8).flatten().tolist()))
+        taken: dict[str, Any] = json.loads(bytes(stored.cpu().float().round().int().flatten().tolist()))
         decode(taken["sketch"]), taken["dtype"], tuple(taken["shape"]), taken.get("checksum") or taken["hash"]
     except (ValueError, TypeError, KeyError, AttributeError, struct.error):
         return None
