@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import common
 from genft import GenFTConfig, VectorFitConfig
 
-NONLINEAR = {"act_row": "leaky_relu", "act_col": "leaky_relu"}
+NONLINEAR = {"form": "paper", "specific_dim": 2, "act_row": "leaky_relu", "act_col": "leaky_relu"}
 TARGETS = ["q_proj", "v_proj"]
 QV = {"target_modules": TARGETS, "shared_dim": 32, "task_type": "CAUSAL_LM"}
 #: A configuration, and the size limit of the update cache (None: the default).

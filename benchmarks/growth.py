@@ -25,12 +25,15 @@ from genft.figures.style import style
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "growth.svg"
 GRID = {"d": [256, 384, 512, 768, 1024], "layers": [1, 2, 4, 8], "tokens": [128, 256, 512, 1024]}
 USUAL = {"d": 512, "layers": 2, "tokens": 256}
+ALL = ["q", "k", "v", "o", "up", "down"]
 CASES: dict[str, Any] = {
     "frozen base": None,
     "LoRA r=8": lambda: LoraConfig(r=8, target_modules=["q", "v"]),
+    "LoRA r=1, all": lambda: LoraConfig(r=1, target_modules=ALL),
+    "GenFT default": lambda: GenFTConfig(target_modules=ALL),
     "GenFT q, v": lambda: GenFTConfig(target_modules=["q", "v"], shared_dim=32),
     "GenFT nonlinear": lambda: GenFTConfig(
-        target_modules=["q", "v"], shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"
+        form="paper", target_modules=["q", "v"], shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"
     ),
 }
 

@@ -33,11 +33,17 @@ from genft.runs.settings import Training
 from genft.training.prepared import prepare
 from genft.training.session import Session
 
+ATTENTION = ("scope=attention", "shared_dim=24", "specific_dim=2")
+UNLIMITED = ("relative_limit=none",)
 CASES = (
-    ("genft", (), 5e-3),
-    ("genft", (), 2e-2),
-    ("genft", ("form=bounded",), 1e-2),
-    ("genft", ("form=bounded",), 3e-2),
+    ("genft", (), 3e-3),
+    ("genft", (), 1e-2),
+    ("genft", UNLIMITED, 1e-3),
+    ("genft", UNLIMITED, 3e-3),
+    ("genft", (*ATTENTION, *UNLIMITED), 1e-3),
+    ("genft", (*ATTENTION, *UNLIMITED), 3e-3),
+    ("genft", ("form=paper", *ATTENTION), 5e-3),
+    ("genft", ("form=paper", *ATTENTION), 2e-2),
     ("lora", (), 3e-3),
     ("lora", (), 1e-2),
 )

@@ -27,10 +27,10 @@ ATTENTION = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
 #: (method, name of the experiment) → settings; the learning rate is the default preset's.
 EXPERIMENTS: dict[tuple[str, str], dict[str, Any]] = {
-    ("genft", "default"): ATTENTION,
-    ("genft", "q-v-a64-b8"): {**QV, "shared_dim": 64, "specific_dim": 8},
-    ("genft", "bounded"): {**ATTENTION, "form": "bounded"},
-    ("genft", "leaky-relu-rows"): {**ATTENTION, "act_row": "leaky_relu"},
+    ("genft", "default"): {},
+    ("genft", "attention-a64-b8"): {**ATTENTION, "shared_dim": 64, "specific_dim": 8},
+    ("genft", "equations"): {**ATTENTION, "form": "paper", "shared_dim": 24, "specific_dim": 2},
+    ("genft", "leaky-relu-rows"): {"act_row": "leaky_relu"},
     ("vectorfit", "default"): {},
     ("vectorfit", "relative"): {"relative": True},
     ("svft", "plain"): QV,

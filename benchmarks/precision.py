@@ -23,7 +23,8 @@ TEXTS = ["Half precision keeps eight bits of a number.", "The market fell on Tue
 
 #: An update that is not small compared with W0.
 LARGE = {
-    "init_weights": False, "w0_ratio": 1.0, "scaling": 1.0, "init_gain": 1.0, "scope": "qv", "shared_dim": 32
+    "form": "paper", "init_weights": False, "w0_ratio": 1.0, "scaling": 1.0, "init_gain": 1.0, "scope": "qv",
+    "shared_dim": 32, "specific_dim": 2,
 }  # fmt: skip
 
 

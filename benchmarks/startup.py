@@ -27,7 +27,7 @@ import house
 from genft import GenFTConfig, VectorFitConfig
 from step import base_model
 
-ATTENTION = ["query", "key", "value", "attention.output.dense"]
+ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 LORA, LORA_SAME = "LoRA r=8", "LoRA r=8, same weights"
 COMMANDS = {
     "genft --help": ("--help",),
@@ -37,14 +37,14 @@ COMMANDS = {
 #: Case → (the case that it is compared with, its configuration).
 CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     LORA: (LORA, lambda: LoraConfig(r=8, target_modules=["query", "value"])),
-    LORA_SAME: (LORA_SAME, lambda: LoraConfig(r=8, target_modules=ATTENTION)),
+    LORA_SAME: (LORA_SAME, lambda: LoraConfig(r=8, target_modules=ALL)),
     "GenFT default": (LORA_SAME, lambda: GenFTConfig()),
     "GenFT q, v": (LORA, lambda: GenFTConfig(scope="qv", shared_dim=32)),
     "GenFT nonlinear": (
         LORA,
-        lambda: GenFTConfig(scope="qv", shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"),
+        lambda: GenFTConfig(form="paper", scope="qv", shared_dim=32, act_row="leaky_relu", act_col="leaky_relu"),
     ),
-    "VectorFit": (LORA_SAME, lambda: VectorFitConfig(scope="attention")),
+    "VectorFit": (LORA_SAME, lambda: VectorFitConfig()),
 }
 
 

@@ -2,16 +2,16 @@
 
     python benchmarks/step.py --threads 1 --clock cpu
     python benchmarks/step.py --workloads text-2048 --layers 4
-    python benchmarks/step.py --device cuda --dtype bf16 --cases "LoRA r=8" "LoRA r=3, same weights" "GenFT default"
+    python benchmarks/step.py --device cuda --dtype bf16 --cases "LoRA r=8" "LoRA r=1, same weights" "GenFT default"
 
 Models have random weights and the shapes of RoBERTa-base (16 texts of 32 tokens, 32 of 64), ViT-B/16 (8 images of
 197 tokens) and a 12-layer decoder with 12 heads, 4 of them for keys and values (4 texts of 256 tokens); a step is
 forward pass, backward pass and AdamW. "MB" is the peak memory of a step beyond the frozen weights, optimizer state
 included. The head is frozen, so "trained" counts only the method's own parameters. "Same weights" are those that
-GenFT's default adapts, with the rank at which LoRA trains as many parameters in the encoders. With --dtype bf16 the
-base is stored in it and the adapter in float32, under autocast. "Operations" counts those that compute something
-(kernels on a GPU; on a CPU operators of torch that call no other and are not views); they decide the time of small
-models on a GPU.
+GenFT's default adapts, all linear ones, with the rank at which LoRA comes nearest to as many parameters. With --dtype
+bf16 the base is stored in it and the adapter in float32, under autocast. "Operations" counts those that compute
+something (kernels on a GPU; on a CPU operators of torch that call no other and are not views); they decide the time of
+small models on a GPU.
 """
 
 from __future__ import annotations
@@ -50,21 +50,24 @@ TARGETS = {
     "vit": (["q_proj", "v_proj"], ["k_proj", "o_proj", "fc1", "fc2"]),
     "llama": (["q_proj", "v_proj"], ["k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
 }
-NONLINEAR = {"act_row": "leaky_relu", "act_col": "leaky_relu"}
-PAPER = {"init_weights": "paper", "init_b": "kaiming_uniform", "factors": "tied"}
+EQUATIONS = {"form": "paper", "specific_dim": 2}
+NONLINEAR = {**EQUATIONS, "act_row": "leaky_relu", "act_col": "leaky_relu"}
+PAPER = {**EQUATIONS, "init_weights": "paper", "init_b": "kaiming_uniform", "factors": "tied"}
 CIFAR100 = {**PAPER, "act_row": "leaky_relu", "shared_dim": 82, "specific_dim": 2, "dropout": 0.1}
 COLA = {**PAPER, "w0_ratio": 0.05, "shared_dim": 72, "specific_dim": 2, "dropout": 0.05, "scaling": 0.05}
 
 ADAPTERS: dict[str, Callable[[list[str], list[str]], Any]] = {
     "LoRA r=8": lambda qv, block: LoraConfig(r=8, target_modules=qv),
-    "LoRA r=3, same weights": lambda qv, block: LoraConfig(r=3, target_modules=block[:4]),
+    "LoRA r=1, same weights": lambda qv, block: LoraConfig(r=1, target_modules=block),
     "LoRA r=5": lambda qv, block: LoraConfig(r=5, target_modules=qv),
     "DoRA r=8": lambda qv, block: LoraConfig(r=8, use_dora=True, target_modules=qv),
     "GenFT default": lambda qv, block: GenFTConfig(),
-    "GenFT bounded": lambda qv, block: GenFTConfig(form="bounded"),
-    "GenFT official, gelu inside": lambda qv, block: GenFTConfig(form="official", act_inner="gelu"),
-    "GenFT q, v": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=32),
-    "GenFT a=36 b=5": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=36, specific_dim=5),
+    "GenFT equations, attention": lambda qv, block: GenFTConfig(**EQUATIONS, scope="attention", shared_dim=24),
+    "GenFT official, gelu inside": lambda qv, block: GenFTConfig(
+        form="official", act_inner="gelu", scope="attention", shared_dim=24, specific_dim=2
+    ),
+    "GenFT q, v": lambda qv, block: GenFTConfig(**EQUATIONS, target_modules=qv, shared_dim=32),
+    "GenFT a=36 b=5": lambda qv, block: GenFTConfig(form="paper", target_modules=qv, shared_dim=36, specific_dim=5),
     "GenFT nonlinear": lambda qv, block: GenFTConfig(target_modules=qv, shared_dim=32, **NONLINEAR),
     "GenFT nonlinear, dropout": lambda qv, block: GenFTConfig(
         target_modules=qv, shared_dim=32, dropout=0.1, **NONLINEAR
@@ -74,8 +77,8 @@ ADAPTERS: dict[str, Callable[[list[str], list[str]], Any]] = {
     "VectorFit": lambda qv, block: VectorFitConfig(target_modules=block, avf=False),
     "BitFit": lambda qv, block: BitFitConfig(),
 }
-CASES = ["frozen base", "LoRA r=8", "LoRA r=3, same weights", "LoRA r=5", "DoRA r=8", "GenFT default",
-         "GenFT bounded", "GenFT official, gelu inside", "GenFT q, v", "GenFT a=36 b=5",
+CASES = ["frozen base", "LoRA r=8", "LoRA r=1, same weights", "LoRA r=5", "DoRA r=8", "GenFT default",
+         "GenFT equations, attention", "GenFT official, gelu inside", "GenFT q, v", "GenFT a=36 b=5",
          "GenFT nonlinear", "GenFT nonlinear, dropout", "GenFT CoLA preset", "GenFT CIFAR-100 preset", "Algorithm 1",
          "VectorFit", "VectorFit as published", "BitFit", "full"]  # fmt: skip
 #: Operators of torch that make views and empty tensors only.

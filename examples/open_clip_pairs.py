@@ -54,7 +54,7 @@ def main(model: Any = None, tokenizer: Any = None, size: int = 224, steps: int =
 
     images, texts = pairs(size, tokenizer)
     before = accuracy(model, images, texts)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     model.train()
     for _ in range(steps):
         optimizer.zero_grad()

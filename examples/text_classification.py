@@ -24,7 +24,7 @@ def main(out: str = "sentiment-adapter", steps: int = 60) -> float:
     model.print_trainable_parameters()
 
     rows = [{**tokenizer(text), "labels": label} for text, label in TEXTS]
-    arguments = TrainingArguments("trainer", max_steps=steps, learning_rate=5e-3, report_to="none", save_strategy="no")
+    arguments = TrainingArguments("trainer", max_steps=steps, learning_rate=1e-3, report_to="none", save_strategy="no")
     Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer).train()
     model.save_pretrained(out)
 

@@ -67,7 +67,7 @@ def test_heads_are_counted_apart(suites: dict[str, counts.SuiteCount]) -> None:
 
 
 def test_fused_and_separate_weights_count_the_same() -> None:
-    config = {"shared_dim": 82, "specific_dim": 2, "specific_scope": "layer"}
+    config = {"scope": "qv", "shared_dim": 82, "specific_dim": 2, "specific_scope": "layer"}
     fused = counts.count(counts.vit_base, 100, GenFTConfig(**config))
     separate = counts.count(counts.vit_base_unfused, 100, GenFTConfig(**config))
     assert (fused.adapter, fused.head) == (separate.adapter, separate.head) == (288_768, 76_900)

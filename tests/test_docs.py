@@ -86,7 +86,7 @@ def test_example_text_classification(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_example_fused_qkv() -> None:
     counts = load_example("fused_qkv").main()
     adapter = sum(n for name, n in counts.items() if "genft" in name)
-    assert adapter == 4 * 64 * 8 + 4 * 2 * 64 * 2
+    assert adapter == 4 * 64 * 8
 
 
 def load_example(name: str) -> Any:

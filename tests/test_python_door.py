@@ -86,13 +86,15 @@ def test_generation_with_a_cache_is_generation_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_default_targets_are_those_of_attention(family: str) -> None:
+def test_the_weights_of_every_scope(family: str) -> None:
+    """T5 has cross-attention too, and Llama a third weight in its MLP."""
     f = FAMILIES[family]
-    layers = 6 if family == "t5" else 2  # encoder, decoder and cross-attention
-    for scope, weights in (("attention", 4), ("qv", 2)):
-        config = GenFTConfig(task_type=f.task_type, shared_dim=4, **({} if scope == "attention" else {"scope": scope}))
+    layers = 6 if family == "t5" else 2
+    every = {"t5": 6 * 4 + 4 * 2, "llama": 2 * 7}.get(family, 2 * 6)
+    for scope, weights in ({"scope": "attention"}, 4 * layers), ({"scope": "qv"}, 2 * layers), ({}, every):
+        config = GenFTConfig(task_type=f.task_type, shared_dim=4, **scope)
         sites = get_peft_model(f.build(), config).base_model.adapters["default"].sites
-        assert sum(len(group) for group in sites.values()) == weights * layers
+        assert sum(len(group) for group in sites.values()) == weights
 
 
 def test_every_family_that_peft_knows_has_a_default() -> None:
@@ -143,8 +145,8 @@ def test_experts_in_one_parameter_are_refused(settings: dict[str, Any]) -> None:
 
     with pytest.raises(TargetError, match=r"gate_up_proj of MixtralForCausalLM hold the .*; adapt attention"):
         get_peft_model(build(), GenFTConfig(**settings))
-    attention = get_peft_model(build(), GenFTConfig(shared_dim=4)).base_model.adapters["default"].every_site
-    assert len(attention) == 8
+    attention = get_peft_model(build(), GenFTConfig(scope="attention", shared_dim=4)).base_model.adapters["default"]
+    assert len(attention.every_site) == 8
 
 
 @pytest.mark.parametrize(

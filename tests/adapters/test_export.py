@@ -67,7 +67,7 @@ def adapted(family: Family, base: nn.Module | None = None, **settings: Any) -> P
     """GenFT on a small model, far from its start, its head changed too."""
     torch.manual_seed(0)
     config = {"init_weights": False, "shared_dim": 5, "specific_dim": 2, "scaling": 0.2} | settings
-    config = GenFTConfig(**family.queries_values, task_type=family.task_type, **config)
+    config = GenFTConfig(form="paper", **family.queries_values, task_type=family.task_type, **config)
     config.modules_to_save = list(family.head) or None
     model = get_peft_model(base or family.build(), config).eval()
     with torch.no_grad():

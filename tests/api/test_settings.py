@@ -13,12 +13,15 @@ from genft.data import Task
 from genft.methods import get_method
 from genft.runs.spec import RunSpec
 
+#: GenFT's default before its form was a setting.
+PAPER = {"form": "paper", "scope": "attention", "shared_dim": 24, "specific_dim": 2}
+
 
 @pytest.mark.parametrize(
     ("method", "settings", "key"),
     [
-        ("genft", {}, "65da0c3e84acdaf4"),
-        ("genft", {"scaling": 0.1, "plan": "beside"}, "170c1aea2b0cadeb"),
+        ("genft", PAPER, "65da0c3e84acdaf4"),
+        ("genft", {**PAPER, "scaling": 0.1, "plan": "beside"}, "170c1aea2b0cadeb"),
         ("vectorfit", {}, "5113cd4f08de14dc"),
         ("lora", {"r": 4}, "e080fd94591dd578"),
         ("propetl_lora", {}, "77a6ac06aeae4191"),
@@ -59,7 +62,7 @@ def test_help_says_what_a_setting_allows() -> None:
     rows = describe_settings(get_method("genft"))
     assert rows["dropout"].allowed == "0 <= dropout < 1"
     assert rows["form"].allowed == "paper, official, bounded"
-    assert rows["shared_dim"] == ("a whole number", 24, rows["shared_dim"].help, "a whole number, 0 or more")
+    assert rows["shared_dim"] == ("a whole number", 9, rows["shared_dim"].help, "a whole number, 0 or more")
     assert rows["w0_ratio"].allowed == "any number but 0"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,15 +32,58 @@ def other_base(layer: int = 1) -> nn.Module:
     return model
 
 
-def test_travels_with_the_adapter_and_not_in_its_tensors(tmp_path: Path) -> None:
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_travels_in_the_adapter_file_and_not_in_the_configuration(tmp_path: Path) -> None:
     model = saved(tmp_path)
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    weights = config["base_fingerprint"]
-    assert len(weights) == 8  # four of attention in two layers
+    text = (tmp_path / "adapter_config.json").read_text()
+    assert json.loads(text)["base_fingerprint"] is None
+    assert len(text) < 2500
+    tensors = stored(tmp_path)
+    weights = {name: json.loads(bytes(tensors.pop(name).tolist())) for name in list(tensors) if name.endswith("_base")}
+    assert "base_model.model.bert.encoder.layer.0.attention.self.query.genft_base" in weights
+    assert len(weights) == 12  # six in each of two layers
     assert all(len(fingerprint.decode(w["sketch"])) == 64 and w["dtype"] == "float32" for w in weights.values())
-    stored = load_file(tmp_path / "adapter_model.safetensors")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert sum(v.numel() for v in stored.values()) == trainable
+    assert sum(v.numel() for v in tensors.values()) == trainable
+
+
+def test_a_file_that_is_read_and_written_keeps_it(tmp_path: Path) -> None:
+    saved(tmp_path / "one")
+    PeftModel.from_pretrained(BERT.build(), tmp_path / "one", is_trainable=True).save_pretrained(tmp_path / "two")
+    one, two = stored(tmp_path / "one"), stored(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_file_that_was_cast_keeps_it(tmp_path: Path) -> None:
+    saved(tmp_path)
+    save_file({k: v.to(torch.bfloat16) for k, v in stored(tmp_path).items()}, tmp_path / "adapter_model.safetensors")
+    PeftModel.from_pretrained(BERT.build(), tmp_path)
+    with pytest.raises(BaseMismatchError, match=r"layer\.1\.attention\.self\.value is another float32"):
+        PeftModel.from_pretrained(other_base(), tmp_path)
+
+
+def test_a_file_that_was_scaled_can_be_loaded_but_not_checked(tmp_path: Path) -> None:
+    saved(tmp_path)
+    save_file({k: v / 2 for k, v in stored(tmp_path).items()}, tmp_path / "adapter_model.safetensors")
+    with pytest.warns(UserWarning, match="records of 12 base weights were edited"):
+        PeftModel.from_pretrained(other_base(), tmp_path)
+
+
+def test_values_for_an_adapter_that_is_on_the_model_are_checked_too(tmp_path: Path) -> None:
+    values = get_peft_model_state_dict(saved(tmp_path))
+    other = get_peft_model(other_base(), GenFTConfig(task_type="SEQ_CLS", shared_dim=4))
+    with pytest.raises(BaseMismatchError, match=r"layer\.1\.attention\.self\.value is another float32"):
+        set_peft_model_state_dict(other, values)
+    value = other.base_model.model.bert.encoder.layer[1].attention.self.value.base_layer.weight
+    value.requires_grad_(True)  # trained beside the adapter, so it has moved since it was saved
+    set_peft_model_state_dict(other, values)
+    value.requires_grad_(False)
+    value.data.copy_(BERT.build().bert.encoder.layer[1].attention.self.value.weight)
+    set_peft_model_state_dict(other, values)
 
 
 def test_another_base_is_refused_by_the_first_weight_that_differs(tmp_path: Path) -> None:
@@ -90,11 +133,8 @@ def test_an_adapter_fits_the_base_that_it_was_trained_on(tmp_path: Path, trained
 def test_a_cast_of_the_base_leaves_its_fingerprint(tmp_path: Path) -> None:
     model = saved(tmp_path / "before")
     model.to(torch.bfloat16).save_pretrained(tmp_path / "after")
-    before, after = (
-        json.loads((tmp_path / name / "adapter_config.json").read_text())["base_fingerprint"]
-        for name in ("before", "after")
-    )
-    assert before == after
+    before, after = (stored(tmp_path / name) for name in ("before", "after"))
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if name.endswith("_base"))
 
 
 def test_a_merged_model_is_neither_recorded_nor_loaded_onto(tmp_path: Path) -> None:
@@ -156,7 +196,7 @@ def test_a_damaged_adapter_file_is_refused(tmp_path: Path, damage: str) -> None:
             PeftModel.from_pretrained(BERT.build(), tmp_path)
         return
     tensors = load_file(file)
-    name = sorted(n for n in tensors if "genft" in n)[0]
+    name = sorted(n for n in tensors if "genft_shared" in n)[0]
     if damage == "missing":
         del tensors[name]
     else:

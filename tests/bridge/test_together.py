@@ -35,7 +35,7 @@ FORMS: dict[str, dict[str, Any]] = {
 APART: dict[str, dict[str, Any]] = {
     "activation between": {**DIMS, "act_row": "tanh"},
     "activation on ΔW": {**DIMS, "act_col": "tanh"},
-    "not generated": {"form": "official", "ratio_power": 1, "shared_dim": 0, "init_weights": "paper"},
+    "not generated": {**DIMS, "form": "official", "ratio_power": 1, "shared_dim": 0, "init_weights": "paper"},
 }
 
 

@@ -29,6 +29,11 @@ ACTS = {
 }
 
 
+def equations(**settings: Any) -> GenFTConfig:
+    """The configuration of the paper's equations, with attention's four weights."""
+    return GenFTConfig(**{"form": "paper", "scope": "attention", "shared_dim": 24, "specific_dim": 2, **settings})
+
+
 def transcription(w0: Tensor, c: GenFTConfig, f: dict[str, Tensor]) -> Tensor:
     """Eq. 4-7 word for word, with U and V formed, and every choice spelled out."""
     i, o = w0.shape[1], w0.shape[0]
@@ -94,7 +99,7 @@ def configurations() -> list[dict[str, Any]]:
 def test_every_form_equals_the_equations(form: dict[str, Any], dims: tuple[int, int], shape: tuple[int, int]) -> None:
     if not form["transpose_delta"] and shape[0] != shape[1]:
         return
-    config = GenFTConfig(
+    config = equations(
         shared_dim=dims[0],
         specific_dim=dims[1],
         act_row="leaky_relu",
@@ -134,7 +139,7 @@ def test_low_rank_form_is_the_same_update(
     if a + b == 0:
         return
     torch.manual_seed(seed)
-    config = GenFTConfig(
+    config = equations(
         shared_dim=a, specific_dim=b, act_row=act_row, act_col=act_col, init_weights=False,
         row_stage=stages[0], col_stage=stages[1], init_gain=1.5,
     )  # fmt: skip
@@ -151,7 +156,7 @@ def test_low_rank_form_is_the_same_update(
 
 
 def test_gradcheck() -> None:
-    config = GenFTConfig(shared_dim=2, specific_dim=1, act_row="gelu", act_col="leaky_relu", dropout=0.3)
+    config = equations(shared_dim=2, specific_dim=1, act_row="gelu", act_col="leaky_relu", dropout=0.3)
     method, site = GenFT(config), Site("m", 4, 5)
     w0, f = torch.randn(4, 5, dtype=torch.float64), drawn(method, site)
     assert torch.autograd.gradcheck(
@@ -177,7 +182,7 @@ def test_the_gain_changes_how_factors_start_and_not_what_they_generate() -> None
     started = {}
     for gain in (1.0, 4.0):
         torch.manual_seed(0)
-        model = get_peft_model(two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, init_gain=gain))
+        model = get_peft_model(two_layers(), equations(target_modules=["query"], shared_dim=4, init_gain=gain))
         started[gain] = dict(model.named_parameters())
     small, large = started[1.0], started[4.0]
     for name in small:
@@ -187,7 +192,7 @@ def test_the_gain_changes_how_factors_start_and_not_what_they_generate() -> None
     for row, col in ((True, True), (True, False), (False, True)):
         last = ("v_out", "b_col") if col else ("u_out", "b_row")
         settings = {"shared_dim": 3, "row_stage": row, "col_stage": col, "act_row": "tanh", "act_col": "gelu"}
-        one, four = (GenFT(GenFTConfig(init_gain=gain, **settings)) for gain in (1.0, 4.0))
+        one, four = (GenFT(equations(init_gain=gain, **settings)) for gain in (1.0, 4.0))
         f = drawn(one, site)
         scaled = {name: t if name in last else 4 * t for name, t in f.items()}
         torch.testing.assert_close(four.delta_weight(w0, scaled), one.delta_weight(w0, f))
@@ -200,7 +205,7 @@ def test_the_ratio_makes_every_base_as_large(tmp_path: Path) -> None:
             for p in base.parameters():
                 p.mul_(size)
         weights = torch.stack([p for n, p in base.named_parameters() if n.endswith("query.weight")]).detach()
-        model = get_peft_model(base, GenFTConfig(target_modules=["query"], shared_dim=4))
+        model = get_peft_model(base, equations(target_modules=["query"], shared_dim=4))
         ratio = model.base_model.adapters["default"].method.derived_settings()["w0_ratio"]
         assert ratio * weights.square().mean().sqrt() == pytest.approx(1, rel=1e-2)
         model.save_pretrained(tmp_path)
@@ -211,14 +216,14 @@ def test_the_ratio_makes_every_base_as_large(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"w0_ratio: cannot be derived from the adapted weights, whose sum of squares is 0"
     ):
-        get_peft_model(empty, GenFTConfig(target_modules=["query"]))
-    given = get_peft_model(two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, w0_ratio=0.3))
+        get_peft_model(empty, equations(target_modules=["query"]))
+    given = get_peft_model(two_layers(), equations(target_modules=["query"], shared_dim=4, w0_ratio=0.3))
     assert given.base_model.adapters["default"].method.derived_settings() == {}
     assert given.peft_config["default"].w0_ratio == 0.3
 
 
 def test_one_configuration_follows_every_model_that_it_serves(tmp_path: Path) -> None:
-    config = GenFTConfig(target_modules=["query"], shared_dim=4)
+    config = equations(target_modules=["query"], shared_dim=4)
     small, large = two_layers(), two_layers()
     with torch.no_grad():
         for p in large.parameters():
@@ -232,7 +237,7 @@ def test_one_configuration_follows_every_model_that_it_serves(tmp_path: Path) ->
 
 
 def test_the_ratio_of_a_base_that_is_loaded_later() -> None:
-    base, config = two_layers(), GenFTConfig(target_modules=["query"], shared_dim=4, init_weights=False)
+    base, config = two_layers(), equations(target_modules=["query"], shared_dim=4, init_weights=False)
     wanted = get_peft_model(copy.deepcopy(base), copy.deepcopy(config))
     with torch.device("meta"):
         late = get_peft_model(two_layers(), config)
@@ -247,7 +252,7 @@ def test_the_ratio_of_a_base_that_is_loaded_later() -> None:
 @pytest.mark.parametrize("factors", ["independent", "tied"])
 def test_parameter_counts_of_the_specification(scope: str, factors: str) -> None:
     d, layers, a, b = 16, 3, 5, 2
-    config = GenFTConfig(
+    config = equations(
         target_modules=["query", "value"], shared_dim=a, specific_dim=b, specific_scope=scope, factors=factors,
         init_weights="paper", init_b="normal",
     )  # fmt: skip
@@ -259,7 +264,7 @@ def test_parameter_counts_of_the_specification(scope: str, factors: str) -> None
 @pytest.mark.parametrize("acts", [p for p in itertools.product(ACTIVATIONS, ACTIVATIONS) if p[1] != "relu"])
 @pytest.mark.parametrize("dims", [(4, 2), (0, 2), (4, 0)])
 def test_identity_start_learns_with_every_factor(acts: tuple[str, str], dims: tuple[int, int]) -> None:
-    config = GenFTConfig(
+    config = equations(
         target_modules=["query", "value"], shared_dim=dims[0], specific_dim=dims[1], act_row=acts[0], act_col=acts[1]
     )
     base, x = two_layers(), torch.randn(7, 16)
@@ -298,19 +303,19 @@ def test_identity_start_learns_with_every_factor(acts: tuple[str, str], dims: tu
 )
 def test_refuses_by_name(wrong: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        GenFTConfig(**wrong)
+        equations(**wrong)
 
 
 def test_reports_all_problems_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        GenFTConfig(act_row="x", shared_dim=-2, dropout=3)
+        equations(act_row="x", shared_dim=-2, dropout=3)
     assert len(caught.value.problems) == 3
 
 
 def test_untransposed_update_needs_square_weights() -> None:
     model = nn.Sequential(nn.Linear(4, 6))
     with pytest.raises(TargetError, match=r"transpose_delta: False needs square weights; 0 is \(6, 4\)"):
-        get_peft_model(model, GenFTConfig(target_modules=["0"], transpose_delta=False))
+        get_peft_model(model, equations(target_modules=["0"], transpose_delta=False))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +335,7 @@ def test_untransposed_update_needs_square_weights() -> None:
     ],
 )  # fmt: skip
 def test_names_factors_that_never_train_once(start: dict[str, Any], silent: str | None) -> None:
-    config = GenFTConfig(target_modules=["query", "value"], init_weights="paper", **{"shared_dim": 3, **start})
+    config = equations(target_modules=["query", "value"], init_weights="paper", **{"shared_dim": 3, **start})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         get_peft_model(two_layers(), config)
@@ -343,4 +348,4 @@ def test_names_factors_that_never_train_once(start: dict[str, Any], silent: str 
 
 def test_rank_beyond_the_weight_is_a_warning() -> None:
     with pytest.warns(UserWarning, match="more than the rank that 0.query"):
-        get_peft_model(two_layers(4), GenFTConfig(target_modules=["query"], shared_dim=8))
+        get_peft_model(two_layers(4), equations(target_modules=["query"], shared_dim=8))

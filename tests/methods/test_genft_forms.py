@@ -136,9 +136,9 @@ def test_starts_are_those_of_the_authors_programs() -> None:
     ("wrong", "sentence"),
     [
         ({"form": "officiel"}, "form: 'officiel' is not known.*nearest: 'official'"),
-        ({"act_inner": "gelu"}, "act_inner: has no meaning with form='paper'; use form='official'"),
-        ({"factor_bias": True}, "factor_bias: has no meaning with form='paper'; use form='official'"),
-        ({"ratio_power": 4}, "ratio_power: has no meaning with form='paper'"),
+        ({"act_inner": "gelu"}, "act_inner: has no meaning with form='bounded'; use form='official'"),
+        ({"factor_bias": True}, "factor_bias: has no meaning with form='bounded'; use form='official'"),
+        ({"ratio_power": 4}, "ratio_power: has no meaning with form='bounded'"),
         ({"ratio_power": 2, "form": "official"}, "ratio_power: 2 is not known; allowed: 1, 4"),
         ({"form": "official", "act_row": "gelu"}, "act_row: has no meaning with form='official'; use act_inner"),
         ({"form": "official", "act_col": "gelu"}, "act_col: has no meaning with form='official'; use act_outer"),
@@ -146,7 +146,9 @@ def test_starts_are_those_of_the_authors_programs() -> None:
         ({"form": "official", "act_outer": "relu"}, "act_outer: 'relu' has no gradient at 0"),
         ({"form": "bounded", "init_weights": "paper"}, "init_weights: 'paper' has no meaning with form='bounded'"),
         ({"form": "bounded", "scaling": 0.1}, "scaling: has no meaning with form='bounded'; use relative_scale"),
-        ({"relative_scale": 2.0}, "relative_scale: has no meaning with form='paper'; use form='bounded'"),
+        ({"form": "paper", "relative_scale": 2.0}, "relative_scale: has no meaning with form=.paper.; use form=.bo"),
+        ({"form": "paper", "relative_limit": 0.5}, "relative_limit: has no meaning with form=.paper.; use form=.bo"),
+        ({"relative_limit": 0}, "relative_limit: received 0; allowed: a number above 0"),
         ({"form": "bounded", "relative_scale": 0}, "relative_scale: received 0; allowed: a number above 0"),
         ({"init_shared": "linear"}, "init_shared: received 'linear'; allowed with init_weights=True: auto, ortho"),
         ({"init_shared": "svd", "init_weights": "paper"}, "init_shared: received 'svd'; allowed with init_weights='pa"),
@@ -223,19 +225,29 @@ def bounded(w0: Tensor, c: GenFTConfig, f: dict[str, Tensor]) -> Tensor:
     both = o == i and "a" in f
     a_row, b_row = (f["a"], f["b"]) if both else (f["a_row"], f["b_row"])
     a_col, b_col = (f["a"], f["b"]) if both else (f["a_col"], f["b_col"])
-    p1, q1 = torch.cat([f["u_in"], a_row], 1) / c.init_gain, torch.cat([f["u_out"], b_row], 1) / c.init_gain
+    p1, q1 = torch.cat([f["u_in"], a_row], 1) / c.start_norm, torch.cat([f["u_out"], b_row], 1) / c.start_norm
     p2, q2 = torch.cat([f["v_in"], a_col], 1), torch.cat([f["v_out"], b_col], 1)
     b = act[c.act_row](c.w0_ratio * w0 @ p1 @ q1.T).T @ p2
     b = b / b.square().sum(0).sqrt()
+    if c.relative_limit is not None:
+        q2 = q2 / (1 + (c.relative_scale * q2.square().mean().sqrt() / c.relative_limit) ** 2).sqrt()
     size = w0.square().mean().sqrt() * (i / p1.shape[1]) ** 0.5
     return c.relative_scale * size * act[c.act_col](q2 @ b.T)
 
 
 @pytest.mark.parametrize("acts", [("identity", "identity"), ("leaky_relu", "identity"), ("gelu", "leaky_relu")])
 @pytest.mark.parametrize("shape", [(6, 6), (5, 8), (8, 5)])
-def test_bounded_form(acts: tuple[str, str], shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("limit", [None, 0.8])
+def test_bounded_form(acts: tuple[str, str], shape: tuple[int, int], limit: float | None) -> None:
     config = GenFTConfig(
-        form="bounded", shared_dim=3, specific_dim=2, act_row=acts[0], act_col=acts[1], w0_ratio=0.7, relative_scale=1.3
+        form="bounded",
+        shared_dim=3,
+        specific_dim=2,
+        act_row=acts[0],
+        act_col=acts[1],
+        w0_ratio=0.7,
+        relative_scale=1.3,
+        relative_limit=limit,
     )
     method, site = GenFT(config), Site("m", *shape)
     w0, f = torch.randn(shape, dtype=torch.float64), drawn(method, site)
@@ -253,14 +265,32 @@ def test_bounded_update_is_free_of_every_scale() -> None:
     """It follows the size of W0 alone: neither ratio, gain nor the size of the other factors enters."""
     site = Site("m", 6, 8)
     w0 = torch.randn(6, 8, dtype=torch.float64)
-    method = GenFT(GenFTConfig(form="bounded", shared_dim=3, specific_dim=2, w0_ratio=0.7))
+    method = GenFT(GenFTConfig(shared_dim=3, specific_dim=2, w0_ratio=0.7))
     f = drawn(method, site)
     plain = method.delta_weight(w0, {**f, **method.derive(site, w0)})
     torch.testing.assert_close(method.delta_weight(5 * w0, {**f, **method.derive(site, 5 * w0)}), 5 * plain)
     larger = {n: t if n in ("v_out", "b_col") else 7 * t for n, t in f.items()}
     torch.testing.assert_close(method.delta_weight(w0, {**larger, **method.derive(site, w0)}), plain)
-    other = GenFT(GenFTConfig(form="bounded", shared_dim=3, specific_dim=2, w0_ratio=50.0, init_gain=1.0))
+    other = GenFT(GenFTConfig(shared_dim=3, specific_dim=2, w0_ratio=50.0, init_gain=1.0))
     torch.testing.assert_close(other.delta_weight(w0, {**f, **other.derive(site, w0)}), plain)
+
+
+@pytest.mark.parametrize("stages", [{}, {"col_stage": False}, {"row_stage": False}])
+def test_the_relative_change_stays_below_its_limit(stages: dict[str, bool]) -> None:
+    """However far the last factor goes; far below it, nothing changes."""
+    site, limit = Site("m", 96, 64), 0.1
+    w0 = torch.randn(96, 64, dtype=torch.float64) / 7
+    settings = {"shared_dim": 4, "w0_ratio": 7.0, "relative_scale": 1.0, **stages}
+    limited, free = (GenFT(GenFTConfig(relative_limit=given, **settings)) for given in (limit, None))
+    f = drawn(free, site)
+    last = "v_out" if "col_stage" not in stages else "u_out"
+    values = f[last].detach() / f[last].square().mean().sqrt()
+    for size in (1e-4, limit / 3**0.5, 1.0, 1e4):
+        given = {**f, **free.derive(site, w0), last: size * values}
+        small, large = limited.delta_weight(w0, given), free.delta_weight(w0, given)
+        torch.testing.assert_close(small, large / (1 + (size / limit) ** 2) ** 0.5)
+        assert (small.norm() / w0.norm()).item() < 1.15 * limit  # the columns of B are only nearly orthogonal
+        assert (large.norm() / w0.norm()).item() == pytest.approx(size, rel=0.15)
 
 
 @pytest.mark.parametrize("d", [16, 64, 256])
@@ -271,15 +301,36 @@ def test_one_step_of_adam_changes_a_weight_by_the_rate(d: int, rank: int) -> Non
     for size in (0.02, 1.0):
         layer = nn.Sequential(nn.Linear(d, d, bias=False))
         nn.init.normal_(layer[0].weight, std=size)
-        config = GenFTConfig(form="bounded", target_modules=["0"], shared_dim=rank, specific_dim=0)
+        config = GenFTConfig(target_modules=["0"], shared_dim=rank)
+        assert config.relative_scale == 10
         model = get_peft_model(layer, config)
-        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
         x = torch.randn(4 * d, d)
         (model(x) - torch.randn(4 * d, d)).square().mean().backward()
         optimizer.step()
         wrapped = model.base_model.model[0]
         change = wrapped.get_delta_weight("default").norm() / wrapped.base_layer.weight.norm()
         assert 0.5e-3 < change < 2e-3
+
+
+@pytest.mark.parametrize("act_row", ["identity", "gelu"])
+def test_only_rate_times_scale_matters(act_row: str) -> None:
+    """Training at a tenth of the rate with ten times λ is the same training."""
+    x, y = torch.randn(32, 12, dtype=torch.float64), torch.randn(32, 12, dtype=torch.float64)
+    updates = []
+    for scale, rate in ((1.0, 3e-2), (10.0, 3e-3)):
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Linear(12, 12)).double()
+        config = GenFTConfig(target_modules=["0"], shared_dim=4, act_row=act_row, relative_scale=scale)
+        model = get_peft_model(base, config, autocast_adapter_dtype=False)
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate, eps=1e-30)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+        updates.append(model.base_model.model[0].get_delta_weight("default"))
+    assert updates[0].norm() > 0.05 * base[0].base_layer.weight.norm()
+    torch.testing.assert_close(updates[1], updates[0])
 
 
 def test_starts_along_the_weights_singular_vectors() -> None:
@@ -294,6 +345,6 @@ def test_starts_along_the_weights_singular_vectors() -> None:
     right = torch.linalg.svd(torch.cat(weights), full_matrices=False).Vh[:3]
     left = torch.linalg.svd(torch.cat(weights, dim=1), full_matrices=False).U[:, :3].T
     for name, directions in (("u_in_12", right), ("u_out_12", right), ("v_in_12", left)):
-        cosines = directions @ shared[name].detach() / 4.0  # the gain
+        cosines = directions @ shared[name].detach() / 0.4  # the gain over the scale
         torch.testing.assert_close(cosines.abs(), torch.eye(3), atol=1e-4, rtol=0)
     assert not shared["v_out_12"].any()

@@ -90,7 +90,7 @@ def test_a_saved_adapter_of_deberta_v3_base_is_small(tmp_path: Path, monkeypatch
     adapter.fingerprint = {
         site.module: {"sketch": "A" * 344, "dtype": "float32", "shape": [3072, 768], "hash": "0" * 32} for site in sites
     }
-    sketches = file_entries({str(site): torch.zeros(8, 8) for site in sites}, "vectorfit_")
+    sketches = file_entries(adapter, model, {str(site): torch.zeros(8, 8) for site in sites})
     monkeypatch.setattr("genft.bridge.base_check.file_entries", lambda *_: sketches)
     model.save_pretrained(tmp_path, state_dict=trained)
     stored = load_file(tmp_path / "adapter_model.safetensors")

@@ -31,7 +31,7 @@ def test_wegeft_is_the_equation(settings: dict[str, Any], shape: tuple[int, int]
 @pytest.mark.parametrize("settings", [{"shared_dim": 8, "specific_dim": 0}, {"shared_dim": 0, "specific_dim": 2}])
 def test_wegeft_is_genft_with_the_row_stage_alone(settings: dict[str, Any]) -> None:
     """Outputs and counts agree with GenFT's own configuration, for all weights sharing one φ and ψ."""
-    row_stage = {"scope": "qv", "col_stage": False, "w0_ratio": 1.0, "scaling": 1.0, "init_gain": 1.0}
+    row_stage = {"form": "paper", "scope": "qv", "col_stage": False, "w0_ratio": 1.0, "scaling": 1.0, "init_gain": 1.0}
     models = []
     for config in (WeGeFTConfig(share="all", **settings), GenFTConfig(**row_stage, **settings)):
         torch.manual_seed(0)

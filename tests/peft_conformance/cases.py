@@ -35,7 +35,8 @@ TARGETS = [
 ]
 
 # peft's test models are 10 to 2,000 wide
-SIZE = {"shared_dim": 4, "specific_dim": 2}
+SIZE = {"form": "paper", "shared_dim": 4, "specific_dim": 2}
+BOUNDED = {"shared_dim": 4, "specific_dim": 2}
 # peft trains for three steps of SGD and wants every tensor to move by more than 1e-4; where the gradients of its model
 # are tiny (it raises the learning rate to 100 for several of its own methods), the update is scaled up instead; where
 # its learning rate of 0.5 diverges (it lowers the rate for several of its own methods), it is scaled down
@@ -52,6 +53,10 @@ TEST_CASES = (
         for form, settings in FORMS.items()
         for number, (model, target) in enumerate(TARGETS)
         if form == "identity" or number in (0, 3, 4, 5)
+    ]
+    + [
+        (f"GenFT bounded {model} {number}", model, GenFTConfig, {**BOUNDED, **target})
+        for number, (model, target) in enumerate(TARGETS)
     ]
     + [
         (name, "MHA", GenFTConfig, {**SIZE, "scaling": SCALING["MHA"], **target})

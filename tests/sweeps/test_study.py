@@ -24,10 +24,10 @@ from genft.runs.measured import Result, Scores
 from genft.sweeps.matrix import Entry
 from genft.sweeps.studies import STUDIES, Measured, Variant, get_study, study_matrices
 
-PRESET = Preset(name="none", source="")
+STUDY = load_preset("study")
 
 
-def entries(name: str, preset: Preset = PRESET, task: str = "bbc-news", **said: Any) -> dict[str, dict[str, Any]]:
+def entries(name: str, preset: Preset = STUDY, task: str = "bbc-news", **said: Any) -> dict[str, dict[str, Any]]:
     """Label of every entry → its settings."""
     common = {"seeds": (0,), "model": "x", "preset": preset}
     ((matrix, variants),) = study_matrices(

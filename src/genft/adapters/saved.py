@@ -31,8 +31,10 @@ from genft.adapters.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASELINE_WEIG
 from genft.adapters.task_file import SavedTask, read_task
 from genft.api.card import AUTO_CLASSES
 from genft.bridge.adapter_file import current_key
+from genft.bridge.base_check import take_base
 from genft.bridge.fingerprint import other_base_allowed
 from genft.bridge.patterns import check_patterns
+from genft.bridge.tuner import BridgeTuner
 from genft.data import Task
 from genft.errors import AdapterFileError, BaseMismatchError, ConfigError, DataError, GenFTError, first_line
 from genft.families.family import Family
@@ -384,9 +386,10 @@ def _attach(folder: Path, base: PreTrainedModel, name: str, hint: str = "", *, e
         if config.peft_type == PeftType.PREFIX_TUNING:
             accept_prefix(base)
         model = PeftModel.from_pretrained(base, str(folder))
-        needed = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-        allowed = get_peft_model_state_dict(model, save_embedding_layers=True).keys() if embeddings else ()
-    check_names(file, [current_key(name) for name in tensors], needed=needed, allowed=allowed)
+        values = get_peft_model_state_dict(model, save_embedding_layers=False)
+        records = take_base(values, model.base_model.prefix) if isinstance(model.base_model, BridgeTuner) else {}
+        allowed = get_peft_model_state_dict(model, save_embedding_layers=embeddings) if embeddings or records else ()
+    check_names(file, [current_key(name) for name in tensors], needed=values.keys(), allowed=allowed)
     return model
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -70,6 +70,8 @@ def setting(
     lt: float | None = None,
     ne: float | None = None,
     later: bool = False,
+    formerly: Any = MISSING,
+    needs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
     """A dataclass field with its description and allowed values, which the command line shows.
@@ -77,15 +79,18 @@ def setting(
     Args:
         choices: the allowed values, if there are few.
         ge, gt, le, lt, ne: bounds of a number (at least, above, at most, below, other than).
-        later: whether the setting was added after results had been stored. If so, it is left out of a result's key
-            while it has its default, so that those results keep their keys.
+        later: whether the setting was added after results and adapters had been stored, which therefore lack it.
+        formerly: the value that they were made with, if it is not the default. A result's key leaves a later setting
+            out while it has this value, so that those results keep their keys.
+        needs: the value of another setting without which this one has no effect.
     """
     bounds = Bounds(ge, gt, le, lt, ne)
     metadata = {
         "help": help,
         "choices": choices,
         "bounds": None if bounds == Bounds() else bounds,
-        "later": later,
+        "needs": needs or {},
+        "formerly": default if later and formerly is MISSING else formerly,
     }
     if callable(default):
         return field(default_factory=default, metadata=metadata, **kwargs)
@@ -163,16 +168,23 @@ class AdapterConfig(PeftConfig):
     )
     base_fingerprint: dict[str, Any] | None = setting(
         None,
-        "Sketch and checksum of every adapted base weight; saved with an adapter and compared on loading.",
+        "Sketch and checksum of every adapted base weight, in files of genft 0.1; now they are in the adapter file.",
         repr=False,
     )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if refused := [f"{name}: {why}" for name, why in NOT_SUPPORTED.items() if kwargs.get(name)]:
             raise ConfigError(refused)
-        return super().__new__(cls)
+        new = super().__new__(cls)
+        if kwargs.get("base_fingerprint") is not None:  # the content of a file of genft 0.1
+            absent = (f for f in fields(cls) if f.name not in kwargs)
+            vars(new)["_formerly"] = {
+                f.name: f.metadata["formerly"] for f in absent if f.metadata.get("formerly", MISSING) is not MISSING
+            }
+        return new
 
     def __post_init__(self) -> None:
+        vars(self).update(vars(self).pop("_formerly", {}))
         super().__post_init__()
         self.peft_type = PeftType(self.method.upper())
         #: Returns the values that the adapter owning this copy derived from its base model, by name.

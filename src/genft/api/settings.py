@@ -89,11 +89,16 @@ def key_settings(info: MethodInfo, settings: Mapping[str, Any]) -> dict[str, Any
     """The settings that decide a result, for the key under which it is stored.
 
     ``plan`` is left out, because it affects speed and not the result; so is a setting that was added later, while it
-    has its default, so that earlier results keep their keys.
+    has the value that results without it were made with, or no effect.
     """
-    defaults, values = full_settings(info, {}), full_settings(info, settings)
-    later = {f.name for f in _fields(info) if f.metadata.get("later") and values.get(f.name) == defaults.get(f.name)}
-    return {name: value for name, value in values.items() if name != "plan" and name not in later}
+    values = full_settings(info, settings)
+    left_out = {"plan"}
+    for f in _fields(info):
+        idle = any(values.get(other) != value for other, value in f.metadata.get("needs", {}).items())
+        formerly = f.metadata.get("formerly", dataclasses.MISSING)
+        if formerly is not dataclasses.MISSING and (idle or values.get(f.name) == formerly):
+            left_out.add(f.name)
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def plain(value: Any) -> Any:

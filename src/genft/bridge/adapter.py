@@ -59,6 +59,7 @@ class Adapter(Generic[M]):
         method: the mathematics.
         sites: the sites by module path, in the order of the model.
         fingerprint: the fingerprint of the base weights that the adapter was created for; None until it is taken.
+            Saved in the adapter file.
         expected_fingerprint: the fingerprint of the base that a loaded adapter was trained on; None for a new one.
         expected_sketches: sketches of the updates from an adapter file, by site, until they are compared.
         container: the container of the shared factors of all adapters of the method, or None if there are none.
@@ -84,10 +85,9 @@ class Adapter(Generic[M]):
         return [site for sites in self.sites.values() for site in sites]
 
     def derived(self) -> dict[str, Any]:
-        """Values for the saved copy of the configuration: the base's fingerprint, and those that the method derived."""
+        """Values for the saved copy of the configuration: those that the method derived from the base."""
         settings = self.method.derived_settings() if isinstance(self.method, WeightMethod) else {}
-        fingerprint = {} if self.fingerprint is None else {"base_fingerprint": self.fingerprint}
-        return fingerprint | settings
+        return {"base_fingerprint": None} | settings
 
     def share_on(self, model: nn.Module) -> None:
         """Store the shared factors on ``model``."""

@@ -75,6 +75,45 @@ def record_or_compare(adapter: Adapter[Any], model: nn.Module) -> None:
         adapter.fingerprint = here
 
 
+def compare_with_file(adapter: Adapter[Any], model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Compare the base with the fingerprints from an adapter file, once the adapter is on the model.
+
+    Weights that are trained beside the adapter are not compared. A base without values yet is compared in its first
+    forward pass.
+
+    Raises:
+        BaseMismatchError: naming the first weight that differs.
+    """
+    if not stored:
+        return  # genft 0.1: in the configuration
+    read = {path: fingerprint.from_tensor(taken) for path, taken in stored.items()}
+    expected = {path: taken for path, taken in read.items() if taken is not None}
+    if edited := len(read) - len(expected):
+        warnings.warn(
+            f"adapter: the records of {edited} base weights were edited after they had been saved, so these weights "
+            "could not be checked",
+            stacklevel=2,
+        )
+    adapter.expected_fingerprint = expected
+    if adapter.fingerprint is None or fingerprint.other_base_allowed():
+        return
+    if any(path in expected and expected[path] != taken for path, taken in adapter.fingerprint.items()):
+        record_changes(adapter, model)  # other weights may have been loaded since the adapter was attached
+        fixed = expected.keys() - _trained_beside(adapter, model)
+        fingerprint.check({path: taken for path, taken in expected.items() if path in fixed}, adapter.fingerprint)
+    adapter.fingerprint |= expected
+
+
+def _trained_beside(adapter: Adapter[Any], model: nn.Module) -> set[str]:
+    """Paths of the adapted modules whose base weight is trained as well."""
+    trained = set()
+    for layer in layers_of(adapter, model):
+        linear = _first_linear(layer)
+        if linear is not None and FrozenWeight.of(linear).trained:
+            trained.add(layer.attachments[adapter.name].sites[0].module)
+    return trained
+
+
 def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
     """Renew the fingerprints of base weights that have changed since the adapter was created, because other weights
     were loaded or the base is trained too. An adapter fits the base that it was trained on."""
@@ -140,14 +179,31 @@ def _frozen_rows(layer: WeightLayer, rows: slice) -> Tensor:
     return layer.frozen_weight()[rows]
 
 
-def file_entries(sketches: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Sketches by their names in an adapter file, next to the vectors that they belong to."""
-    return {f"{PEFT_PREFIX}{site}.{prefix}sketch": sketch.float() for site, sketch in sketches.items()}
+def file_entries(adapter: Adapter[Any], model: nn.Module, sketches: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What an adapter file holds besides values, by module: the base's fingerprints and the sketches.
+
+    They also name the modules where peft takes these from the keys of a file, which may have nothing else of a module
+    that has no factors beside shared ones.
+    """
+    start = PEFT_PREFIX if isinstance(model, PeftModel) else ""
+    base = {
+        f"{start}{path}.{adapter.prefix}base": fingerprint.to_tensor(taken)
+        for path, taken in (adapter.fingerprint or {}).items()
+    }
+    return base | {f"{start}{site}.{adapter.prefix}sketch": sketch.float() for site, sketch in sketches.items()}
+
+
+def take_base(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Remove the fingerprints of :func:`file_entries` from ``state_dict`` and return them by module path."""
+    return _take(state_dict, f".{prefix}base")
 
 
 def take_sketches(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Remove the entries of :func:`file_entries` from ``state_dict`` and return them as site → sketch."""
-    suffix = f".{prefix}sketch"
+    """Remove the sketches of :func:`file_entries` from ``state_dict`` and return them by site."""
+    return _take(state_dict, f".{prefix}sketch")
+
+
+def _take(state_dict: dict[str, Tensor], suffix: str) -> dict[str, Tensor]:
     names = [name for name in state_dict if name.endswith(suffix)]
     return {name.removeprefix(PEFT_PREFIX).removesuffix(suffix): state_dict.pop(name) for name in names}
 

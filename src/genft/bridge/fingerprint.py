@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -121,6 +122,21 @@ def encode(values: Tensor) -> str:
 def decode(text: str) -> Tensor:
     raw = base64.b64decode(text)
     return torch.tensor(struct.unpack(f"<{len(raw) // 4}f", raw))
+
+
+def to_tensor(taken: Mapping[str, Any]) -> Tensor:
+    """A fingerprint as the bytes of its JSON, which an adapter file can hold."""
+    return torch.frombuffer(bytearray(json.dumps(taken).encode()), dtype=torch.uint8)
+
+
+def from_tensor(stored: Tensor) -> dict[str, Any] | None:
+    """A fingerprint from an adapter file; None if it was edited, as scaling all tensors of a file does."""
+    try:
+        taken: dict[str, Any] = json.loads(bytes(stored.cpu().to(torch.uint8).flatten().tolist()))
+        decode(taken["sketch"]), taken["dtype"], tuple(taken["shape"]), taken.get("checksum") or taken["hash"]
+    except (ValueError, TypeError, KeyError, AttributeError, struct.error):
+        return None
+    return taken
 
 
 def differs(expected: dict[str, Any], present: dict[str, Any]) -> str | None:

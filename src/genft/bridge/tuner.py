@@ -218,7 +218,7 @@ class BridgeTuner(BaseTuner):
         base_check.record_changes(adapter, model)
         asked = isinstance(adapter.method, WeightMethod) and adapter.method.overrides("sketch")
         sketches = base_check.update_sketches(model, adapter_name, tensors) if asked else {}
-        return tensors | base_check.file_entries(sketches, cls.prefix)
+        return tensors | base_check.file_entries(adapter, model, sketches)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
@@ -231,6 +231,7 @@ class BridgeTuner(BaseTuner):
         base_check.refuse_merged(model.named_modules(), "loading weights")
         adapter = adapters_in(model, cls.prefix)[adapter_name]
         values = dict(state_dict)
+        base_check.compare_with_file(adapter, model, base_check.take_base(values, cls.prefix))
         adapter.expected_sketches = base_check.take_sketches(values, cls.prefix)
         renamed = adapter_file.shared_keys(adapter, model, values)
         values = {renamed.get(key, key): value for key, value in values.items()}

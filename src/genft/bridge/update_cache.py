@@ -209,12 +209,16 @@ class WatchedWeight:
         self.tensor = tensor
         self.identity = (tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype)
         self.parts: list[Tensor] = []  # all rows, then part by part
+        self.products: list[Tensor] = []
         if tensor.dim() in (1, 2) and tensor.is_floating_point():
             whole = tensor.detach().view(len(tensor), -1)  # a bias as rows of one number
             self.probe = torch.linspace(0.5, 1.5, whole.shape[1], device=whole.device)
             self.parts = [whole, *whole.tensor_split(PARTS)]
             self.products = [self._product(part) for part in self.parts]
         self.next = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tensor": None, "products": self.products[:1]}  # a copy has a weight of its own, to compare with these
 
     def unchanged(self, cache: UpdateCache, tokens: int) -> bool:
         return self.same(tokens)
@@ -235,7 +239,7 @@ class WatchedWeight:
 
     def equals(self, other: WatchedWeight) -> bool:
         """Whether two weights have the same values, judging by their products."""
-        if not self.parts or not other.parts or self.products[0].shape != other.products[0].shape:
+        if not self.products or not other.products or self.products[0].shape != other.products[0].shape:
             return False
         return torch.equal(self.products[0], other.products[0].to(self.products[0].device))
 

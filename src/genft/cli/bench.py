@@ -112,7 +112,7 @@ def bench(
         entries=entries,
         seeds=seeds,
         model=model.model,
-        preset=load_preset(model.preset),
+        preset=load_preset(model.preset or "default"),
         grid=tuple(rates),
         training=training.values,
         run=roles.given,

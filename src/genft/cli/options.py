@@ -225,7 +225,9 @@ class ModelOptions(Options):
         "A packaged model (`genft list models`), a folder, a model of the Hugging Face Hub, or a timm name.",
         names=("--model", "-m"),
     )
-    preset: str = option("A named set of hyper-parameters, or your own .toml file.", "default")
+    preset: str | None = option(
+        "A named set of hyper-parameters, or your own .toml file.", None, shown_default="default; for `study`: study"
+    )
 
 
 class SettingOptions(Options):

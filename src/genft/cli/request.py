@@ -51,7 +51,7 @@ def build_request(run: RunOptions) -> Request:
     request = build_spec(
         task,
         run.model.model,
-        load_preset(run.model.preset),
+        load_preset(run.model.preset or "default"),
         method=method if name else None,
         settings=parse_settings(method, run.method.settings, Training.model_fields),
         training=run.training.values,

@@ -90,7 +90,7 @@ def study(
         settings,
         seeds=numbers("--seeds", sweep.seeds, int),
         model=model.model,
-        preset=load_preset(model.preset),
+        preset=load_preset(model.preset or "study"),
         training=training.values,
         run=roles.given,
     )

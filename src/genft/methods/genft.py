@@ -14,8 +14,9 @@ There are three forms:
 
     paper      the equations above: σ1 = act_row and σ2 = act_col apply to the generated matrices
     official   the authors' code: in both stages, act_inner applies to W0 P (o, r), act_outer to the generated matrix
-    bounded    ΔW = relative_scale · rms(W0) · √(i / r) · σ2(Q2 B̂ᵀ), B̂ = F_rowᵀ P2 with its columns divided by their
-               norms: independent of the size of W0, of the width and of all factors except Q2, which starts at zero
+    bounded    ΔW = λ · rms(W0) · √(i / r) · σ2(Q̂2 B̂ᵀ), λ = relative_scale, B̂ = F_rowᵀ P2 with its columns divided by
+               their norms: independent of the size of W0, of the width and of all factors except Q2, which starts at
+               zero; Q̂2 = Q2 / √(1 + (λ rms(Q2) / relative_limit)²). The default, and not from the paper
 """
 
 from __future__ import annotations
@@ -173,7 +174,15 @@ class GenFT(WeightMethod[GenFTConfig]):
     def _read(self, w0: Tensor, f: Factors) -> tuple[generator.Stage | None, generator.Stage | None]:
         """P and Q of the row stage and of the column stage."""
         read = {s.letter: s.read(f, *self._factor_scales(s)) for s in stages(self.config, w0.shape[0], w0.shape[1])}
+        if self.config.form == "bounded" and self.config.relative_limit is not None:
+            last = "v" if self.config.col_stage else "u"
+            read[last] = self._limited(read[last], self.config.relative_limit)
         return read.get("u"), read.get("v")
+
+    def _limited(self, stage: generator.Stage, limit: float) -> generator.Stage:
+        """Q2 / √(1 + (λ rms(Q2) / limit)²): since the columns of B̂ have norm 1, λ rms(Q2) is about ‖ΔW‖ / ‖W0‖."""
+        square = stage.q.square().mean(dim=(-2, -1), keepdim=True)
+        return stage._replace(q=stage.q * torch.rsqrt(1 + (self.config.relative_scale / limit) ** 2 * square))
 
     def _form(self, w0: Tensor, f: Factors) -> generator.Form:
         c, g = self.config, self._gain
@@ -203,4 +212,4 @@ class GenFT(WeightMethod[GenFTConfig]):
 
     @property
     def _gain(self) -> float:
-        return 1.0 if self.config.init_weights == "paper" else self.config.init_gain
+        return 1.0 if self.config.init_weights == "paper" else self.config.start_norm

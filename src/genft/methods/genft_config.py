@@ -14,11 +14,6 @@ from genft.ops.plan import PLANS
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "gelu", "tanh")
 #: Initialisations of the paper's specific factors (Tables 8-10).
 PAPER_INITS = ("kaiming_uniform", "xavier_uniform", "normal", "zeros")
-#: Settings that are used by one form only.
-ONLY_IN = {
-    "official": ("act_inner", "act_outer", "ratio_power", "factor_bias"),
-    "bounded": ("relative_scale",),
-}
 
 
 def is_official(config: Mapping[str, Any]) -> bool:
@@ -41,30 +36,32 @@ def what_it_is(folder: str | Path, base: str | None = None) -> str:
 class GenFTConfig(AdapterConfig):
     """Configuration of GenFT; every field can keep its default. docs/defaults.md shows how the defaults were measured.
 
-    The default starts exactly at the pretrained function and trains 4·d·a + 8·L·d·b numbers for q, k, v and the output
-    of attention in L layers of width d: 96·d + 16·L·d, while LoRA of rank 8 on q and v trains 32·L·d.
+    The default starts exactly at the pretrained function and trains 36 numbers for every width of a weight's inputs and
+    outputs: 36·(d + f) = 180·d in a transformer of width d with f = 4·d in its MLPs, however many layers it has. LoRA
+    of rank 8 on q and v trains 32·d per layer.
     """
 
     method = "genft"
 
     scope: str = setting(
-        "attention",
+        "block",
         "Weights to adapt if target_modules is not given. 'qv': query and value of every attention layer; "
         "'attention': also key and output; 'block': every linear weight of a layer, including the MLP's.",
         choices=("qv", "attention", "block"),
     )
     form: str = setting(
-        "paper",
+        "bounded",
         "'paper': the equations; 'official': the authors' code, which produced their tables; 'bounded': "
         "normalised, so that the rate of change does not depend on the base, the width or the rank.",
         choices=("paper", "official", "bounded"),
         later=True,
+        formerly="paper",
     )
     shared_dim: int = setting(
-        24, "a: number of columns of the factors that all adapted weights share; 0 for none.", ge=0
+        9, "a: number of columns of the factors that all adapted weights share; 0 for none.", ge=0
     )
     specific_dim: int = setting(
-        2, "b: number of columns of the factors specific to a weight (or layer); 0 for none.", ge=0
+        0, "b: number of columns of the factors specific to a weight (or layer); 0 for none.", ge=0
     )
     act_row: str = setting("identity", "Activation σ1 of the row stage.", choices=ACTIVATIONS)
     act_col: str = setting("identity", "Activation σ2 of the column stage.", choices=ACTIVATIONS)
@@ -72,12 +69,14 @@ class GenFTConfig(AdapterConfig):
         "identity",
         "Activation on both bottlenecks (official form).",
         choices=ACTIVATIONS,
+        needs={"form": "official"},
         later=True,
     )
     act_outer: str = setting(
         "identity",
         "Activation on both generated matrices (official form).",
         choices=ACTIVATIONS,
+        needs={"form": "official"},
         later=True,
     )
     w0_ratio: float | None = setting(
@@ -91,14 +90,26 @@ class GenFTConfig(AdapterConfig):
         "How the authors' programs use w0_ratio (official form). 4, images: it multiplies every factor. 1, texts: it "
         "multiplies W0, but only with specific columns; without shared ones, ΔW = B A, not generated from W0.",
         choices=(1, 4),
+        needs={"form": "official"},
         later=True,
     )
     scaling: float = setting(0.05, "Scale of the generated update (Eq. 7).", ne=0)
     relative_scale: float = setting(
-        1.0,
-        "λ of the bounded form: a step of Adam at learning rate η changes a weight by about λ·η of its size.",
+        10.0,
+        "λ of the bounded form, the unit of the learning rate: a step of Adam at rate η changes a weight by about λ·η "
+        "of its size, and only the product λ·η matters. With 10, good rates are those usual for LoRA.",
         gt=0,
+        needs={"form": "bounded"},
         later=True,
+        formerly=1.0,
+    )
+    relative_limit: float | None = setting(
+        0.1,
+        "Limit of the relative change ‖ΔW‖ / ‖W0‖ in the bounded form, approached and not passed; None for no limit.",
+        gt=0,
+        needs={"form": "bounded"},
+        later=True,
+        formerly=None,
     )
     dropout: float = setting(0.0, "Probability of dropping an entry of a generated matrix in training.", ge=0, lt=1)
     factors: str = setting(
@@ -112,6 +123,7 @@ class GenFTConfig(AdapterConfig):
         False,
         "Whether bottlenecks and generated matrices have a trained bias, shared by all weights (official form; the "
         "authors' text code has them).",
+        needs={"form": "official"},
         later=True,
     )
     specific_scope: str = setting(
@@ -131,7 +143,8 @@ class GenFTConfig(AdapterConfig):
     init_gain: float = setting(
         4.0,
         "Norm of the columns of every factor that does not start at zero, unless init_weights='paper'; ΔW is divided "
-        "by the gain. With a larger gain, a step of Adam turns these factors less, and training is calmer.",
+        "by the gain. With a larger gain, a step of Adam turns these factors less, and training is calmer. In the "
+        "bounded form, in units of 1 / relative_scale.",
         gt=0,
     )
     init_shared: str = setting(
@@ -179,6 +192,11 @@ class GenFTConfig(AdapterConfig):
         return name, getattr(self, name)
 
     @property
+    def start_norm(self) -> float:
+        """Norm of the columns of factors that start neither at zero nor as the paper's do."""
+        return self.init_gain / self.relative_scale if self.form == "bounded" else self.init_gain
+
+    @property
     def is_generated(self) -> bool:
         """Whether ΔW is generated from W0; it is not in the authors' text code without shared columns."""
         return not (self.form == "official" and self.ratio_power == 1 and self.shared_dim == 0)
@@ -196,8 +214,9 @@ class GenFTConfig(AdapterConfig):
 
     def _form_problems(self) -> list[str]:
         """Problems with settings that have no effect in this form."""
-        defaults = {f.name: f.default for f in fields(self)}
-        foreign = [(name, form) for form, names in ONLY_IN.items() if form != self.form for name in names]
+        without_effect = {f.name: (f.default, f.metadata.get("formerly", f.default)) for f in fields(self)}
+        needed = {f.name: f.metadata.get("needs", {}).get("form", self.form) for f in fields(self)}
+        foreign = [(name, form) for name, form in needed.items() if form != self.form]
         if self.form == "official":
             foreign += [("act_row", "paper"), ("act_col", "paper")]
         if self.form == "bounded":
@@ -207,7 +226,7 @@ class GenFTConfig(AdapterConfig):
             f"{name}: has no meaning with form={self.form!r}; "
             + (f"use {instead[name]}" if name in instead else f"use form={form!r}")
             for name, form in foreign
-            if getattr(self, name) != defaults[name]
+            if getattr(self, name) not in without_effect[name]
         ]
         if self.form == "official" and self.factors == "tied":
             problems.append("factors: 'tied' has no meaning with form='official', whose factors are independent")

@@ -127,8 +127,8 @@ def initial(c: GenFTConfig, name: str, directions: Directions, *, zero: bool) ->
     if zero and c.init_weights is True:
         return nn.init.zeros_
     if c.init_shared == "svd" and name not in ("a", "b"):
-        return partial(_along, name[0], directions, c.init_gain)
-    return partial(orthonormal_, gain=c.init_gain)
+        return partial(_along, name[0], directions, c.start_norm)
+    return partial(orthonormal_, gain=c.start_norm)
 
 
 def _transposed(init: Init, t: Tensor) -> None:

@@ -159,7 +159,7 @@ class AdaptiveVectorFreezing:
         self._forwards += 1
         if self._forwards > 16 and self._forwards.bit_count() > 1:  # check the first passes, then less and less often
             return
-        now = [p.detach().clone() for p in self.vectors().values() if p.requires_grad]
+        now = [p.detach().clone() for p in self.vectors().values() if p.requires_grad and not p.is_meta]
         if len(now) == len(self._seen):
             self._moves += not all(map(torch.equal, self._seen, now))
         self._seen = now

@@ -39,6 +39,7 @@ class WeGeFTConfig(GenFTConfig):
     )
     shared_dim: int = setting(32, "r: columns of φ that all layers share; 0 for none.", ge=0)
     specific_dim: int = setting(0, "r of the φ and ψ that each weight has separately; 0 for none.", ge=0)
+    form: str = setting("paper", "WeGeFT is a case of GenFT's equations.", choices=("paper",))
     share: str = setting(
         "role",
         "'role': the queries of all layers share one φ and ψ, the values another; 'all': all weights of one width "

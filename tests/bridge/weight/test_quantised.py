@@ -14,7 +14,7 @@ from genft import BaseMismatchError, GenFTConfig, MergeError
 
 bnb = pytest.importorskip("bitsandbytes")
 
-FORMS: list[dict[str, Any]] = [{}, {"act_row": "tanh", "act_col": "gelu", "dropout": 0.1}]
+FORMS: list[dict[str, Any]] = [{"relative_limit": 0.5}, {"act_row": "tanh", "act_col": "gelu", "dropout": 0.1}]
 
 
 def plain(seed: int = 0) -> nn.Module:

@@ -217,7 +217,7 @@ def test_slices_whose_tensors_would_have_one_name_are_refused() -> None:
     base = nn.Sequential(nn.Linear(4, 8))
     with pytest.raises(ConfigError, match=r"0 would have two tensors 'q_sigma_bias'; rename one of 'q', 'q_sigma'"):
         get_peft_model(base, VectorFitConfig(target_slices={"0": {"q": [0, 4], "q_sigma": [4, 8]}}))
-    model = get_peft_model(base, GenFTConfig(target_slices={"0": {"q": [0, 4], "q_sigma": [4, 8]}}))
+    model = get_peft_model(base, GenFTConfig(target_slices={"0": {"q": [0, 4], "q_sigma": [4, 8]}}, specific_dim=2))
     own = [name for name, p in model.named_parameters() if p.requires_grad and "q_" in name]
     assert len(own) == 4  # A and B of each slice
 

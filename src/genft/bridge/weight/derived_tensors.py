@@ -27,12 +27,9 @@ class DerivedTensors(nn.Module):
         self._source: WatchedWeight | None = None
         self._checks = self._passed = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_source": None}  # a copy watches its own weight
-
     def derived_from(self, weight: Tensor) -> None:
         """Remember the weight, as its module stores it, from which the tensors were derived."""
-        plain = type(weight) in (Tensor, nn.Parameter) and not weight.is_meta
+        plain = type(weight) in (Tensor, nn.Parameter) and not weight.is_meta and not weight.is_inference()
         self._source = WatchedWeight(weight) if plain and self.tensors else None
 
     def are_outdated(self, weight: Tensor, forward_pass: ForwardPass) -> bool:

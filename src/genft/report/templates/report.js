@@ -207,7 +207,8 @@ function frame(W, H, xs, ys, { xTitle, yTitle, xText, pad = 0.08, whole = false 
   const [left, right, top, bottom] = [34, 8, 26, 40];
   const log = !whole && Math.max(...xs) >= 10 * Math.min(...xs);
   const f = log ? Math.log10 : x => x;
-  const stretch = (low, high) => low === high ? [low - 1, high + 1] : [low - pad * (high - low), high + pad * (high - low)];
+  const single = low => low > 0 && low < 1 ? [low / 2, low * 1.5] : [low - 1, low + 1];
+  const stretch = (low, high) => low === high ? single(low) : [low - pad * (high - low), high + pad * (high - low)];
   const [x0, x1] = whole ? [Math.min(...xs), Math.max(...xs, Math.min(...xs) + 1)] : stretch(f(Math.min(...xs)), f(Math.max(...xs)));
   const [y0, y1] = stretch(Math.min(...ys), Math.max(...ys));
   const x = v => left + (f(v) - x0) / (x1 - x0) * (W - left - right);
@@ -253,6 +254,13 @@ function pareto(v, title, cost, text) {
       s("circle", { cx: x(p.x), cy: y(p.y), r: 9, fill: "transparent" })))));
 }
 
+/** A label in 18 letters: its beginning or, if another label begins alike, its end, where settings differ. */
+function shortened(label, all) {
+  if (label.length <= 18) return label;
+  const begin = label.slice(0, 17), alike = all.filter(l => l.startsWith(begin)).length > 1;
+  return alike ? "…" + label.slice(-17) : begin + "…";
+}
+
 /** One task: a bar per method from zero, the spread over seeds, and what papers print. */
 function bars(v, task) {
   const metric = v.metric(task), better = metric.higher_is_better ? 1 : -1;
@@ -269,7 +277,7 @@ function bars(v, task) {
     const text = `${m.label} on ${task.name}: ${score(metric, c.mean)}${c.deviation === null ? "" : ` ± ${score(metric, c.deviation)}`}` + c.published.map(p => `; ${p.source}, ${p.backbone}: ${p.value}`).join("");
     return s("g", pressable(`${text}; show its runs`, () => open(c.runs[0].key)), s("title", {}, text),
       s("rect", { x: 0, y: y - step / 2, width: W, height: step, fill: "transparent" }),
-      s("text", { class: "label", x: 0, y: y + 4 }, m.label.length > 18 ? m.label.slice(0, 17) + "…" : m.label),
+      s("text", { class: "label", x: 0, y: y + 4 }, shortened(m.label, rows.map(r => r.m.label))),
       s("rect", { x: Math.min(x(0), x(value)), y: y - 6, width: Math.abs(x(value) - x(0)), height: 12, rx: 1.5, fill: colour(m.label) }),
       sd ? s("path", { class: "spread", d: `M${x(value - sd)} ${y}H${x(Math.min(high, value + sd))}` }) : null,
       printed ? s("path", { class: "published", d: "M0-5L5 0L0 5L-5 0z", transform: `translate(${x(printed.value)} ${y})` }) : null,
