@@ -111,7 +111,7 @@ class CommandGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load(COMMANDS[name]) if name in COMMANDS else command, rest
+        return name, load(COMMANDS[name], called=True) if name in COMMANDS else command, rest
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the commands in the order of the table."""
@@ -147,9 +147,9 @@ class CommandGroup(TyperGroup):
             raise typer.Exit(1) from None
 
 
-def load(entry: Entry) -> Any:
-    """Import the command of an entry."""
-    target = _imported(entry)
+def load(entry: Entry, *, called: bool = False) -> Any:
+    """Import the command of an entry; if it is ``called``, this process does without what the command spares."""
+    target = _imported(entry.path, entry.spares if called else ())
     if isinstance(target, typer.Typer):
         return get_command(target)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -157,18 +157,18 @@ def load(entry: Entry) -> Any:
     return get_command(app)
 
 
-def _imported(entry: Entry) -> Any:
-    """Import the function of an entry, without Python looking for garbage meanwhile.
+def _imported(path: str, spared: tuple[str, ...]) -> Any:
+    """Import an object by its path, without packages that are spared, and without Python looking for garbage meanwhile.
 
     torch and transformers create a million objects that live as long as the process. To go through them again and again
     takes a quarter of the time of their import, and at exit a second more, so they are set aside.
     """
     heavy, enabled = "torch" not in sys.modules, gc.isenabled()
-    for package in entry.spares if heavy else ():
+    for package in spared if heavy else ():
         sys.modules[package] = None  # type: ignore[assignment]  # Python's way to say that it is not installed
     gc.disable()
     try:
-        target = resolve_name(entry.path)
+        target = resolve_name(path)
         if heavy:
             gc.freeze()
     finally:
