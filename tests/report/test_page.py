@@ -158,7 +158,7 @@ def test_a_run_is_one_address_away(store: Store) -> None:
     panel = html.unescape(re.sub(r"<[^>]+>", " ", page[page.index("<dialog") :]))
     assert 'open=""' in page[page.index("<dialog") :][:200]
     assert (
-        "genft train cola --data data --model models/tiny --method lora --epochs 4 --limit-train 100 --seed 1" in panel
+        "genft train cola --data data --model models/tiny --method lora --limit-train 100 --seed 1 --epochs 4" in panel
     )
     assert f"{100 * run.scores.value:.2f}" in panel
     assert "60.09: GenFT paper (arXiv 2506.11042v1) Table 3, roberta-base" in panel
