@@ -119,7 +119,7 @@ def low_rank(
     row: Stage | None,
     col: Stage | None,
     form: Form = Form(),  # noqa: B008 - immutable
-) -> tuple[Float[Tensor, "*n o k"], Float[Tensor, "*n i k"]]:
+) -> tuple[Float[Tensor, "*n o k"], Float[Tensor, "*m i k"]]:
     """(L, R) with ΔW = L Rᵀ, for a last stage without an activation on its entries and without dropout.
 
     k is the rank r, plus one if the last stage has a bias. n weights of one shape are computed together if ``w0`` is
