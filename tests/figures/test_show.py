@@ -249,7 +249,8 @@ def test_the_command_prints_numbers_and_where_figures_are(adapters: dict[str, Pa
         (("genft", "--only", "sigma"), "only: sigma: genft has nothing to show"),
         (
             ("genft", "--targets", "kye"),
-            "targets: 'kye' is not adapted; allowed: query, key, value, attention.output, intermediate, output; nearest: 'key'",
+            "targets: 'kye' is not adapted; allowed: query, key, value, attention.output, intermediate, output; "
+            "nearest: 'key'",
         ),
         (("genft", "--layers", "7"), "layers: 7 is not adapted; allowed: 0, 1"),
         (("genft", "--layers", "last"), "layers: received 'last'; allowed: layer numbers"),
