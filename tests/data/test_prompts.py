@@ -65,14 +65,14 @@ def test_a_chat_is_asked_up_to_its_last_answer(tmp_path: Path) -> None:
     task = task_of(table, system="be brief")
     prompts = read_prompts(table, task)
     system = {"role": "system", "content": "be brief"}
-    assert [json.loads(text) for text in prompts.inputs] == [
+    assert [json.loads(text) for (text,) in prompts.split.inputs] == [
         [system, {"role": "user", "content": "hi"}],
         [system, {"role": "user", "content": "ab"}],
     ]
-    assert prompts.answers == [("hello",), ("c",)]
+    assert prompts.split.labels == (("hello",), ("c",))
     assert prompts.notes == ["1 chat ends with a message that nobody answers, which is left out"]
     unanswered = read_prompts(table, task, answered=False)
-    assert json.loads(unanswered.inputs[0])[-1] == {"role": "user", "content": "bye"}
+    assert json.loads(unanswered.split.inputs[0][0])[-1] == {"role": "user", "content": "bye"}
     assert (
         about_columns(task)
         == "generation: chats from the column 'conversations'; every message of the assistant is learned"
@@ -85,7 +85,8 @@ def test_prompts_and_completions_may_be_messages(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 1: the column 'prompt' contains a list; it needs one text per row"):
         read_prompts(table, task_of(table))
     prompts = read_prompts(table, task_of(table, chat=True))
-    assert (prompts.inputs, prompts.answers) == (['[{"role": "user", "content": "a"}]'], [("b",)])
+    assert prompts.split.inputs == (('[{"role": "user", "content": "a"}]',),)
+    assert prompts.split.labels == (("b",),)
 
 
 def test_alpacas_template_depends_on_the_input(tmp_path: Path) -> None:
@@ -95,16 +96,17 @@ def test_alpacas_template_depends_on_the_input(tmp_path: Path) -> None:
         {"instruction": "Say hi.", "input": "", "output": ["hi", "hello"]},
     )
     prompts = read_prompts(table, task_of(table))
-    assert prompts.inputs[0].endswith("### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n")
-    assert prompts.inputs[1].endswith("request.\n\n### Instruction:\nSay hi.\n\n### Response:\n")
-    assert prompts.answers == [("3",), ("hi", "hello")]
+    (first,), (second,) = prompts.split.inputs
+    assert first.endswith("### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n")
+    assert second.endswith("request.\n\n### Instruction:\nSay hi.\n\n### Response:\n")
+    assert prompts.split.labels == (("3",), ("hi", "hello"))
 
 
 def test_a_template_names_columns(tmp_path: Path) -> None:
     table = rows(tmp_path, {"question": "q", "answer": "a", "hint": "h"})
     task = task_of(table, template="{question} ({hint}) {{}}")
-    assert read_prompts(table, task).inputs == ["q (h) {}"]
-    assert read_prompts(table, task.model_copy(update={"label_column": ""})).answers == [()]
+    assert read_prompts(table, task).split.inputs == (("q (h) {}",),)
+    assert read_prompts(table, task.model_copy(update={"label_column": ""})).split.labels == ((),)
     with pytest.raises(
         ConfigError, match="template: column: 'hnt' is missing in x; allowed: question, answer, hint; near"
     ):
@@ -147,7 +149,7 @@ def test_templates_that_cannot_be_read(template: str, sentence: str) -> None:
 def test_rows_that_cannot_be_used(tmp_path: Path, entry: dict[str, Any], sentence: str) -> None:
     table = rows(tmp_path, entry)
     faults: list[str] = []
-    assert read_prompts(table, task_of(table), faults.append).inputs == []
+    assert read_prompts(table, task_of(table), faults.append).split.inputs == ()
     with pytest.raises(DataError, match=f"line 1: {sentence}"):
         read_prompts(table, task_of(table))
     assert len(faults) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from genft import DataError
@@ -48,6 +49,18 @@ def test_tabs_win_over_spaces_and_a_blank_line_may_hold_a_tab(tmp_path: Path) ->
     read_ = read_tagged(read_table(path), TASK)
     assert read_.split.inputs == (("New_York",), ("Paris",))
     assert "1 word contains a space, which was replaced by underscores" in read_.notes
+
+
+@pytest.mark.parametrize("tags", ['["B-PER", "O"]', "['B-PER', 'O']"], ids=["as JSON", "as Python"])
+def test_lists_in_the_cells_of_a_csv_file(tmp_path: Path, tags: str) -> None:
+    path = write(tmp_path / "a.tsv", f'tokens\ttags\n["Anna", "runs"]\t{tags}\n')
+    assert bio(path) == ["B-PER O"]
+
+
+def test_lists_in_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"tokens": [["Anna", "runs"]], "tags": [["B-PER", "O"]]}).to_parquet(path)
+    assert bio(path) == ["B-PER O"]
 
 
 def test_columns_that_change_are_refused_with_the_line(tmp_path: Path) -> None:

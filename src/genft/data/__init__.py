@@ -7,20 +7,16 @@ from dataclasses import replace
 
 from genft.data.copies import contents
 from genft.data.fgvc import read_fgvc
-from genft.data.files import (
-    read_files,
-    read_image_folder,
-    read_prompt_files,
-    read_question_files,
-    read_several_files,
-    read_tagged_files,
-    task_from_path,
-)
+from genft.data.files import read_files, read_image_folder, task_from_path
 from genft.data.glue import read_glue
 from genft.data.packaged import read_bbc_news
 from genft.data.prompt_suites import read_prompt_suite
+from genft.data.prompts import read_prompt_files
 from genft.data.question_suites import read_question_suite
+from genft.data.questions import read_question_files
+from genft.data.several import read_several_files
 from genft.data.tables import read_table
+from genft.data.tagged import read_tagged_files
 from genft.data.tagged_suites import read_tagged_suite
 from genft.data.task import Fault, Split, Task, TaskData, find_tasks, list_tasks, load_suite, load_task, refuse
 from genft.data.vtab import read_vtab

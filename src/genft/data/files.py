@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from genft.data.columns import find_columns
-from genft.data.copies import FEWEST, about_copies, draw_together, keys_together
 from genft.data.hub_sets import hub_files, is_hub_name
 from genft.data.image_folders import class_folders, split_folders
 from genft.data.labels import infer_classes, read_labels, similar_classes
 from genft.data.layout import Rows, finish
+from genft.data.own_files import hold_out_missing, listed
 from genft.data.prompting import Prompting, fields
-from genft.data.prompts import Recognised, about_columns, check_columns, read_prompts, recognise
-from genft.data.questions import about_questions, as_questions, read_questions
-from genft.data.several import Labelled, read_several
-from genft.data.tables import TABLES, Table, columns_of, read_table
-from genft.data.tagged import Tagged, about_tags, read_tagged, tag_classes
-from genft.data.task import SPLITS, Fault, Split, SplitName, Task, TaskData, refuse
+from genft.data.prompts import Recognised, check_columns, recognise
+from genft.data.tables import TABLES, columns_of, read_table
+from genft.data.task import Fault, SplitName, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
 from genft.records import check
-
-# The split does not depend on the run's seed; otherwise runs with different seeds would use different rows.
-_SPLIT_SEED = 0
-_TOGETHER = "questions on the same context are kept in the same split"
 
 
 def read_files(task: Task, fault: Fault = refuse) -> TaskData:
@@ -50,9 +43,10 @@ def read_files(task: Task, fault: Fault = refuse) -> TaskData:
         if not splits["train"].labels:
             raise DataError(f"{train.path}: no row has a label in the column {task.label_column!r}")
         classes = infer_classes(splits["train"].labels, f"{train.path}: column {task.label_column!r}")
-        notes.append(f"classes from the column {task.label_column!r}: {_listed(classes)}")
+        notes.append(f"classes from the column {task.label_column!r}: {listed(classes)}")
         notes += similar_classes(classes)
-    return _complete(finish(task.model_copy(update={"classes": classes}), splits, fault, notes))
+    data = finish(task.model_copy(update={"classes": classes}), splits, fault, notes)
+    return hold_out_missing(data, by_class=bool(classes))
 
 
 def _without_text(rows: Rows) -> list[str]:
@@ -61,83 +55,6 @@ def _without_text(rows: Rows) -> list[str]:
         return []
     counted = "1 row has" if len(empty) == 1 else f"{len(empty):,} rows have"
     return [f"{counted} no text (first: {rows.places[empty[0]]})"]
-
-
-def read_prompt_files(task: Task, fault: Fault = refuse) -> TaskData:
-    """The prompts and answers of ``task.files``; a missing validation or test split is held out from training."""
-    splits: dict[str, Split] = {}
-    places: dict[str, Sequence[str]] = {}
-    notes = [about_columns(task)]
-    for name, path in task.files.items():
-        table = read_table(path, task.encoding)
-        prompts = read_prompts(table, task, fault)
-        splits[name], places[name] = prompts.split, prompts.places
-        notes += [*table.notes, *prompts.notes]
-    return _complete(TaskData(task, splits, notes, places))
-
-
-def read_tagged_files(task: Task, fault: Fault = refuse) -> TaskData:
-    """The sentences of ``task.files``; a missing validation or test split is held out from training."""
-    return _with_names(task, read_tagged, tag_classes, about_tags(task), fault)
-
-
-def read_several_files(task: Task, fault: Fault = refuse) -> TaskData:
-    """The rows of ``task.files`` with any number of labels; a missing validation or test split is held out."""
-
-    def classes(labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
-        names = tuple(sorted({name for label in labels for name in label}))
-        if len(names) < 2:
-            column = f"{task.files['train']}: column {task.label_column!r}"
-            raise DataError(f"{column}: at least two different labels are needed")
-        return names
-
-    about = f"multilabel: any number of labels per row, from the column {task.label_column!r}"
-    return _with_names(task, read_several, classes, about, fault)
-
-
-def _with_names(
-    task: Task,
-    read: Callable[[Table, Task, Fault], Tagged | Labelled],
-    classes: Callable[[Sequence[Any]], tuple[str, ...]],
-    about: str,
-    fault: Fault,
-) -> TaskData:
-    """The data of a task whose labels are tuples of names, which the training file decides.
-
-    Args:
-        read: reads one table.
-        classes: the classes of the training labels.
-        about: a sentence about the columns.
-    """
-    splits: dict[str, Split] = {}
-    places: dict[str, Sequence[str]] = {}
-    notes = [about]
-    known = task
-    for name in [name for name in SPLITS if name in task.files]:
-        table = read_table(task.files[name], task.encoding)
-        rows = read(table, known, fault)
-        splits[name], places[name] = rows.split, rows.places
-        notes += [*table.notes, *rows.notes]
-        known = known.model_copy(update={"classes": known.classes or classes(rows.split.labels)})
-    # held out without regard to classes, of which a row has several
-    data = _complete(TaskData(task.model_copy(update={"classes": ()}), splits, notes, places))
-    told = [] if task.classes else [f"classes from the column {task.label_column!r}: {_listed(known.classes, 25)}"]
-    return TaskData(known, data.splits, [*data.notes, *told, *similar_classes(known.classes)], data.places)
-
-
-def read_question_files(task: Task, fault: Fault = refuse) -> TaskData:
-    """The questions of ``task.files``; a missing validation or test split is held out from training, by contexts."""
-    splits: dict[str, Split] = {}
-    places: dict[str, Sequence[str]] = {}
-    notes = [about_questions(task)]
-    for name, path in task.files.items():
-        table = as_questions(read_table(path, task.encoding))
-        questions = read_questions(table, task, fault)
-        splits[name], places[name] = questions.split, questions.places
-        notes += [*table.notes, *questions.notes]
-    unanswerable = not all(label for split in splits.values() for label in split.labels)
-    answering = task.answering.model_copy(update={"unanswerable": unanswerable or task.answering.unanswerable})
-    return _complete(TaskData(task.model_copy(update={"answering": answering}), splits, notes, places))
 
 
 def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
@@ -169,58 +86,9 @@ def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
             f"{folders['train']}: found {len(classes)} folders of images; at least two classes, with one folder "
             "each, are needed"
         )
-    notes += [f"classes from the folders: {_listed(classes)}", *similar_classes(classes)]
-    return _complete(finish(task.model_copy(update={"classes": classes}), splits, fault, notes))
-
-
-def _complete(data: TaskData) -> TaskData:
-    """Hold out the missing splits: a fifth of the rows for test, then a tenth of the rest for validation.
-
-    Copies, and what the reader says belongs together, stay together, so that no held-out example is also trained on.
-    """
-    task, notes = data.task, list(data.notes)
-    splits: dict[str, Split] = dict(data.splits)
-    places: dict[str, Sequence[str]] = dict(data.places)
-    missing = [
-        (name, one_in, share)
-        for name, one_in, share in (("test", 5, "a fifth"), ("validation", 10, "a tenth"))
-        if name not in splits
-    ]
-    rows = len(splits["train"])
-    if missing and rows < FEWEST:
-        raise DataError(
-            f"{task.files['train']}: {rows} rows; at least {FEWEST} are needed to hold out "
-            f"{' and '.join(name for name, *_ in missing)} rows from them"
-        )
-    content = keys_together(task.kind, splits["train"]) if missing else []
-    if missing and len(set(content)) < rows:
-        by_context = content == list(splits["train"].together)
-        notes.append(_TOGETHER if by_context else _about_copies(rows, len(set(content))))
-    if len(set(content)) < FEWEST:
-        content = list(map(str, range(rows)))
-    for name, one_in, share in missing:
-        train, origin = splits["train"], places["train"]
-        size = max(1, len(train) // one_in)
-        keep, out = draw_together(train.labels, content, size, _SPLIT_SEED, bool(task.classes))
-        splits["train"], splits[name] = train.take(keep), train.take(out)
-        places["train"], places[name] = [origin[k] for k in keep], [origin[k] for k in out]
-        content = [content[k] for k in keep]
-        notes.append(f"{name}: {share} of the training rows, held out with a fixed seed")
-    if task.classes and len(set(splits["train"].labels)) < 2:
-        raise DataError(f"{task.files['train']}: the training rows have only one class")
-    return TaskData(task, {name: splits[name] for name in SPLITS}, notes, places)
-
-
-def _about_copies(rows: int, different: int) -> str:
-    if different < FEWEST:
-        return (
-            f"only {different} of {rows:,} examples are distinct: copies occur in several splits, scores are optimistic"
-        )
-    return f"{about_copies(rows - different)} in the same split"
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+    notes += [f"classes from the folders: {listed(classes)}", *similar_classes(classes)]
+    data = finish(task.model_copy(update={"classes": classes}), splits, fault, notes)
+    return hold_out_missing(data, by_class=True)
 
 
 def usual_values(reader: str, label_column: str, *, regression: bool) -> dict[str, Any]:

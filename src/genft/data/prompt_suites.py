@@ -6,13 +6,11 @@ E2E (arXiv 1706.09254).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from genft.data.prompts import Prompts, about_columns, read_prompts
+from genft.data.examples import Examples, as_data
+from genft.data.prompts import about_columns, read_prompts
 from genft.data.suite_tables import Files, suite_tables
 from genft.data.tables import Table
-from genft.data.task import Fault, SplitName, Task, TaskData, draw, refuse
+from genft.data.task import Fault, Split, SplitName, Task, TaskData, draw, refuse
 
 #: peft's comparison leaves out texts that do not fit into its 768 tokens, by their characters.
 _LONGEST_METAMATH = 1300
@@ -51,10 +49,7 @@ def read_prompt_suite(task: Task, fault: Fault = refuse) -> TaskData:
     if task.name == "e2e" and "train" not in tables and "validation" in tables:
         tables = {"train": tables["validation"], "test": tables["test"]}
         notes.append("train does not exist: the development set is trained on (--protocol train-tenth)")
-    found: dict[str, Prompts] = {}
-    for name, table in tables.items():
-        found[name] = _named(task, table, fault)
-        notes += [*table.notes, *found[name].notes]
+    found: dict[str, Examples] = {name: _named(task, table, fault) for name, table in tables.items()}
     if task.name == "e2e" and "test" in found:
         found["test"] = _all_references(found["test"])
     if task.name == "metamath":
@@ -62,8 +57,7 @@ def read_prompt_suite(task: Task, fault: Fault = refuse) -> TaskData:
         questions = replace_columns(task, "question", "answer")
         found["test"] = read_prompts(suite_tables(_beside(task, "gsm8k"), _PLACES["gsm8k"])["test"], questions, fault)
         notes.append(note)
-    splits = {name: prompts.split for name, prompts in found.items()}
-    return TaskData(task, splits, notes, {name: prompts.places for name, prompts in found.items()})
+    return as_data(task, found, notes)
 
 
 def replace_columns(task: Task, prompt: str, answer: str) -> Task:
@@ -73,7 +67,7 @@ def replace_columns(task: Task, prompt: str, answer: str) -> Task:
     return task.model_copy(update={"text_columns": (prompt,), "label_column": answer, "prompting": how})
 
 
-def _named(task: Task, table: Table, fault: Fault) -> Prompts:
+def _named(task: Task, table: Table, fault: Fault) -> Examples:
     """The prompts of a table, some of whose copies name the columns differently."""
     for prompt, answer in ((task.text_columns[0], task.label_column), ("meaning_representation", "target"),
                            ("meaning_representation", "human_reference"), ("MR", "ref"), ("mr", "ref")):  # fmt: skip
@@ -87,37 +81,27 @@ def _beside(task: Task, name: str) -> Task:
     return task.model_copy(update={"name": name, "folders": (name,)})
 
 
-def _peft_selection(task: Task, prompts: Prompts) -> tuple[Prompts, Prompts, str]:
+def _peft_selection(task: Task, prompts: Examples) -> tuple[Examples, Examples, str]:
     """(train, validation, a note): 20,000 training examples and 50 more among those that are not too long."""
     around = len(task.prompting.template) - len("{query}") - 1  # peft counts the query, a space and the response
-    lengths = [
-        len(text) - around + len(answers[0]) for text, answers in zip(prompts.inputs, prompts.answers, strict=True)
-    ]
+    pairs = zip(prompts.split.inputs, prompts.split.labels, strict=True)
+    lengths = [len(text) - around + len(answers[0]) for (text,), answers in pairs]
     short = [k for k, length in enumerate(lengths) if length <= _LONGEST_METAMATH]
     size = min(20_050, len(short))
     _, drawn = draw([0] * len(short), size, 0, False) if size < len(short) else ([], list(range(len(short))))
     chosen = [short[k] for k in drawn]
     held = max(1, min(50, len(chosen) // 10))
-    train, validation = _take(prompts, chosen[held:]), _take(prompts, chosen[:held])
+    train, validation = prompts.take(chosen[held:]), prompts.take(chosen[:held])._replace(notes=())
     counted = f"{len(short):,} of {len(lengths):,} examples have at most {_LONGEST_METAMATH:,} characters"
     note = f"{counted}; {size:,} of them are drawn"
     return train, validation, note
 
 
-def _all_references(prompts: Prompts) -> Prompts:
+def _all_references(prompts: Examples) -> Examples:
     """One example per prompt, with all of its answers: E2E has several descriptions of each restaurant."""
-    answers: dict[str, tuple[str, ...]] = {}
-    places: dict[str, str] = {}
-    for text, of_text, place in zip(prompts.inputs, prompts.answers, prompts.places, strict=True):
-        answers[text] = (*answers.get(text, ()), *of_text)
-        places.setdefault(text, place)
-    return replace(prompts, inputs=list(answers), answers=list(answers.values()), places=list(places.values()))
-
-
-def _take(prompts: Prompts, rows: Sequence[int]) -> Prompts:
-    return replace(
-        prompts,
-        inputs=[prompts.inputs[k] for k in rows],
-        answers=[prompts.answers[k] for k in rows],
-        places=[prompts.places[k] for k in rows],
-    )
+    answers: dict[tuple[str, ...], tuple[str, ...]] = {}
+    places: dict[tuple[str, ...], str] = {}
+    for asked, of_prompt, place in zip(prompts.split.inputs, prompts.split.labels, prompts.places, strict=True):
+        answers[asked] = (*answers.get(asked, ()), *of_prompt)
+        places.setdefault(asked, place)
+    return Examples(Split(tuple(answers), tuple(answers.values())), list(places.values()), prompts.notes)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from genft.data.examples import Examples
+from genft.data.own_files import read_own_files
 from genft.data.prompting import Prompting, fields
 from genft.data.tables import Table, tell
-from genft.data.task import Fault, Split, Task, refuse
+from genft.data.task import Fault, Split, Task, TaskData, refuse
 from genft.errors import ConfigError, DataError, not_one_of
 
 Message = dict[str, str]
@@ -58,27 +60,6 @@ LAYOUTS = (
 )
 
 
-@dataclass
-class Prompts:
-    """The examples of a table.
-
-    Attributes:
-        inputs: the prompt of each example.
-        answers: its answers.
-        places: where it is.
-        notes: what was left out, with counts.
-    """
-
-    inputs: list[str] = field(default_factory=list)
-    answers: list[tuple[str, ...]] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def split(self) -> Split:
-        return Split(tuple((text,) for text in self.inputs), tuple(self.answers))
-
-
 class Recognised(NamedTuple):
     """What a file's columns mean.
 
@@ -119,7 +100,12 @@ def about_columns(task: Task) -> str:
     return f"generation: prompts from the column {asked}{how}; answers from {task.label_column!r}"
 
 
-def read_prompts(table: Table, task: Task, fault: Fault = refuse, *, answered: bool = True) -> Prompts:
+def read_prompt_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The prompts and answers of ``task.files``; a missing validation or test split is held out from training."""
+    return read_own_files(task, read_prompts, fault, about=about_columns(task))
+
+
+def read_prompts(table: Table, task: Task, fault: Fault = refuse, *, answered: bool = True) -> Examples:
     """The examples of a table.
 
     Args:
@@ -134,7 +120,10 @@ def read_prompts(table: Table, task: Task, fault: Fault = refuse, *, answered: b
     for name in needed:
         if name not in table.columns:
             raise DataError(not_one_of(f"{table.path}: column", name, table.columns, what="is missing"))
-    prompts, faults = Prompts(), []
+    inputs: list[tuple[str]] = []
+    labels: list[tuple[str, ...]] = []
+    places: list[str] = []
+    faults: list[str] = []
     cut = 0
     for k, row in enumerate(table.rows):
         try:
@@ -143,14 +132,15 @@ def read_prompts(table: Table, task: Task, fault: Fault = refuse, *, answered: b
             faults.append(f"{table.where(k)}: {e}")
             continue
         cut += dropped > 0
-        prompts.inputs.append(prompt)
-        prompts.answers.append(answers)
-        prompts.places.append(table.where(k))
+        inputs.append((prompt,))
+        labels.append(answers)
+        places.append(table.where(k))
     tell(faults, fault)
+    notes = [*table.notes]
     if cut:
         chats = "1 chat ends" if cut == 1 else f"{cut:,} chats end"
-        prompts.notes.append(f"{chats} with a message that nobody answers, which is left out")
-    return prompts
+        notes.append(f"{chats} with a message that nobody answers, which is left out")
+    return Examples(Split(tuple(inputs), tuple(labels)), places, notes)
 
 
 def _example(row: Mapping[str, Any], task: Task, answered: bool) -> tuple[str, tuple[str, ...], int]:

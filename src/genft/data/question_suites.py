@@ -5,11 +5,10 @@ The official test sets have no public answers: the splits are train and validati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from genft.data.questions import as_questions, read_questions
+from genft.data.examples import as_data
+from genft.data.questions import read_questions
 from genft.data.suite_tables import Files, suite_tables
-from genft.data.task import Fault, Split, Task, TaskData, refuse
+from genft.data.task import Fault, Task, TaskData, refuse
 
 _FILES = {
     "squad": Files(
@@ -29,11 +28,5 @@ _FILES = {
 
 def read_question_suite(task: Task, fault: Fault = refuse) -> TaskData:
     """The splits of a benchmark that exist."""
-    splits: dict[str, Split] = {}
-    places: dict[str, Sequence[str]] = {}
-    notes: list[str] = []
-    for name, table in suite_tables(task, _FILES[task.name]).items():
-        questions = read_questions(as_questions(table), task, fault)
-        splits[name], places[name] = questions.split, questions.places
-        notes += [*table.notes, *questions.notes]
-    return TaskData(task, splits, notes, places)
+    tables = suite_tables(task, _FILES[task.name])
+    return as_data(task, {name: read_questions(table, task, fault) for name, table in tables.items()})

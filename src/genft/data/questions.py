@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genft.data.examples import Examples
 from genft.data.limits import LONGEST_TEXT
+from genft.data.own_files import read_own_files
 from genft.data.tables import Table, columns_of, read_table, tell
-from genft.data.task import Fault, Split, Task, refuse
+from genft.data.task import Fault, Split, Task, TaskData, refuse
 from genft.errors import DataError, not_one_of
 
 #: The usual names of the columns.
@@ -28,19 +31,6 @@ class Answer(NamedTuple):
 
     text: str
     start: int
-
-
-class Questions(NamedTuple):
-    """The examples of a table.
-
-    Attributes:
-        places: where each example is.
-        notes: what was inferred, with counts.
-    """
-
-    split: Split
-    places: Sequence[str]
-    notes: Sequence[str]
 
 
 # -------------------------------------------------------------------- files
@@ -121,8 +111,18 @@ def find_question_columns(
 # -------------------------------------------------------------------- rows
 
 
-def read_questions(table: Table, task: Task, fault: Fault = refuse) -> Questions:
-    """The examples of a table.
+def read_question_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The questions of ``task.files``; a missing validation or test split is held out from training, by contexts."""
+    asked, context = task.text_columns
+    about = f"spans: questions from the column {asked!r} about {context!r}; answers from {task.label_column!r}"
+    data = read_own_files(task, read_questions, fault, about=about, together="questions on the same context")
+    unanswerable = not all(label for split in data.splits.values() for label in split.labels)
+    answering = task.answering.model_copy(update={"unanswerable": unanswerable or task.answering.unanswerable})
+    return replace(data, task=task.model_copy(update={"answering": answering}))
+
+
+def read_questions(table: Table, task: Task, fault: Fault = refuse) -> Examples:
+    """The examples of a table, or of SQuAD's JSON read as one.
 
     Args:
         table: its rows.
@@ -130,6 +130,7 @@ def read_questions(table: Table, task: Task, fault: Fault = refuse) -> Questions
         fault: called with a sentence for every row without a question or a context, and for every answer that is not
             at its place.
     """
+    table = as_questions(table)
     asked, context = task.text_columns
     for name in (asked, context, task.label_column):
         if name not in table.columns:
@@ -156,7 +157,7 @@ def read_questions(table: Table, task: Task, fault: Fault = refuse) -> Questions
         labels.append(tuple(placed))
         places.append(where)
     tell(faults, fault)
-    notes = []
+    notes = [*table.notes]
     if unanswered:
         have = "1 question has" if unanswered == 1 else f"{unanswered:,} questions have"
         notes.append(f"{have} no answer in {table.path.name}")
@@ -164,13 +165,7 @@ def read_questions(table: Table, task: Task, fault: Fault = refuse) -> Questions
         several = f"; {repeated:,} of them occur several times there" if repeated else ""
         answers = "1 answer has" if unplaced == 1 else f"{unplaced:,} answers have"
         notes.append(f"{answers} no place, so the first one in the context is taken{several}")
-    return Questions(Split(tuple(inputs), tuple(labels), tuple(text for _, text in inputs)), places, notes)
-
-
-def about_questions(task: Task) -> str:
-    """A sentence about the columns that a task reads."""
-    asked, context = task.text_columns
-    return f"spans: questions from the column {asked!r} about {context!r}; answers from {task.label_column!r}"
+    return Examples(Split(tuple(inputs), tuple(labels), tuple(text for _, text in inputs)), places, notes)
 
 
 def _where(table: Table, k: int) -> str:
@@ -250,10 +245,10 @@ def _whole(start: Any) -> int:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Lists and arrays as lists; one value as a list of it, None as an empty one."""
+    """A list as it is, one value as a list of it, None as an empty one."""
     if value is None:
         return []
-    return list(value) if hasattr(value, "__iter__") and not isinstance(value, (str, dict)) else [value]
+    return value if isinstance(value, list) else [value]
 
 
 def _parsed(value: Any) -> Any:

@@ -7,27 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from genft.data.examples import Examples
 from genft.data.labels import list_in
+from genft.data.own_files import read_own_files
 from genft.data.tables import Table, columns_of, read_table, tell
-from genft.data.task import Fault, Split, Task, refuse
+from genft.data.task import Fault, Split, Task, TaskData, refuse
 from genft.errors import DataError, not_one_of
 
 _SEPARATOR = re.compile("[;|]")
-
-
-class Labelled(NamedTuple):
-    """The examples of a table.
-
-    Attributes:
-        places: where each example is.
-        notes: what was inferred, with counts.
-    """
-
-    split: Split
-    places: Sequence[str]
-    notes: Sequence[str]
 
 
 def has_lists(task: Task) -> bool:
@@ -43,7 +32,21 @@ def has_lists(task: Task) -> bool:
         return False
 
 
-def read_several(table: Table, task: Task, fault: Fault = refuse) -> Labelled:
+def read_several_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The rows of ``task.files`` with any number of labels; a missing validation or test split is held out."""
+
+    def classes(labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        names = tuple(sorted({name for label in labels for name in label}))
+        if len(names) < 2:
+            column = f"{task.files['train']}: column {task.label_column!r}"
+            raise DataError(f"{column}: at least two different labels are needed")
+        return names
+
+    about = f"multilabel: any number of labels per row, from the column {task.label_column!r}"
+    return read_own_files(task, read_several, fault, about=about, classes=classes)
+
+
+def read_several(table: Table, task: Task, fault: Fault = refuse) -> Examples:
     """The examples of a table.
 
     Args:
@@ -69,11 +72,11 @@ def read_several(table: Table, task: Task, fault: Fault = refuse) -> Labelled:
         labels.append(label)
         places.append(table.where(k))
     tell(faults, fault)
-    notes = []
+    notes = [*table.notes]
     if empty := labels.count(()):
         have = "1 row has" if empty == 1 else f"{empty:,} rows have"
         notes.append(f"{have} no label in {table.path.name}: none of the classes applies")
-    return Labelled(Split(tuple(inputs), tuple(labels)), places, notes)
+    return Examples(Split(tuple(inputs), tuple(labels)), places, notes)
 
 
 def _labels(value: Any, classes: Sequence[str]) -> Iterator[str]:

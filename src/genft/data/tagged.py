@@ -6,16 +6,18 @@ scheme marks entities in a file, the tags are those of BIO (IOB2) afterwards: B-
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from genft.data.conll import TAGS, TOKENS
+from genft.data.examples import Examples
+from genft.data.labels import list_in
 from genft.data.limits import LONGEST_TEXT
+from genft.data.own_files import read_own_files
 from genft.data.tables import Table, columns_of, tell
-from genft.data.task import Fault, Split, Task, refuse
+from genft.data.task import Fault, Split, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
 
 #: The usual names of the columns.
@@ -23,19 +25,6 @@ _TOKENS = (TOKENS, "words")
 _TAGS = (TAGS, "ner_tags", "pos_tags", "labels")
 OUTSIDE = "O"
 _BEGINS, _INSIDE, _ENDS, _ALONE = ("B",), ("I", "M"), ("E", "L"), ("S", "U")
-
-
-class Tagged(NamedTuple):
-    """The examples of a table.
-
-    Attributes:
-        places: where each example is.
-        notes: what was inferred, with counts.
-    """
-
-    split: Split
-    places: Sequence[str]
-    notes: Sequence[str]
 
 
 class TaggedColumns(NamedTuple):
@@ -72,12 +61,13 @@ def find_tagged_columns(
     )
 
 
-def about_tags(task: Task) -> str:
-    """A sentence about the columns that a task reads."""
-    return f"tokens: words from the column {task.text_columns[0]!r}, their tags from {task.label_column!r}"
+def read_tagged_files(task: Task, fault: Fault = refuse) -> TaskData:
+    """The sentences of ``task.files``; a missing validation or test split is held out from training."""
+    about = f"tokens: words from the column {task.text_columns[0]!r}, their tags from {task.label_column!r}"
+    return read_own_files(task, read_tagged, fault, about=about, classes=tag_classes)
 
 
-def read_tagged(table: Table, task: Task, fault: Fault = refuse) -> Tagged:
+def read_tagged(table: Table, task: Task, fault: Fault = refuse) -> Examples:
     """The examples of a table.
 
     Args:
@@ -115,11 +105,11 @@ def read_tagged(table: Table, task: Task, fault: Fault = refuse) -> Tagged:
         labels.append(label)
         places.append(where)
     tell(faults, fault)
-    notes = [f"{table.path.name}: {_SCHEMES[scheme]}"]
+    notes = [*table.notes, f"{table.path.name}: {_SCHEMES[scheme]}"]
     if spaced:
         have = "1 word contains a space, which was" if spaced == 1 else f"{spaced:,} words contain spaces, which were"
         notes.append(f"{have} replaced by underscores")
-    return Tagged(Split(tuple(inputs), tuple(labels)), places, notes)
+    return Examples(Split(tuple(inputs), tuple(labels)), places, notes)
 
 
 def tag_classes(labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -140,13 +130,8 @@ def is_entity(tag: str) -> bool:
 
 
 def _list(value: Any, column: str) -> list[Any]:
-    if isinstance(value, str) and value.lstrip().startswith("["):  # a list in a cell of a CSV file
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
-    if hasattr(value, "tolist"):  # an array from a Parquet file
-        value = value.tolist()
+    if isinstance(value, str):  # a cell of a CSV file
+        value = list_in(value)
     if not isinstance(value, list) or not value:
         raise DataError(f"the column {column!r} has no list of values")
     return value

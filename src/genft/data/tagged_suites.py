@@ -5,13 +5,13 @@ The official column files, or the Hub's copies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from genft.data.examples import as_data
 from genft.data.suite_tables import Files, suite_tables
 from genft.data.tables import Table
 from genft.data.tagged import read_tagged
-from genft.data.task import Fault, Split, Task, TaskData, refuse
+from genft.data.task import Fault, Task, TaskData, refuse
 
 _FILES = {
     "conll2003": Files(
@@ -40,15 +40,8 @@ _FILES = {
 def read_tagged_suite(task: Task, fault: Fault = refuse) -> TaskData:
     """The splits of a benchmark that exist; on the Hub, whose tags are numbers, they are the benchmark's classes in
     order."""
-    splits: dict[str, Split] = {}
-    places: dict[str, Sequence[str]] = {}
-    notes: list[str] = []
-    for name, table in suite_tables(task, _FILES[task.name]).items():
-        named, columns = _named(table, task)
-        tagged = read_tagged(named, columns, fault)
-        splits[name], places[name] = tagged.split, tagged.places
-        notes += [*table.notes, *tagged.notes]
-    return TaskData(task, splits, notes, places)
+    tables = suite_tables(task, _FILES[task.name])
+    return as_data(task, {name: read_tagged(*_named(table, task), fault) for name, table in tables.items()})
 
 
 def _named(table: Table, task: Task) -> tuple[Table, Task]:

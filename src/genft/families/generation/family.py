@@ -178,7 +178,7 @@ class Generation(SummedFamily):
 
     def inputs(self, table: Table, columns: Sequence[str]) -> list[tuple[str, ...]]:
         task = self.task.model_copy(update={"text_columns": tuple(columns)})
-        return [(text,) for text in read_prompts(table, task, answered=False).inputs]
+        return list(read_prompts(table, task, answered=False).split.inputs)
 
     def predict(
         self,
