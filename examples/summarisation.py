@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import genft
-from genft.data import task_from_path
+from genft.families.own_data import own_task
 from genft.presets import load_preset
 from genft.runs.request import build_spec
 from genft.runs.store import Store
@@ -24,7 +24,7 @@ def main(
     file: str, model: str, out: str = "runs", method: str = "genft", **training: Any
 ) -> tuple[dict[str, float], str]:
     """Train, report ROUGE on the held-out documents, and summarise the first of them with the saved adapter."""
-    task = task_from_path(
+    task = own_task(
         Path(file), family="generation", prompting={"max_new_tokens": 48, "template": "summarize: {document}"}
     )
     spec = build_spec(

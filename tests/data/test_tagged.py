@@ -10,6 +10,7 @@ import pytest
 
 from genft import DataError
 from genft.data import read, read_table
+from genft.data.own_table import OwnTable
 from genft.data.tagged import find_tagged_columns, read_tagged, tag_classes
 from genft.data.task import Task
 from genft.families.own_data import own_task
@@ -135,7 +136,7 @@ def test_a_tag_that_is_not_in_training(tmp_path: Path) -> None:
 
 def test_the_columns_must_be_known_or_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", json.dumps({"w": ["a"], "t": ["O"]}) + "\n")
-    assert find_tagged_columns(path, "utf-8", (), None, certain=True) is None
+    assert find_tagged_columns(OwnTable(path)) is None
     with pytest.raises(DataError, match="the columns w, t are not those of words and tags"):
-        find_tagged_columns(path, "utf-8", (), None, certain=False)
-    assert find_tagged_columns(path, "utf-8", ("w",), "t", certain=False) == ("w", "t")
+        find_tagged_columns(OwnTable(path, certain=False))
+    assert find_tagged_columns(OwnTable(path, texts=("w",), label="t", certain=False)) == ("w", "t")

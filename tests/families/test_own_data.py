@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from genft import DataError
+from genft import ConfigError, DataError
+from genft.data import own_table, read_table
 from genft.families.own_data import own_task
 
 
@@ -56,3 +57,23 @@ def test_what_the_user_names_is_taken(tmp_path: Path) -> None:
     asked = save(tmp_path / "asked.jsonl", ASKED)
     assert own_task(asked, family="classification").family == "classification"
     assert own_task(asked, text_columns=["question"], label_column="answers").family == "classification"
+
+
+@pytest.mark.parametrize("family", ["generation", "multilabel", "tokens", "spans"])
+def test_a_folder_of_images_is_no_table(family: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"family: {family} learns from texts, and .* is a folder of images"):
+        own_task(tmp_path, family=family)
+    assert own_task(tmp_path, family="classification").kind == "image"
+
+
+@pytest.mark.parametrize(("ending", "times"), [(".jsonl", 1), (".csv", 0)])
+def test_a_table_is_read_once_to_recognise_it(
+    ending: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"rows{ending}"
+    row = {"text": "good", "label": "yes"}
+    path.write_text("text,label\ngood,yes\n" if ending == ".csv" else json.dumps(row))
+    read: list[Path] = []
+    monkeypatch.setattr(own_table, "read_table", lambda path, encoding: read.append(path) or read_table(path, encoding))
+    assert own_task(path).family == "classification"
+    assert read == [path] * times

@@ -118,8 +118,7 @@ def _examples(options: EvaluationOptions, saved: SavedTask) -> tuple[Task, Split
     if is_file(options.input):
         task = _own(Path(options.input), options, saved)
         data = READERS[task.reader](task, refuse)
-        whole = task.reader == "image-folder"
-        split = sum(data.splits.values(), Split((), ())) if whole else data.splits["test"]
+        split = sum(data.splits.values(), Split((), ())) if task.kind == "image" else data.splits["test"]
     else:
         task = load_task(options.input, options.data)
         data = read(task.model_copy(update={"metric": options.metric or task.metric}))

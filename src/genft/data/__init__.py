@@ -23,7 +23,7 @@ from genft.data.vtab import read_vtab
 from genft.errors import ConfigError, not_one_of
 
 #: Maps a task's ``reader`` to the function that reads it and reports every invalid row. To support a new layout, add
-#: a module to this package and its function here.
+#: a module to this package and its function here; a family with files of a new kind adds its function itself.
 READERS: dict[str, Callable[[Task, Fault], TaskData]] = {
     "bbc-news": read_bbc_news,
     "fgvc": read_fgvc,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from genft.data.columns import find_columns
 from genft.data.hub_sets import hub_files, is_hub_name
@@ -12,12 +12,9 @@ from genft.data.image_folders import class_folders, split_folders
 from genft.data.labels import infer_classes, read_labels, similar_classes
 from genft.data.layout import Rows, finish
 from genft.data.own_files import hold_out_missing, listed
-from genft.data.prompting import Prompting, fields
-from genft.data.prompts import Recognised, check_columns, recognise
 from genft.data.tables import TABLES, columns_of, read_table
 from genft.data.task import Fault, SplitName, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
-from genft.records import check
 
 
 def read_files(task: Task, fault: Fault = refuse) -> TaskData:
@@ -91,42 +88,30 @@ def read_image_folder(task: Task, fault: Fault = refuse) -> TaskData:
     return hold_out_missing(data, by_class=True)
 
 
-def usual_values(reader: str, label_column: str, *, regression: bool) -> dict[str, Any]:
-    """The metric of a user's own data, and the length of its texts if that differs from other tasks'."""
-    if reader == "questions":
-        return {"metric": "squad_f1", "max_length": 384}
-    if reader == "several":
-        return {"metric": "micro_f1"}
-    if reader == "tagged":
-        return {"metric": "entity_f1"}
-    if reader == "prompts":
-        return {"metric": "answer_loss" if label_column else "perplexity", "max_length": 512}
-    return {"metric": "pearson" if regression else "accuracy"}
+def usual_metric(*, regression: bool) -> str:
+    """The metric of classes, or of numbers."""
+    return "pearson" if regression else "accuracy"
 
 
 def task_from_path(
     path: Path,
     *,
-    family: str | None = None,
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
     validation: Path | None = None,
     test: Path | None = None,
     regression: bool = False,
     encoding: str = "utf-8",
-    prompting: Mapping[str, Any] | None = None,
 ) -> Task:
-    """The task that a user's own file or image folder describes, or a data set of the Hub.
+    """The classification that a user's own file or image folder describes, or a data set of the Hub;
+    :func:`genft.families.own_data.own_task` knows the other kinds of tasks.
 
     Args:
         path: the file or folder; or the data set's name, ``owner/name`` or ``owner/name:config``.
         text_columns, label_column: its columns; those that are not given are found by their usual names.
-        family: the kind of task; None: generation if the columns leave no doubt, otherwise classification.
-        prompting: values of :class:`~genft.data.prompting.Prompting` that the user set.
 
     Raises:
         DataError: ``path`` does not exist (the message gives the nearest name), or genft cannot read this kind of file.
-        ConfigError: options that do not suit the family.
     """
     hub = str(path) if is_hub_name(str(path)) else ""
     files: dict[SplitName, Path] = hub_files(hub) if hub else {"train": path}
@@ -143,69 +128,15 @@ def task_from_path(
     files |= {"test": test} if test else {}
     columns = columns_of(path, encoding) if kind == "text" else ()
     found = find_columns(columns, text_columns, label_column, regression=regression)
-    task = Task(
+    return Task(
         name=hub.partition("/")[2].replace(":", "-") or path.resolve().stem,
         hub=hub,
         kind=kind,
-        family=family or "classification",
         reader="image-folder" if kind == "image" else "files",
         files=files,
         text_columns=found.texts,
         label_column=found.label,
         regression=regression,
         encoding=encoding,
-        **usual_values("files", found.label, regression=regression),
-    )
-    if kind == "image" or family not in (None, "generation"):
-        return task
-    described = bool(text_columns or label_column or regression)
-    prompted = _prompt_task(task, text_columns, label_column, prompting or {}, certain=family is None)
-    return prompted if prompted and (family or not described) else task
-
-
-def _prompt_task(
-    task: Task,
-    text_columns: Sequence[str],
-    label_column: str | None,
-    prompting: Mapping[str, Any],
-    *,
-    certain: bool,
-) -> Task | None:
-    """``task`` as one that generates text, with the columns that the file has or the user named.
-
-    Args:
-        certain: whether to return None if its columns may mean something else.
-
-    Raises:
-        DataError: the columns are not recognised, and the user named none.
-        ConfigError: a value of ``prompting`` cannot be used.
-    """
-    path = task.files["train"]
-    columns = columns_of(path, task.encoding)
-    recognised = recognise(columns)
-    if certain and (recognised is None or not recognised.certain):
-        return None
-    template = str(prompting.get("template", ""))
-    asked = tuple(text_columns) or fields(template)
-    if recognised is None and not asked:
-        raise DataError(
-            f"{path}: the columns {', '.join(columns)} are none of the usual names of prompts and answers; name them "
-            "with --text-column and --label-column, or write the prompt with --template"
-        )
-    known = recognised if recognised and asked in ((), recognised.prompt) else Recognised(asked, "", Prompting(), True)
-    answer = (
-        label_column or known.answer or (recognised.answer if recognised and recognised.answer not in asked else "")
-    )
-    how = check(Prompting, {**known.prompting.model_dump(), **prompting}, "prompting")
-    check_columns(how, columns, path)
-    return task.model_copy(
-        update={
-            "family": "generation",
-            "reader": "prompts",
-            "text_columns": known.prompt,
-            "label_column": answer,
-            "prompting": how,
-            **usual_values("prompts", answer, regression=False),
-            "training": {"epochs": 3, "batch_size": 8, "eval_batch_size": 8},
-        }
+        metric=usual_metric(regression=regression),
     )

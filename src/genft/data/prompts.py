@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 from genft.data.examples import Examples
 from genft.data.own_files import read_own_files
+from genft.data.own_table import OwnTable
 from genft.data.prompting import Prompting, fields
 from genft.data.tables import Table, tell
 from genft.data.task import Fault, Split, Task, TaskData, refuse
 from genft.errors import ConfigError, DataError, not_one_of
+from genft.records import check
 
 Message = dict[str, str]
 
@@ -86,6 +88,30 @@ def recognise(columns: Sequence[str]) -> Recognised | None:
             certain = layout.certain and not {"label", "context"} & set(columns)
             return Recognised(layout.prompt, answer, Prompting(template=layout.template), certain)
     return Recognised(("text",), "", Prompting(), False) if "text" in columns else None
+
+
+def find_prompt_columns(file: OwnTable) -> Recognised | None:
+    """The columns of a file with prompts, as it has them or the user named them; None if they must be certain, and may
+    mean something else.
+
+    Raises:
+        DataError: they need not be certain; none is known, and the user named none.
+        ConfigError: a value of ``file.prompting`` cannot be used.
+    """
+    recognised = recognise(file.columns)
+    if file.certain and (recognised is None or not recognised.certain):
+        return None
+    asked = tuple(file.texts) or fields(str(file.prompting.get("template", "")))
+    if recognised is None and not asked:
+        raise DataError(
+            f"{file.path}: the columns {', '.join(file.columns)} are none of the usual names of prompts and answers; "
+            "name them with --text-column and --label-column, or write the prompt with --template"
+        )
+    known = recognised if recognised and asked in ((), recognised.prompt) else Recognised(asked, "", Prompting(), True)
+    usual = recognised.answer if recognised and recognised.answer not in asked else ""
+    how = check(Prompting, {**known.prompting.model_dump(), **file.prompting}, "prompting")
+    check_columns(how, file.columns, file.path)
+    return known._replace(answer=file.label or known.answer or usual, prompting=how)
 
 
 def about_columns(task: Task) -> str:

@@ -7,15 +7,15 @@ place in the context; a question without an answer has none.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from genft.data.examples import Examples
 from genft.data.limits import LONGEST_TEXT
 from genft.data.own_files import read_own_files
-from genft.data.tables import Table, columns_of, read_table, tell
+from genft.data.own_table import OwnTable
+from genft.data.tables import Table, tell
 from genft.data.task import Fault, Split, Task, TaskData, refuse
 from genft.errors import DataError, not_one_of
 
@@ -76,35 +76,28 @@ class QuestionColumns(NamedTuple):
     answers: str
 
 
-def find_question_columns(
-    path: Path, encoding: str, texts: Sequence[str], label: str | None, *, certain: bool
-) -> QuestionColumns | None:
-    """The columns of a file with questions; None if it has none.
-
-    Args:
-        path, encoding: the file's.
-        texts, label: the columns that the user named.
-        certain: whether to return None if the columns may mean something else, such as answers in other words than the
-            context's.
+def find_question_columns(file: OwnTable) -> QuestionColumns | None:
+    """The columns of a file with questions; None if the columns must be certain, and may mean something else, such as
+    answers in other words than the context's.
 
     Raises:
-        DataError: not ``certain``, and the columns are not known.
+        DataError: they need not be certain, and are not known.
     """
-    columns = columns_of(path, encoding)
-    if path.suffix.lower() == ".json" and "data" in columns and QUESTION not in columns:
-        columns = as_questions(read_table(path, encoding)).columns
+    columns = file.columns
+    if file.path.suffix.lower() == ".json" and "data" in columns and QUESTION not in columns and file.table:
+        columns = as_questions(file.table).columns
         if {QUESTION, CONTEXT, ANSWERS} <= set(columns):
             return QuestionColumns(QUESTION, CONTEXT, ANSWERS)
-    usual = (ANSWERS, "answer") if not certain or set(_STARTS) & set(columns) else (ANSWERS,)
-    answers = label or next((name for name in usual if name in columns), None)
-    asked = tuple(texts) or (QUESTION, CONTEXT)
+    usual = (ANSWERS, "answer") if not file.certain or set(_STARTS) & set(columns) else (ANSWERS,)
+    answers = file.label or next((name for name in usual if name in columns), None)
+    asked = tuple(file.texts) or (QUESTION, CONTEXT)
     if answers and len(asked) == 2 and {*asked, answers} <= set(columns):
         return QuestionColumns(*asked, answers)
-    if certain:
+    if file.certain:
         return None
     raise DataError(
-        f"{path}: the columns {', '.join(columns)} are not those of questions, contexts and answers; name them with "
-        "--text-column (the question's, then the context's) and --label-column"
+        f"{file.path}: the columns {', '.join(columns)} are not those of questions, contexts and answers; name "
+        "them with --text-column (the question's, then the context's) and --label-column"
     )
 
 

@@ -12,24 +12,19 @@ from typing import Any
 from genft.data.examples import Examples
 from genft.data.labels import list_in
 from genft.data.own_files import read_own_files
-from genft.data.tables import Table, columns_of, read_table, tell
+from genft.data.own_table import OwnTable
+from genft.data.tables import Table, tell
 from genft.data.task import Fault, Split, Task, TaskData, refuse
 from genft.errors import DataError, not_one_of
 
 _SEPARATOR = re.compile("[;|]")
 
 
-def has_lists(task: Task) -> bool:
-    """Whether the labels of a user's own file are lists, so that a row may have several."""
-    path = task.files["train"]
-    if path.suffix.lower() not in (".jsonl", ".json", ".parquet"):
+def has_lists(file: OwnTable, column: str) -> bool:
+    """Whether the labels in a column are lists, so that a row may have several."""
+    if file.path.suffix.lower() not in (".jsonl", ".json", ".parquet") or column not in file.columns:
         return False
-    if task.label_column not in columns_of(path, task.encoding):
-        return False
-    try:
-        return any(isinstance(row.get(task.label_column), list) for row in read_table(path, task.encoding).rows)
-    except DataError:  # reading the task says what is wrong
-        return False
+    return file.table is not None and any(isinstance(row.get(column), list) for row in file.table.rows)
 
 
 def read_several_files(task: Task, fault: Fault = refuse) -> TaskData:

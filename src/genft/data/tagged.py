@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from genft.data.conll import TAGS, TOKENS
@@ -16,7 +15,8 @@ from genft.data.examples import Examples
 from genft.data.labels import list_in
 from genft.data.limits import LONGEST_TEXT
 from genft.data.own_files import read_own_files
-from genft.data.tables import Table, columns_of, tell
+from genft.data.own_table import OwnTable
+from genft.data.tables import Table, tell
 from genft.data.task import Fault, Split, Task, TaskData, refuse
 from genft.errors import DataError, nearest, not_one_of
 
@@ -34,30 +34,23 @@ class TaggedColumns(NamedTuple):
     tags: str
 
 
-def find_tagged_columns(
-    path: Path, encoding: str, texts: Sequence[str], label: str | None, *, certain: bool
-) -> TaggedColumns | None:
-    """The columns of a file with tagged words; None if it has none.
-
-    Args:
-        path, encoding: the file's.
-        texts, label: the columns that the user named.
-        certain: whether to return None if the columns may mean something else.
+def find_tagged_columns(file: OwnTable) -> TaggedColumns | None:
+    """The columns of a file with tagged words; None if the columns must be certain, and may mean something else.
 
     Raises:
-        DataError: not ``certain``, and the columns are not known.
+        DataError: they need not be certain, and are not known.
     """
-    columns = columns_of(path, encoding)
-    words = texts[0] if texts else next((name for name in _TOKENS if name in columns), None)
+    columns = file.columns
+    words = file.texts[0] if file.texts else next((name for name in _TOKENS if name in columns), None)
     usual = [name for name in _TAGS if name in columns]
-    tags = label or (usual[0] if usual and (len(usual) == 1 or not certain) else None)
+    tags = file.label or (usual[0] if usual and (len(usual) == 1 or not file.certain) else None)
     if words and tags and {words, tags} <= set(columns):
         return TaggedColumns(words, tags)
-    if certain:
+    if file.certain:
         return None
     raise DataError(
-        f"{path}: the columns {', '.join(columns)} are not those of words and tags; name them with --text-column and "
-        "--label-column"
+        f"{file.path}: the columns {', '.join(columns)} are not those of words and tags; name them with "
+        "--text-column and --label-column"
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import DataCollatorWithPadding, default_data_collator
 
 from genft.data.encode import PAD_TO, Encoded, encode
+from genft.data.files import usual_metric
 from genft.data.preprocessing import Preprocessing
 from genft.data.task import Split, Task
 from genft.errors import ConfigError
@@ -29,10 +30,15 @@ class Classification(Family):
     """
 
     name = "classification"
+    kinds = ("text", "image")
 
     def __init__(self, task: Task, scale: Scale = UNSCALED) -> None:
         super().__init__(task)
         self.scale = scale
+
+    @property
+    def usual_values(self) -> dict[str, Any]:
+        return {"metric": usual_metric(regression=self.task.regression)}
 
     def check(self, training: Options) -> None:
         _ = self.metric

@@ -13,7 +13,7 @@ import torch
 from transformers import DataCollatorWithPadding
 
 from genft.data.encode import PAD_TO, Encoded, TextDataset
-from genft.data.files import usual_values
+from genft.data.own_table import OwnTable
 from genft.data.preprocessing import Preprocessing
 from genft.data.several import has_lists
 from genft.data.task import Split, Task
@@ -31,11 +31,14 @@ class MultiLabel(SummedFamily):
     name = "multilabel"
 
     @classmethod
-    def of_file(cls, task: Task, texts: Sequence[str], label: str | None, *, certain: bool) -> Task | None:
-        if task.kind != "text" or (certain and not has_lists(task)):
+    def of_file(cls, task: Task, file: OwnTable) -> Task | None:
+        if file.certain and not has_lists(file, task.label_column):
             return None
-        values = usual_values("several", task.label_column, regression=False)
-        return task.model_copy(update={"family": cls.name, "reader": "several", **values})
+        return task.model_copy(update={"family": cls.name, "reader": "several"})
+
+    @property
+    def usual_values(self) -> dict[str, Any]:
+        return {"metric": "micro_f1"}
 
     def check(self, training: Options) -> None:
         _ = self.metric

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genft.data.encode import Encoded, longest_first
+from genft.data.own_table import OwnTable
 from genft.data.preprocessing import Kind, Preprocessing
 from genft.data.tables import Table
 from genft.data.task import Task
@@ -25,23 +26,32 @@ class Predictor(ABC):
 
     #: The name by which tasks refer to this family.
     name: ClassVar[str]
+    #: The kinds of input that it learns from.
+    kinds: ClassVar[tuple[Kind, ...]] = ("text",)
 
     def __init__(self, task: Task) -> None:
         self.task = task
 
     @classmethod
-    def of_file(cls, task: Task, texts: Sequence[str], label: str | None, *, certain: bool) -> Task | None:
-        """``task``, read from a user's own file, as one of this family; None if it is none, or already one.
+    def of_file(cls, task: Task, file: OwnTable) -> Task | None:
+        """``task``, read from a user's own file, with the reader and the columns of this family; None if it is none, or
+        already one.
 
         Args:
-            task: with the file, and the columns of a classification.
-            texts, label: the columns that the user named.
-            certain: whether the file must leave no doubt, because the user did not name the family.
+            task: with the columns of a classification.
+            file: the training file, and what the user says about it.
 
         Raises:
             DataError: the user named the family, but the file has no such columns.
+            ConfigError: a value that the user set does not suit the family.
         """
         return None
+
+    @property
+    @abstractmethod
+    def usual_values(self) -> dict[str, Any]:
+        """The fields of a user's own task if the user sets no others: the metric, and what differs from the defaults of
+        :class:`~genft.data.task.Task`."""
 
     @property
     def reads(self) -> Kind:

@@ -9,8 +9,8 @@ from typing import Any
 
 from genft.api.registry import MethodInfo
 from genft.api.settings import full_settings, plain
-from genft.data.files import usual_values
 from genft.data.task import Task, list_tasks
+from genft.families.registry import FAMILIES, get_family
 from genft.presets import Preset, load_preset
 from genft.runs.request import build_spec
 from genft.runs.spec import LIMITS, RunSpec
@@ -30,7 +30,7 @@ def options(spec: RunSpec, preset: Preset, method: MethodInfo | None = None) -> 
     Returns:
         ``settings`` maps the method's settings to their values; every other value is a plain one, or a list.
         None if no options can express the spec: a task of the user's own suite, a value that is None although the
-        preset sets it, or a setting of another version of genft.
+        preset sets it, or a family or a setting of another version of genft.
     """
     task = _task(spec.task)
     if task is None:
@@ -74,7 +74,7 @@ def _task(task: Task) -> dict[str, Any] | None:
     if shipped is not None and shipped.reader == task.reader:
         values: dict[str, Any] = {"task": task.name, **({"data": str(task.root)} if task.root else {})}
         usual = shipped
-    elif "train" in task.files and not task.suite:
+    elif "train" in task.files and not task.suite and task.family in FAMILIES:
         values, usual = _own(task)
     else:
         return None
@@ -89,8 +89,7 @@ def _own(task: Task) -> tuple[dict[str, Any], Task]:
     values: dict[str, Any] = {"task": task.hub or str(train), **({"regression": True} if task.regression else {})}
     given = {name: task.files[name] for name in ("validation", "test") if name in task.files}
     values |= {name: str(file) for name, file in given.items() if not (task.hub and file.parent == train.parent)}
-    values_of_such = usual_values(task.reader, task.label_column, regression=task.regression)
-    usual = Task(name="", kind=task.kind, reader="", **values_of_such)
+    usual = Task(name="", kind=task.kind, reader="", **get_family(task).usual_values)
     if task.family != usual.family:  # named, with its columns: without it they might be recognised as another's
         usual = usual.model_copy(update={"text_columns": (), "label_column": ""})
         values["family"] = task.family

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from genft import ConfigError, DataError, load_adapter
 from genft.cli import app
-from genft.data import Split, Task, TaskData, read, task_from_path
+from genft.data import Split, Task, TaskData, read
+from genft.families.own_data import own_task
 from genft.families.registry import get_family
 from genft.models.source import find_model
 from genft.presets import Preset
@@ -52,7 +53,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(data: Path, model: Path, out: Path, method: str = "full", **changes: Any) -> tuple[Any, Any]:
     """(the result, the loaded adapter)."""
-    task = task_from_path(data)
+    task = own_task(data)
     training = {"epochs": 12, "batch_size": 8, "learning_rate": 0.02, "schedule": "constant"}
     task = task.model_copy(update={"max_length": 48, "training": {}, **changes})
     spec = build_spec(task, str(model), Preset(name="none", source=""), method=method, training=training).spec
@@ -98,7 +99,7 @@ def test_a_chat_is_learned_with_its_template_and_answered(chats: Path, decoder: 
 
 def test_texts_without_answers_are_learned_as_a_whole(decoder: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "texts.jsonl", [{"text": f"w{i} w{(i + 1) % 20} w{(i + 2) % 20}"} for i in range(20)])
-    task = task_from_path(path, family="generation")
+    task = own_task(path, family="generation")
     assert (task.text_columns, task.label_column, task.metric) == (("text",), "", "perplexity")
     data = read(task)
     family = get_family(data.task)
@@ -110,25 +111,25 @@ def test_texts_without_answers_are_learned_as_a_whole(decoder: Path, tmp_path: P
 
 
 def test_the_family_follows_from_columns_that_leave_no_doubt(pairs: Path, reviews: Path, tmp_path: Path) -> None:
-    assert task_from_path(pairs).family == "generation"
-    assert task_from_path(pairs, family="classification").family == "classification"
-    assert task_from_path(pairs, text_columns=["prompt"], label_column="response").family == "classification"
-    assert task_from_path(reviews).family == "classification"
+    assert own_task(pairs).family == "generation"
+    assert own_task(pairs, family="classification").family == "classification"
+    assert own_task(pairs, text_columns=["prompt"], label_column="response").family == "classification"
+    assert own_task(reviews).family == "classification"
     questions = save(tmp_path / "questions.jsonl", [{"question": "q", "answer": "a", "why": "b"}] * 2)
-    assert task_from_path(questions).family == "classification"
-    task = task_from_path(questions, family="generation", prompting={"template": "{question} ({why})"})
+    assert own_task(questions).family == "classification"
+    task = own_task(questions, family="generation", prompting={"template": "{question} ({why})"})
     assert (task.text_columns, task.label_column) == (("question", "why"), "answer")
     with pytest.raises(ConfigError, match="template: column: 'wy' is missing"):
-        task_from_path(questions, family="generation", prompting={"template": "{wy}"})
+        own_task(questions, family="generation", prompting={"template": "{wy}"})
     unknown = save(tmp_path / "unknown.jsonl", [{"a": "q", "b": "a"}])
     with pytest.raises(DataError, match="the columns a, b are none of the usual names of prompts and answers"):
-        task_from_path(unknown, family="generation")
-    task = task_from_path(unknown, family="generation", text_columns=["a"], label_column="b")
+        own_task(unknown, family="generation")
+    task = own_task(unknown, family="generation", text_columns=["a"], label_column="b")
     assert (task.text_columns, task.label_column, task.metric) == (("a",), "b", "answer_loss")
 
 
 def test_missing_splits_are_held_out_with_copies_together(pairs: Path) -> None:
-    data: TaskData = read(task_from_path(pairs))
+    data: TaskData = read(own_task(pairs))
     assert {name: len(split) for name, split in data.splits.items()}.keys() == {"train", "validation", "test"}
     prompts = [{text for (text,) in split.inputs} for split in data.splits.values()]
     assert not prompts[0] & prompts[1] | prompts[0] & prompts[2] | prompts[1] & prompts[2]

@@ -14,8 +14,9 @@ import torch
 import transformers
 
 from genft.data.encode import Encoded, Item
+from genft.data.own_table import OwnTable
 from genft.data.preprocessing import Preprocessing
-from genft.data.prompts import as_chat, read_messages, read_prompts
+from genft.data.prompts import as_chat, find_prompt_columns, read_messages, read_prompts
 from genft.data.tables import Table
 from genft.data.task import Split, Task
 from genft.errors import ConfigError, DataError, first_line, not_one_of
@@ -46,6 +47,22 @@ class Generation(SummedFamily):
     def __init__(self, task: Task, encoder_decoder: bool = False) -> None:
         super().__init__(task)
         self.encoder_decoder = encoder_decoder
+
+    @classmethod
+    def of_file(cls, task: Task, file: OwnTable) -> Task | None:
+        found = find_prompt_columns(file)
+        if found is None:
+            return None
+        columns = {"text_columns": found.prompt, "label_column": found.answer, "prompting": found.prompting}
+        return task.model_copy(update={"family": cls.name, "reader": "prompts", **columns})
+
+    @property
+    def usual_values(self) -> dict[str, Any]:
+        return {
+            "metric": "answer_loss" if self.task.label_column else "perplexity",
+            "max_length": 512,
+            "training": {"epochs": 3, "batch_size": 8, "eval_batch_size": 8},
+        }
 
     def for_training(self, train: Split, loaded: LoadedModel) -> Family:
         return Generation(self.task, _has_encoder(loaded.model))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from genft.data.encode import Encoded, longest_first
-from genft.data.files import usual_values
+from genft.data.own_table import OwnTable
 from genft.data.preprocessing import Preprocessing
 from genft.data.questions import as_questions, find_question_columns
 from genft.data.tables import Table
@@ -38,13 +38,16 @@ class Spans(SummedFamily):
     splits_inputs = True
 
     @classmethod
-    def of_file(cls, task: Task, texts: Sequence[str], label: str | None, *, certain: bool) -> Task | None:
-        found = find_question_columns(task.files["train"], task.encoding, texts, label, certain=certain)
+    def of_file(cls, task: Task, file: OwnTable) -> Task | None:
+        found = find_question_columns(file)
         if found is None:
             return None
-        values = usual_values("questions", found.answers, regression=False)
         columns = {"text_columns": (found.question, found.context), "label_column": found.answers}
-        return task.model_copy(update={"family": cls.name, "reader": "questions", **columns, **values})
+        return task.model_copy(update={"family": cls.name, "reader": "questions", **columns})
+
+    @property
+    def usual_values(self) -> dict[str, Any]:
+        return {"metric": "squad_f1", "max_length": 384}
 
     def check(self, training: Options) -> None:
         _ = self.metric

@@ -13,7 +13,7 @@ import torch
 from transformers import DataCollatorForTokenClassification
 
 from genft.data.encode import PAD_TO, Encoded
-from genft.data.files import usual_values
+from genft.data.own_table import OwnTable
 from genft.data.preprocessing import Preprocessing
 from genft.data.tables import Table
 from genft.data.tagged import OUTSIDE, find_tagged_columns, is_entity
@@ -37,13 +37,16 @@ class Tokens(SummedFamily):
     name = "tokens"
 
     @classmethod
-    def of_file(cls, task: Task, texts: Sequence[str], label: str | None, *, certain: bool) -> Task | None:
-        found = find_tagged_columns(task.files["train"], task.encoding, texts, label, certain=certain)
+    def of_file(cls, task: Task, file: OwnTable) -> Task | None:
+        found = find_tagged_columns(file)
         if found is None:
             return None
-        values = usual_values("tagged", found.tags, regression=False)
         columns = {"text_columns": (found.words,), "label_column": found.tags}
-        return task.model_copy(update={"family": cls.name, "reader": "tagged", **columns, **values})
+        return task.model_copy(update={"family": cls.name, "reader": "tagged", **columns})
+
+    @property
+    def usual_values(self) -> dict[str, Any]:
+        return {"metric": "entity_f1"}
 
     def check(self, training: Options) -> None:
         _ = self.metric
