@@ -97,18 +97,19 @@ def _others() -> float:
 
 def kept_bytes(forward: Callable[[], object], exclude: Iterable[Tensor] = ()) -> int:
     """Bytes that autograd keeps between ``forward`` and its backward pass, beyond the tensors in ``exclude``."""
-    known = {t.untyped_storage().data_ptr() for t in exclude}
-    kept: dict[int, Tensor] = {}
+    known = {t.untyped_storage()._cdata for t in exclude}  # data_ptr() is 0 for every tensor on the meta device
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(t: Tensor) -> Tensor:
-        if t.untyped_storage().data_ptr() not in known:
-            kept[t.untyped_storage().data_ptr()] = t  # kept alive, so that no address is used twice
+        storage = t.untyped_storage()
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage  # kept alive, so that no address is used twice
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         result = forward()
     del result
-    return sum(t.untyped_storage().nbytes() for t in kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def machine() -> dict[str, Any]:

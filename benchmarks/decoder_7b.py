@@ -18,6 +18,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import common
 from genft import GenFTConfig, VectorFitConfig
 
 QUERY_VALUE = ["q_proj", "v_proj"]
@@ -45,20 +46,13 @@ def model(layers: int, config: Any) -> nn.Module:
 def kept(adapted: nn.Module, tokens: int) -> int:
     """Bytes that autograd saves in a forward pass of the layers over ``tokens`` tokens."""
     derived = (t for m in adapted.modules() for t in getattr(m, "tensors", {}).values())  # VectorFit's U and V
-    fixed = {t.untyped_storage()._cdata for t in (*adapted.parameters(), *adapted.buffers(), *derived)}
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in fixed:
-            saved[storage._cdata] = storage
-        return tensor
-
     hidden = torch.empty(1, tokens, 4096, dtype=torch.bfloat16, device="meta", requires_grad=True)
     mask = torch.empty(1, 1, tokens, tokens, dtype=torch.bfloat16, device="meta")  # making one needs values
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        adapted.train()(inputs_embeds=hidden, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    return sum(storage.nbytes() for storage in saved.values())
+    adapted.train()
+    return common.kept_bytes(
+        lambda: adapted(inputs_embeds=hidden, attention_mask=mask, use_cache=False, logits_to_keep=1),
+        exclude=(*adapted.parameters(), *adapted.buffers(), *derived),
+    )
 
 
 def main() -> None:

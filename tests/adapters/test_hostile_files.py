@@ -261,3 +261,12 @@ def test_any_surplus_tensor(name: str, shape: list[int], folder: Path, good: Pat
         with pytest.raises(GenFTError):
             artifact.load(folder)
     loads_or_says(folder)
+
+
+def test_a_setting_that_needs_a_package_that_is_not_there(folder: Path) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if config["peft_type"] != "LORA":
+        pytest.skip("not peft's own")
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"megatron_config": {"tp": 2}}))
+    with pytest.raises(AdapterFileError, match="cannot be loaded onto"):
+        artifact.load(folder)

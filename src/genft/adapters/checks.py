@@ -107,7 +107,7 @@ def one_sentence(folder: Path, base: str, hint: str = "") -> Iterator[None]:
         yield
     except GenFTError:
         raise
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as e:
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as e:
         if "size mismatch" in str(e):
             raise AdapterFileError(f"{folder}: does not fit {base}{hint}: {str(e).splitlines()[-1].strip()}") from None
         raise AdapterFileError(f"{folder}: cannot be loaded onto {base}: {first_line(e)}") from None

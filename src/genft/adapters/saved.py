@@ -387,8 +387,11 @@ def _attach(folder: Path, base: PreTrainedModel, name: str, hint: str = "", *, e
             accept_prefix(base)
         model = PeftModel.from_pretrained(base, str(folder))
         values = get_peft_model_state_dict(model, save_embedding_layers=False)
-        records = take_base(values, model.base_model.prefix) if isinstance(model.base_model, BridgeTuner) else {}
-        allowed = get_peft_model_state_dict(model, save_embedding_layers=embeddings) if embeddings or records else ()
+        allowed = set(values)
+        if isinstance(model.base_model, BridgeTuner):
+            take_base(values, model.base_model.prefix)
+        if embeddings:
+            allowed |= get_peft_model_state_dict(model, save_embedding_layers=True).keys()
     check_names(file, [current_key(name) for name in tensors], needed=values.keys(), allowed=allowed)
     return model
 

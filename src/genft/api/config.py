@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -120,6 +120,12 @@ def setting_problems(config: Any) -> list[str]:
     return problems
 
 
+def former_values(settings: Iterable[Field[Any]]) -> dict[str, Any]:
+    """The values of later settings that results and adapters without them were made with, by name."""
+    former = {f.name: f.metadata.get("formerly", MISSING) for f in settings}
+    return {name: value for name, value in former.items() if value is not MISSING}
+
+
 def takes_whole_numbers(f: Field[Any]) -> bool:
     return f.type is int or str(f.type).split(" | ")[0] == "int"
 
@@ -177,10 +183,7 @@ class AdapterConfig(PeftConfig):
             raise ConfigError(refused)
         new = super().__new__(cls)
         if kwargs.get("base_fingerprint") is not None:  # the content of a file of genft 0.1
-            absent = (f for f in fields(cls) if f.name not in kwargs)
-            vars(new)["_formerly"] = {
-                f.name: f.metadata["formerly"] for f in absent if f.metadata.get("formerly", MISSING) is not MISSING
-            }
+            vars(new)["_formerly"] = former_values(f for f in fields(cls) if f.name not in kwargs)
         return new
 
     def __post_init__(self) -> None:

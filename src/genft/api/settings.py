@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from genft.api.config import takes_whole_numbers
+from genft.api.config import former_values, takes_whole_numbers
 from genft.api.registry import MethodInfo
 from genft.errors import ConfigError, nearest, not_one_of
 
@@ -92,11 +92,11 @@ def key_settings(info: MethodInfo, settings: Mapping[str, Any]) -> dict[str, Any
     has the value that results without it were made with, or no effect.
     """
     values = full_settings(info, settings)
+    former = former_values(_fields(info))
     left_out = {"plan"}
     for f in _fields(info):
         idle = any(values.get(other) != value for other, value in f.metadata.get("needs", {}).items())
-        formerly = f.metadata.get("formerly", dataclasses.MISSING)
-        if formerly is not dataclasses.MISSING and (idle or values.get(f.name) == formerly):
+        if f.name in former and (idle or values.get(f.name) == former[f.name]):
             left_out.add(f.name)
     return {name: value for name, value in values.items() if name not in left_out}
 

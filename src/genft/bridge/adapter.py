@@ -71,6 +71,7 @@ class Adapter(Generic[M]):
         self.name = name
         self.prefix = prefix
         self.config = config.owned(self.derived)
+        self.config.base_fingerprint = None  # genft 0.1 saved it here, now it is in the adapter file
         self.method = method(self.config)
         self.sites: dict[str, list[Site]] = {}
         self.fingerprint: dict[str, Any] | None = None
@@ -86,8 +87,7 @@ class Adapter(Generic[M]):
 
     def derived(self) -> dict[str, Any]:
         """Values for the saved copy of the configuration: those that the method derived from the base."""
-        settings = self.method.derived_settings() if isinstance(self.method, WeightMethod) else {}
-        return {"base_fingerprint": None} | settings
+        return dict(self.method.derived_settings()) if isinstance(self.method, WeightMethod) else {}
 
     def share_on(self, model: nn.Module) -> None:
         """Store the shared factors on ``model``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genft.bridge import fingerprint
 from genft.bridge.adapter import Adapter
 from genft.bridge.adapter_file import PEFT_PREFIX
-from genft.bridge.layer import layers_of, own_key
+from genft.bridge.layer import AdapterLayer, layers_of, own_key
 from genft.bridge.weight.layer import WeightLayer
 from genft.errors import BaseMismatchError
 from genft.models.weights import FrozenWeight, has_linear_weight, unwrap
@@ -106,12 +106,15 @@ def compare_with_file(adapter: Adapter[Any], model: nn.Module, stored: Mapping[s
 
 def _trained_beside(adapter: Adapter[Any], model: nn.Module) -> set[str]:
     """Paths of the adapted modules whose base weight is trained as well."""
-    trained = set()
+    return {path for path, _, linear in _linears(adapter, model) if FrozenWeight.of(linear).trained}
+
+
+def _linears(adapter: Adapter[Any], model: nn.Module) -> Iterator[tuple[str, AdapterLayer[Any], nn.Module]]:
+    """(path, layer, the module with the base weight of which the fingerprint is taken) of every layer that has one."""
     for layer in layers_of(adapter, model):
         linear = _first_linear(layer)
-        if linear is not None and FrozenWeight.of(linear).trained:
-            trained.add(layer.attachments[adapter.name].sites[0].module)
-    return trained
+        if linear is not None:
+            yield layer.attachments[adapter.name].sites[0].module, layer, linear
 
 
 def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
@@ -119,11 +122,10 @@ def record_changes(adapter: Adapter[Any], model: nn.Module) -> None:
     were loaded or the base is trained too. An adapter fits the base that it was trained on."""
     if adapter.fingerprint is None:
         return
-    for layer in layers_of(adapter, model):
-        linear = _first_linear(layer)
-        if linear is None or any(isinstance(m, BaseTunerLayer) and m.merged for m in (layer, linear)):
+    for path, layer, linear in _linears(adapter, model):
+        if any(isinstance(m, BaseTunerLayer) and m.merged for m in (layer, linear)):
             continue
-        path, w0 = layer.attachments[adapter.name].sites[0].module, FrozenWeight.of(linear)
+        w0 = FrozenWeight.of(linear)
         if w0.is_whole and (w0.trained or not fingerprint.fits(adapter.fingerprint.get(path), w0.weight)):
             adapter.fingerprint[path] = base_fingerprint(layer)
 

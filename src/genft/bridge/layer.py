@@ -181,7 +181,7 @@ def derived_settings(model: nn.Module, adapter_name: str) -> dict[str, Any]:
     adapter = adapters_in(model).get(adapter_name)
     if adapter is None:
         return {}
-    names = {f.name for f in fields(adapter.config)} - {"base_fingerprint"}
+    names = {f.name for f in fields(adapter.config)}
     return {name: value for name, value in adapter.derived().items() if name in names}
 
 

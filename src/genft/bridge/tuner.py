@@ -276,7 +276,7 @@ class BridgeTuner(BaseTuner):
         weighted.check_weighted(self.adapters, adapters, weights, adapter_name, combination_type)
         summands = [self.adapters[name] for name in adapters]
         config = summands[0].config.owned(dict)
-        vars(config).update(base_fingerprint=None, inference_mode=False)
+        config.inference_mode = False
         self.peft_config[adapter_name] = config
         self.inject_adapter(self.model, adapter_name)
         self._cast_adapter_dtype(adapter_name)

@@ -22,7 +22,7 @@ from genft.errors import ConfigError, not_one_of
 
 #: Fields of a configuration that do not decide what the trained tensors mean; the sites are compared themselves.
 _OF_ONE_ADAPTER = {
-    *("base_fingerprint", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version"),
+    *("inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version"),
     *("target_modules", "exclude_modules", "target_slices", "layers_to_transform", "layers_pattern", "init_weights"),
 }
 

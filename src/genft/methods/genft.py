@@ -169,7 +169,7 @@ class GenFT(WeightMethod[GenFTConfig]):
 
     def _specific_product(self, f: Factors) -> tuple[Tensor, Tensor]:
         """The factors of ΔW = scaling · B Aᵀ, which the authors' text code uses without shared columns."""
-        return f["b"], f["a"] / self._gain
+        return f["b"], f["a"] / self.config.start_norm
 
     def _read(self, w0: Tensor, f: Factors) -> tuple[generator.Stage | None, generator.Stage | None]:
         """P and Q of the row stage and of the column stage."""
@@ -185,7 +185,7 @@ class GenFT(WeightMethod[GenFTConfig]):
         return stage._replace(q=stage.q * torch.rsqrt(1 + (self.config.relative_scale / limit) ** 2 * square))
 
     def _form(self, w0: Tensor, f: Factors) -> generator.Form:
-        c, g = self.config, self._gain
+        c, g = self.config, self.config.start_norm
         # on the meta device the base has no values yet, and the ratio does not matter
         ratio = self._inverse_rms or c.w0_ratio or 1.0
         if c.form == "official":
@@ -203,13 +203,9 @@ class GenFT(WeightMethod[GenFTConfig]):
 
     def _factor_scales(self, stage: Stage) -> tuple[float, float]:
         """The scales of P and Q that are not already part of ratio and scaling (:meth:`_form`)."""
-        c, g = self.config, self._gain
+        c, g = self.config, self.config.start_norm
         if c.form == "official":
             ratio = (c.w0_ratio or 1.0) if c.ratio_power == 4 else 1.0
             return ratio / g, ratio / (1 if stage.is_last else g)
         within = c.form == "paper" and stage.letter == "v" and c.act_col not in HOMOGENEOUS
         return (1 / g if within else 1.0), 1.0
-
-    @property
-    def _gain(self) -> float:
-        return 1.0 if self.config.init_weights == "paper" else self.config.start_norm

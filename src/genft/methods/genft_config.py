@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from genft.api.config import AdapterConfig, setting
+from genft.api.config import AdapterConfig, former_values, setting
 from genft.errors import AdapterFileError
 from genft.ops.plan import PLANS
 
@@ -193,7 +193,9 @@ class GenFTConfig(AdapterConfig):
 
     @property
     def start_norm(self) -> float:
-        """Norm of the columns of factors that start neither at zero nor as the paper's do."""
+        """Norm of the columns of factors that do not start at zero; 1 if they start as the paper's do."""
+        if self.init_weights == "paper":
+            return 1.0
         return self.init_gain / self.relative_scale if self.form == "bounded" else self.init_gain
 
     @property
@@ -214,7 +216,8 @@ class GenFTConfig(AdapterConfig):
 
     def _form_problems(self) -> list[str]:
         """Problems with settings that have no effect in this form."""
-        without_effect = {f.name: (f.default, f.metadata.get("formerly", f.default)) for f in fields(self)}
+        former = former_values(fields(self))
+        without_effect = {f.name: (f.default, former.get(f.name, f.default)) for f in fields(self)}
         needed = {f.name: f.metadata.get("needs", {}).get("form", self.form) for f in fields(self)}
         foreign = [(name, form) for name, form in needed.items() if form != self.form]
         if self.form == "official":

@@ -126,9 +126,8 @@ class Loop(SmallCheckpoints):
         once: Any = super().compute_loss
 
         def of_outputs() -> Tensor:
-            return once(
-                model, dict(inputs), num_items_in_batch=num_items_in_batch
-            )  # a copy: Trainer takes the labels out
+            # a copy of the inputs, because Trainer takes the labels out
+            return once(model, dict(inputs), num_items_in_batch=num_items_in_batch)
 
         return self.recipe.loss(self.model, self.model.active_peft_config, of_outputs)
 
