@@ -76,7 +76,10 @@ def test_columns_that_change_are_refused_with_the_line(tmp_path: Path) -> None:
         ("I-A I-A B-A O", "B-A I-A B-A O", "in IOB1"),
         ("B-A E-A S-A S-B", "B-A I-A B-A B-B", "in BIOES"),
         ("B-A L-A U-A O", "B-A I-A B-A O", "in BIOES"),
+        ("B-A I-A S-A O", "B-A I-A B-A O", "in a part of BIOES"),
+        ("I-A E-A E-A O", "B-A I-A B-A O", "in a part of BIOES"),
         ("A A O B", "B-A I-A O B-B", "without B- and I-"),
+        ("E E O B", "B-E I-E O B-B", "without B- and I-"),
         ("NN VB NN NN", "NN VB NN NN", "one tag per word"),
     ],
 )
@@ -94,6 +97,42 @@ def test_what_contradicts_the_scheme_is_a_fault_with_its_place(tmp_path: Path) -
         f"{path}: line 4: 1 words, but 2 tags",
         f"{path}: line 3: 'I-A' continues no entity, while entities begin with B- elsewhere in this file",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ("B-A I-A O", "an entity of type 'A' has no end, while entities end with E- or L- in this file"),
+        ("O O B-A", "an entity of type 'A' has no end, while entities end with E- or L- in this file"),
+        ("B-A S-A O", "an entity of type 'A' has no end, while entities end with E- or L- in this file"),
+        ("O I-A E-A", "'I-A' continues no entity, while entities begin with B- elsewhere in this file"),
+        ("B-A E-B O", "'E-B' continues no entity, while entities begin with B- elsewhere in this file"),
+        ("B-A E-A E-A", "'E-A' continues no entity, while entities begin with B- elsewhere in this file"),
+        ("A O O", "'A' has no prefix such as B- or I-, while tags of entities have one in this file"),
+    ],
+)
+def test_a_sentence_that_contradicts_bioes_is_a_fault_with_its_line(tmp_path: Path, tags: str, reason: str) -> None:
+    path = rows(tmp_path / "a.jsonl", ("a b c d", "B-A I-A E-A S-B"), ("x y z", tags))
+    faults: list[str] = []
+    examples = read_tagged(read_table(path), TASK, faults.append)
+    assert faults == [f"{path}: line 2: {reason}"]
+    assert examples.split.labels == (("B-A", "I-A", "I-A", "B-B"),)
+
+
+def test_a_tag_without_prefix_is_a_fault_in_bio(tmp_path: Path) -> None:
+    path = rows(tmp_path / "a.jsonl", ("a b c", "B-A I-A O"), ("d e", "A O"))
+    with pytest.raises(DataError, match=r"a\.jsonl: line 2: 'A' has no prefix such as B- or I-, while tags"):
+        bio(path)
+
+
+def test_every_file_has_a_scheme_of_its_own(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.conll", "Anna B-PER\nB. I-PER\nruns O\n\n" * 12)
+    test = write(tmp_path / "test.conll", "Anna B-PER\nB. E-PER\nand O\nBo S-PER\n")
+    data = read(own_task(train, test=test))
+    assert data.task.classes == ("O", "B-PER", "I-PER")
+    assert data.splits["test"].labels == (("B-PER", "I-PER", "O", "B-PER"),)
+    assert "train.conll: tags of entities in BIO: B- begins one, I- continues it" in data.notes
+    assert "test.conll: tags of entities in BIOES (or BILOU); read as BIO" in data.notes
 
 
 @pytest.mark.parametrize(

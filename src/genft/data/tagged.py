@@ -160,6 +160,7 @@ _SCHEMES = {
     "BIO": "tags of entities in BIO: B- begins one, I- continues it",
     "IOB1": "tags of entities in IOB1, where B- only separates neighbours; read as BIO",
     "BIOES": "tags of entities in BIOES (or BILOU); read as BIO",
+    "part of BIOES": "tags of entities in a part of BIOES (or BILOU); read as BIO",
     "IO": "tags of entities without B- and I-; equal neighbours are read as one entity",
     "none": "one tag per word, no entities",
 }
@@ -168,20 +169,26 @@ _SCHEMES = {
 def _scheme(labels: Sequence[Sequence[str]]) -> str:
     """The scheme in which tags mark entities."""
     tags = Counter(tag for label in labels for tag in label)
-    prefixes = {tag[0] for tag in tags if tag[1:2] == "-" and len(tag) > 2}
-    known = {*_BEGINS, *_INSIDE, *_ENDS, *_ALONE}
-    others = {tag for tag in tags if tag != OUTSIDE and (tag[1:2] != "-" or tag[0] not in known)}
-    if others or not prefixes:
-        return "IO" if OUTSIDE in tags else "none"
+    outside = tags.pop(OUTSIDE, 0)
+    marked = sum(n for tag, n in tags.items() if _is_marked(tag))
+    plain = tags.total() - marked
+    if marked <= plain or (plain and not outside):
+        return "IO" if outside else "none"
+    prefixes = {tag[0] for tag in tags if _is_marked(tag)}
     if prefixes & {*_ENDS, *_ALONE}:
-        return "BIOES"
+        return "BIOES" if all(prefixes & {*each} for each in (_BEGINS, _ENDS, _ALONE)) else "part of BIOES"
     starts = Counter(
         tag[0]
         for label in labels
         for before, tag in zip(("O", *label), label, strict=False)
-        if tag != OUTSIDE and (before == OUTSIDE or before[2:] != tag[2:])
+        if _is_marked(tag) and (before == OUTSIDE or before[2:] != tag[2:])
     )
     return "IOB1" if starts["I"] > starts["B"] else "BIO"
+
+
+def _is_marked(tag: str) -> bool:
+    """Whether a tag has one of the prefixes of BIO or BIOES."""
+    return tag[1:2] == "-" and len(tag) > 2 and tag[0] in (*_BEGINS, *_INSIDE, *_ENDS, *_ALONE)
 
 
 def _as_bio(tags: Sequence[str], scheme: str) -> list[str]:
@@ -192,6 +199,10 @@ def _as_bio(tags: Sequence[str], scheme: str) -> list[str]:
     """
     if scheme == "none":
         return list(tags)
+    if scheme != "IO":
+        _check_prefixes(tags)
+    if scheme == "BIOES":
+        _check_ends(tags)
     bio: list[str] = []
     before = OUTSIDE
     for tag in tags:
@@ -206,6 +217,25 @@ def _as_bio(tags: Sequence[str], scheme: str) -> list[str]:
         else:
             begins = prefix in (*_BEGINS, *_ALONE) or not goes_on
             bio.append(f"{'B' if begins else 'I'}-{kind}")
-        ended = scheme == "BIOES" and prefix in (*_ENDS, *_ALONE) and tag != OUTSIDE
-        before = OUTSIDE if ended else bio[-1]
+        before = OUTSIDE if prefix in (*_ENDS, *_ALONE) else bio[-1]
     return bio
+
+
+def _check_prefixes(tags: Sequence[str]) -> None:
+    """Refuse tags without a prefix."""
+    for tag in tags:
+        if tag != OUTSIDE and not _is_marked(tag):
+            raise DataError(f"{tag!r} has no prefix such as B- or I-, while tags of entities have one in this file")
+
+
+def _check_ends(tags: Sequence[str]) -> None:
+    """Refuse entities of BIOES that nothing begins, or nothing ends."""
+    going_on = ""  # the type of the entity that has not ended yet
+    for tag in (*tags, OUTSIDE):
+        prefix, kind = tag[0], tag[2:]
+        inner = prefix in (*_INSIDE, *_ENDS)
+        if inner and kind != going_on:
+            raise DataError(f"{tag!r} continues no entity, while entities begin with B- elsewhere in this file")
+        if going_on and not inner:
+            raise DataError(f"an entity of type {going_on!r} has no end, while entities end with E- or L- in this file")
+        going_on = kind if prefix in (*_BEGINS, *_INSIDE) else ""

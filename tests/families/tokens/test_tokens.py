@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from command_line import call, ok
 from genft import ConfigError, load_adapter
 from genft.data import Task, read
+from genft.families.metrics import METRICS
 from genft.families.registry import get_family
 from genft.families.tokens.encoding import TaggedDataset
-from genft.families.tokens.entities import Entity, entities, entity_counts
+from genft.families.tokens.entities import Entity, entities, entity_counts, tag_counts
 from genft.presets import Preset
 from genft.runs.request import build_spec
 from genft.runs.settings import Training
@@ -67,6 +70,30 @@ def test_entities_are_those_of_conlleval() -> None:
     assert entities([]) == []
     # half of an entity, and one of another type, are wrong
     assert entity_counts(["B-A", "O", "B-B", "B-A"], ["B-A", "I-A", "B-A", "B-A"]) == (1, 3, 3)
+
+
+def test_scores_are_those_of_seqeval() -> None:
+    """On random tags, most of which continue entities that nobody began."""
+    seqeval = pytest.importorskip("seqeval.metrics")
+    draw = random.Random(0)
+    scores = {
+        "entity_f1": partial(seqeval.f1_score, zero_division=0),
+        "entity_precision": partial(seqeval.precision_score, zero_division=0),
+        "entity_recall": partial(seqeval.recall_score, zero_division=0),
+        "tag_accuracy": seqeval.accuracy_score,
+    }
+    for _ in range(300):
+        classes = ["O", *draw.sample(["B-A", "I-A", "B-B", "I-B", "B-A-B", "I-A-B"], draw.randint(1, 6))]
+        sizes = [draw.randint(1, 8) for _ in range(draw.randint(1, 5))]
+        predicted, true = ([draw.choices(classes, k=size) for size in sizes] for _ in range(2))
+        for tags in predicted:
+            assert [tuple(each) for each in entities(tags)] == seqeval.sequence_labeling.get_entities(tags)
+        for name, score in scores.items():
+            count = tag_counts if name == "tag_accuracy" else entity_counts
+            counts = np.array([count(*pair) for pair in zip(predicted, true, strict=True)], dtype=float)
+            assert METRICS[name].score(counts, np.zeros(len(counts))) == pytest.approx(
+                score(true, predicted), abs=1e-12
+            )
 
 
 def test_entities_are_learned_scored_and_found_in_texts(bert: Path, tmp_path: Path) -> None:
