@@ -1,4 +1,4 @@
-"""The examples of generated text, on tiny models."""
+"""The examples of generated text and images, on tiny models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers as hf
+
+from benchmark_data import save_vtab
 
 
 def example(name: str) -> Any:
@@ -43,3 +46,32 @@ def test_summarisation(encoder_decoder: Path, tmp_path: Path) -> None:
     )
     assert 0 <= scores["rougeL"] <= 1
     assert isinstance(summary, str)
+
+
+def test_diffusion_adapts_through_both_doors(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    pytest.importorskip("matplotlib")
+    save_vtab(tmp_path / "vtab-1k" / "eurosat")
+    torch.manual_seed(0)
+    net = hf.Dinov2Model(
+        hf.Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    )
+    sizes = {"label": 1, "channels": (16, 32), "base_steps": 2, "steps": 2, "count": 4}
+    peft, diffusers = (
+        example("diffusion").main(tmp_path, net.eval(), tmp_path / "out", door=door, **sizes)
+        for door in ("peft", "diffusers")
+    )
+    assert peft == diffusers
+    assert list(peft) == ["train", "base", "genft", "vectorfit", "lora", "full"]
+    assert len(set(peft.values())) == len(peft)  # every method has changed the samples in its own way
+    assert (tmp_path / "out" / "samples.png").stat().st_size > 1000
+
+
+def test_the_frechet_distance() -> None:
+    pytest.importorskip("diffusers")
+    pytest.importorskip("matplotlib")
+    frechet = example("diffusion").frechet
+    rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    assert frechet(rows, rows) == pytest.approx(0, abs=1e-4)
+    assert frechet(rows, rows + 2) == pytest.approx(16, rel=1e-4)
+    assert frechet(rows, 3 * rows - 2 * rows.mean(0)) == pytest.approx(4 * rows.var(0).sum().item(), rel=1e-4)
