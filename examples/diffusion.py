@@ -34,10 +34,10 @@ from genft.data.images import read_image
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 #: Method → its configuration (none for full fine-tuning) and a learning rate.
 METHODS: dict[str, tuple[Any, float]] = {
-    "genft": (lambda: GenFTConfig(target_modules=ATTENTION), 1e-3),
-    "vectorfit": (lambda: VectorFitConfig(target_modules=ATTENTION), 3e-3),
-    "lora": (lambda: LoraConfig(r=8, target_modules=ATTENTION), 3e-3),
-    "full": (None, 3e-4),
+    "genft": (lambda: GenFTConfig(target_modules=ATTENTION), 3e-4),
+    "vectorfit": (lambda: VectorFitConfig(target_modules=ATTENTION), 1e-3),
+    "lora": (lambda: LoraConfig(r=8, target_modules=ATTENTION), 3e-4),
+    "full": (None, 1e-4),
 }
 #: Pixels of the images, and of what the features are taken from; images in a batch.
 SIDE, SEEN, BATCH = 32, 112, 32
