@@ -2,6 +2,7 @@
 
     python benchmarks/step.py --threads 1 --clock cpu
     python benchmarks/step.py --workloads text-2048 --layers 4
+    python benchmarks/step.py --workloads text-512 text-2048 --layers 2 --compile
     python benchmarks/step.py --device cuda --dtype bf16 --cases "LoRA r=8" "LoRA r=1, same weights" "GenFT default"
 
 Models have random weights and the shapes of RoBERTa-base (16 texts of 32 tokens, 32 of 64), ViT-B/16 (8 images of
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from transformers import (
     LlamaConfig,
@@ -152,16 +154,16 @@ def adapt(base: nn.Module, family: str, case: str) -> nn.Module:
     return model
 
 
-def training_step(model: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], None]:
+def training_step(model: nn.Module, inputs: dict[str, Tensor], *, compiled: bool = False) -> Callable[[], None]:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True) if trained else None
     device = next(model.parameters()).device.type
     mixed = next(model.parameters()).dtype == torch.bfloat16
-    model.train()
+    forward = torch.compile(model.train()) if compiled else model.train()
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
-            loss = model(**inputs).loss
+            loss = forward(**inputs).loss
         loss.backward()
         if optimizer is not None:
             optimizer.step()
@@ -199,14 +201,23 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
     return most
 
 
+def breaks_after(step: Callable[[], None]) -> int:
+    """Graph breaks of the first step of a compiled model."""
+    torch.compiler.reset()
+    counters.clear()
+    step()
+    return sum(counters["graph_break"].values())
+
+
 def measure(
-    workload: str, layers: int, cases: list[str], dtype: str, device: str, **timing: Any
+    workload: str, layers: int, cases: list[str], dtype: str, device: str, *, compiled: bool = False, **timing: Any
 ) -> list[dict[str, Any]]:
     family, examples, length = WORKLOADS[workload]
     base = base_model(family, layers).requires_grad_(False).to(device, DTYPES[dtype])
     inputs = {name: value.to(device) for name, value in batch(family, examples, length).items()}
     models = {case: adapt(base, family, case) for case in cases}
-    steps = {case: training_step(model, inputs) for case, model in models.items()}
+    steps = {case: training_step(model, inputs, compiled=compiled) for case, model in models.items()}
+    breaks = {case: breaks_after(step) for case, step in steps.items()}
     for step in steps.values():
         step()
     trained = {case: sum(p.numel() for p in m.parameters() if p.requires_grad) for case, m in models.items()}
@@ -224,6 +235,7 @@ def measure(
             "ms": 1e3 * seconds[case],
             "of LoRA": seconds[case] / seconds["LoRA r=8"],
             "operations": counted[case],
+            **({"graph breaks": breaks[case]} if compiled else {}),
             "MB": memory[case] / 1e6,
             "MB of LoRA": memory[case] / memory["LoRA r=8"],
         }
@@ -238,12 +250,13 @@ def main() -> None:
     p.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
     p.add_argument("--dtype", default="float32", choices=DTYPES)
     p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    p.add_argument("--compile", action="store_true", help="compile the forward and backward pass with torch.compile")
     args = p.parse_args()
     timing = common.timing(args)
     rows = [
         row
         for workload in args.workloads
-        for row in measure(workload, args.layers, args.cases, args.dtype, args.device, **timing)
+        for row in measure(workload, args.layers, args.cases, args.dtype, args.device, compiled=args.compile, **timing)
     ]
     common.report("step", rows, args)
 

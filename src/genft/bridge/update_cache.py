@@ -209,12 +209,12 @@ class WatchedWeight:
         self.tensor = tensor
         self.identity = (tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype)
         self.parts: list[Tensor] = []  # all rows, then part by part
-        self.products: list[Tensor] = []
+        self.products: list[Tensor] = []  # of all rows, and of the parts once they are needed
         if tensor.dim() in (1, 2) and tensor.is_floating_point():
             whole = tensor.detach().view(len(tensor), -1)  # a bias as rows of one number
             self.probe = torch.linspace(0.5, 1.5, whole.shape[1], device=whole.device)
             self.parts = [whole, *whole.tensor_split(PARTS)]
-            self.products = [self._product(part) for part in self.parts]
+            self.products = [self._product(whole)]
         self.next = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -235,6 +235,9 @@ class WatchedWeight:
             n = 0
         else:
             n = self.next = self.next % PARTS + 1
+        if n >= len(self.products):  # the first time, all rows are compared before the parts' products are taken
+            n = 0
+            self.products += map(self._product, self.parts[1:])
         return torch.equal(self._product(self.parts[n]), self.products[n])
 
     def equals(self, other: WatchedWeight) -> bool:

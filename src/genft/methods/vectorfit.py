@@ -97,11 +97,11 @@ class VectorFit(SingularMethod[VectorFitConfig]):
     def sketch(self, w0: Callable[[], Tensor], f: Factors, left: Tensor, right: Tensor) -> Tensor | None:
         if "sigma" not in f:
             return None
-        delta, left, right = self._delta(f).cpu().double(), left.double(), right.double()
+        delta, left, right = self._delta(f).cpu().float(), left.float(), right.float()
         if not self.config.lean:
-            return (left.T @ f["u"].cpu().double() * delta) @ (f["v"].cpu().double().T @ right)
-        q, w = f["u" if "u" in f else "v"].cpu().double(), w0().cpu().double()
-        scale = delta * spectral.inverse(f["sigma"]).cpu().double()
+            return (left.T @ f["u"].cpu().float() * delta) @ (f["v"].cpu().float().T @ right)
+        q, w = f["u" if "u" in f else "v"].cpu().float(), w0().cpu().float()
+        scale = delta * spectral.inverse(f["sigma"]).cpu().float()
         return (left.T @ q * scale) @ (q.T @ (w @ right)) if "u" in f else (left.T @ w @ q * scale) @ (q.T @ right)
 
     # ---------------------------------------------------------------- the update, in its forms

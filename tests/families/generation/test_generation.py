@@ -68,7 +68,7 @@ def test_answers_are_learned_generated_and_scored(
     result, adapter = trained(pairs, request.getfixturevalue(model), tmp_path, metric="exact_match")
     assert result.scores.metric == "exact_match"
     assert result.history.selected_by == "answer_loss"
-    assert result.scores.value > 0.8
+    assert result.scores.value > 0.6  # by chance 0.25; 0.7 to 1.0 on different processors
     assert result.scores.metrics.keys() == {"answer_loss", "perplexity", "exact_match"}
     losses = [epoch["answer_loss"] for epoch in result.history.epochs]
     assert result.history.best_epoch == 1 + int(np.argmin(losses))
