@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[Any, float]] = {
     "genft": (lambda: GenFTConfig(target_modules=ATTENTION), 3e-4),
     "vectorfit": (lambda: VectorFitConfig(target_modules=ATTENTION), 1e-3),
     "lora": (lambda: LoraConfig(r=8, target_modules=ATTENTION), 3e-4),
-    "full": (None, 1e-4),
+    "full": (None, 1e-5),
 }
 #: Pixels of the images, and of what the features are taken from; images in a batch.
 SIDE, SEEN, BATCH = 32, 112, 32
