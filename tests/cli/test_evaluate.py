@@ -87,3 +87,24 @@ def test_generated_text_with_and_without_the_adapter(decoder: Path, tmp_path: Pa
     assert adapted["metric"] == "answer_loss"
     assert adapted["value"] != bare["value"]
     assert set(bare["errors"][0]) >= {"prompt", "label", "generated"}
+    other = tmp_path / "wiki.jsonl"
+    other.write_text("".join(json.dumps({"text": f"w{k % 7} w{k % 11} film"}) + "\n" for k in range(12)))
+    assert json.loads(ok(*words))["forgetting"] is None
+    forgotten = json.loads(ok(*words, "--forgetting", other))["forgetting"]
+    assert (forgotten["metric"], forgotten["examples"]) == ("answer_loss", 12)
+    untouched = train(
+        tmp_path / "other",
+        other,
+        "-m",
+        decoder,
+        "--family",
+        "generation",
+        "--method",
+        "genft",
+        "--learning-rate",
+        1e-12,
+    )
+    of_the_base = json.loads(ok("evaluate", untouched, "--input", other, "--json"))
+    assert forgotten["base"] == pytest.approx(of_the_base["scores"]["answer_loss"], rel=1e-4)
+    assert forgotten["adapted"] > forgotten["base"] * 1.001
+    assert "forgetting +" in ok(*words[:4], "--forgetting", other)

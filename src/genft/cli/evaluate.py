@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,12 @@ class EvaluationOptions(DataRootOptions, ReadingOptions):
     limit_eval: int | None = option("Evaluate on only this many examples.", None, ge=2)
     eval_batch_size: int = option("Examples per forward pass in evaluation.", 64, ge=1)
     bare: bool = option("Score the base model without the adapter, if the task needs no new head.", False)
+    forgetting: Path | None = option(
+        "Texts that have nothing to do with the task (a column `text`): shows by how much the adapter raises the loss "
+        "on them. Only for models that need no new head.",
+        None,
+        metavar="FILE",
+    )
     show_errors: int = option("Show this many of the worst predictions.", 0, ge=0)
     output: Path | None = option(
         "The .csv file to write every example with its label and its prediction to.",
@@ -78,6 +86,7 @@ def evaluate(adapter: SavedOptions, options: EvaluationOptions, device: DeviceOp
     with _without_adapter(trained, family) if options.bare else contextlib.nullcontext():
         judged = score(trained, family, split, training)
         rows = _rows(trained, family, split) if options.show_errors or options.output else []
+    forgotten = _forgetting(options.forgetting, trained, training, options.limit_eval) if options.forgetting else None
     if options.output:
         write_rows(options.output, [{k: v for k, v in row.items() if k != "badness"} for row in rows])
     wrong = sorted((row for row in rows if row["badness"]), key=lambda row: -row["badness"])[: options.show_errors]
@@ -95,6 +104,7 @@ def evaluate(adapter: SavedOptions, options: EvaluationOptions, device: DeviceOp
                 "value": judged.scores[family.metric.name],
                 "interval": interval,
                 "scores": judged.scores,
+                "forgetting": forgotten and dataclasses.asdict(forgotten),
                 "classes": of_classes,
                 "confusion": None if counts is None else counts.tolist(),
                 "errors": wrong,
@@ -102,6 +112,12 @@ def evaluate(adapter: SavedOptions, options: EvaluationOptions, device: DeviceOp
         )
         return
     _show(console, family, judged, interval, len(split))
+    if forgotten:
+        console.print(
+            f"forgetting [bold]{forgotten.rise:+.4f}[/]: {forgotten.metric} {forgotten.adapted:.4f} on "
+            f"{forgotten.examples:,} examples of {options.forgetting}, {forgotten.base:.4f} without the adapter",
+            soft_wrap=True,
+        )
     if counts is not None:
         _show_classes(console, of_classes, counts.tolist())
     _show_errors(console, wrong, options.show_errors)
@@ -146,13 +162,51 @@ def _own(path: Path, options: EvaluationOptions, saved: SavedTask) -> Task:
     )
     if task.kind != saved.kind:
         raise ConfigError(f"--input: {path} contains {task.kind}s; the adapter was trained on {saved.kind}s")
-    files = dict.fromkeys(("train", "validation", "test"), path) if task.kind == "text" else task.files
-    return task.model_copy(update={"classes": saved.classes, "metric": options.metric or saved.metric, "files": files})
+    task = task.model_copy(update={"classes": saved.classes, "metric": options.metric or saved.metric})
+    return _all_of(task, path) if task.kind == "text" else task
 
 
-def _without_adapter(trained: Trained, family: Family) -> Any:
+@dataclass(frozen=True)
+class Forgetting:
+    """The loss on texts that have nothing to do with the task, with the adapter and without it, as peft's comparison of
+    methods on MetaMathQA measures what an adapter makes its base forget."""
+
+    metric: str
+    examples: int
+    adapted: float
+    base: float
+
+    @property
+    def rise(self) -> float:
+        return self.adapted - self.base
+
+
+def _forgetting(path: Path, trained: Trained, training: Training, limit: int | None) -> Forgetting:
+    own = own_task(path, family=trained.family.name)
+    task = _all_of(own.model_copy(update={"metric": trained.family.selects.name}), path)
+    family = trained.family.on(task)
+    split = READERS[task.reader](task, refuse).splits["test"]
+    if limit and limit < len(split):
+        split = split.take(range(limit))
+
+    def loss() -> float:
+        return score(trained, family, split, training).scores[family.metric.name]
+
+    adapted = loss()
+    with _without_adapter(trained, family, "--forgetting"):
+        return Forgetting(family.metric.name, len(split), adapted, base=loss())
+
+
+def _all_of(task: Task, path: Path) -> Task:
+    """The task with every row of its file in every split, so that none is held out."""
+    return task.model_copy(update={"files": dict.fromkeys(("train", "validation", "test"), path)})
+
+
+def _without_adapter(trained: Trained, family: Family, option: str = "--bare") -> Any:
     if family.head.new or not isinstance(trained.model, PeftModel):
-        raise ConfigError("--bare: without the adapter this model has no trained head, so it cannot predict anything")
+        raise ConfigError(
+            f"{option}: without the adapter this model has no trained head, so it cannot predict anything"
+        )
     return trained.model.disable_adapter()
 
 
