@@ -108,6 +108,8 @@ def desk(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     turns = [{"role": role, "content": "good film"} for role in ("user", "assistant")]
     chats = [json.dumps({"messages": turns}) for _ in range(20)]
     Path("chats.jsonl").write_text("\n".join(chats), encoding="utf-8")
+    Path("test.jsonl").write_text("\n".join(chats[:4]), encoding="utf-8")
+    Path("wikipedia.jsonl").write_text('{"text": "w1 film w2"}\n' * 3, encoding="utf-8")
     Path("new.jsonl").write_text(chats[0], encoding="utf-8")
     for name, contexts in (("qa.json", 30), ("qa_dev.json", 5), ("qa_new.json", 2)):
         Path(name).write_text(json.dumps({"data": [{"paragraphs": list(map(_paragraph, range(contexts)))}]}))

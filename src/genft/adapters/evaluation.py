@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 
 from genft.adapters.saved import Trained
 from genft.data import Split
 from genft.data.encode import Encoded, longest_first
+from genft.errors import ConfigError
 from genft.families.family import Family, Judged, Options
 from genft.families.metrics import Array
 
@@ -55,6 +58,49 @@ def evaluate(trained: Trained, family: Family, split: Split, options: Options) -
         return np.stack(outputs)[back], np.stack(of_labels) if same else np.zeros(len(order))
 
     return family.judge(split, trained.loaded, trained.model, options, outputs_of)
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """The loss on texts that have nothing to do with the task, with the adapter and without it, as peft's comparison of
+    methods on MetaMathQA measures what an adapter makes its base forget."""
+
+    metric: str
+    examples: int
+    adapted: float
+    base: float
+
+    @property
+    def rise(self) -> float:
+        return self.adapted - self.base
+
+
+def forgetting(trained: Trained, family: Family, split: Split, options: Options) -> Forgetting:
+    """How much the adapter raises the loss on ``split``, texts that have nothing to do with its task.
+
+    Raises:
+        ConfigError: without the adapter the model has no trained head.
+    """
+
+    def loss() -> float:
+        return evaluate(trained, family, split, options).scores[family.metric.name]
+
+    with without_adapter(trained, family, "--forgetting"):
+        base = loss()
+    return Forgetting(family.metric.name, len(split), adapted=loss(), base=base)
+
+
+def without_adapter(trained: Trained, family: Family, option: str) -> Any:
+    """A context in which the model is its base.
+
+    Raises:
+        ConfigError: naming ``option``; the base has no trained head.
+    """
+    if family.head.new or not isinstance(trained.model, PeftModel):
+        raise ConfigError(
+            f"{option}: without the adapter this model has no trained head, so it cannot predict anything"
+        )
+    return trained.model.disable_adapter()
 
 
 def confusion(judged: Judged, classes: int) -> NDArray[np.int64]:

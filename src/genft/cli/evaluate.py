@@ -6,15 +6,13 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from rich.console import Console
 from rich.markup import escape
 
-from genft.adapters.evaluation import OfClass, by_class, confusion
+from genft.adapters.evaluation import Forgetting, OfClass, by_class, confusion, forgetting, without_adapter
 from genft.adapters.evaluation import evaluate as score
 from genft.adapters.saved import Trained, load
 from genft.adapters.task_file import SavedTask, read_task
@@ -83,7 +81,7 @@ def evaluate(adapter: SavedOptions, options: EvaluationOptions, device: DeviceOp
     family = trained.family.on(task)
     training = Training(eval_batch_size=options.eval_batch_size)
     family.check(training)
-    with _without_adapter(trained, family) if options.bare else contextlib.nullcontext():
+    with without_adapter(trained, family, "--bare") if options.bare else contextlib.nullcontext():
         judged = score(trained, family, split, training)
         rows = _rows(trained, family, split) if options.show_errors or options.output else []
     forgotten = _forgetting(options.forgetting, trained, training, options.limit_eval) if options.forgetting else None
@@ -166,48 +164,17 @@ def _own(path: Path, options: EvaluationOptions, saved: SavedTask) -> Task:
     return _all_of(task, path) if task.kind == "text" else task
 
 
-@dataclass(frozen=True)
-class Forgetting:
-    """The loss on texts that have nothing to do with the task, with the adapter and without it, as peft's comparison of
-    methods on MetaMathQA measures what an adapter makes its base forget."""
-
-    metric: str
-    examples: int
-    adapted: float
-    base: float
-
-    @property
-    def rise(self) -> float:
-        return self.adapted - self.base
-
-
 def _forgetting(path: Path, trained: Trained, training: Training, limit: int | None) -> Forgetting:
     own = own_task(path, family=trained.family.name)
     task = _all_of(own.model_copy(update={"metric": trained.family.selects.name}), path)
-    family = trained.family.on(task)
     split = READERS[task.reader](task, refuse).splits["test"]
-    if limit and limit < len(split):
-        split = split.take(range(limit))
-
-    def loss() -> float:
-        return score(trained, family, split, training).scores[family.metric.name]
-
-    adapted = loss()
-    with _without_adapter(trained, family, "--forgetting"):
-        return Forgetting(family.metric.name, len(split), adapted, base=loss())
+    some = split.take(range(min(limit or len(split), len(split))))
+    return forgetting(trained, trained.family.on(task), some, training)
 
 
 def _all_of(task: Task, path: Path) -> Task:
     """The task with every row of its file in every split, so that none is held out."""
     return task.model_copy(update={"files": dict.fromkeys(("train", "validation", "test"), path)})
-
-
-def _without_adapter(trained: Trained, family: Family, option: str = "--bare") -> Any:
-    if family.head.new or not isinstance(trained.model, PeftModel):
-        raise ConfigError(
-            f"{option}: without the adapter this model has no trained head, so it cannot predict anything"
-        )
-    return trained.model.disable_adapter()
 
 
 def _rows(trained: Trained, family: Family, split: Split) -> list[dict[str, Any]]:
