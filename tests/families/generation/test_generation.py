@@ -54,7 +54,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path, model: Path, out: Path, method: str = "full", **changes: Any) -> tuple[Any, Any]:
     """(the result, the loaded adapter)."""
     task = own_task(data)
-    training = {"epochs": 12, "batch_size": 8, "learning_rate": 0.02, "schedule": "constant"}
+    training = {"epochs": 16, "batch_size": 8, "learning_rate": 0.02, "schedule": "linear"}
     task = task.model_copy(update={"max_length": 48, "training": {}, **changes})
     spec = build_spec(task, str(model), Preset(name="none", source=""), method=method, training=training).spec
     result = run_once(prepare(spec), Store(out).open())
@@ -68,7 +68,7 @@ def test_answers_are_learned_generated_and_scored(
     result, adapter = trained(pairs, request.getfixturevalue(model), tmp_path, metric="exact_match")
     assert result.scores.metric == "exact_match"
     assert result.history.selected_by == "answer_loss"
-    assert result.scores.value > 0.6  # by chance 0.25; 0.7 to 1.0 on different processors
+    assert result.scores.value > 0.8
     assert result.scores.metrics.keys() == {"answer_loss", "perplexity", "exact_match"}
     losses = [epoch["answer_loss"] for epoch in result.history.epochs]
     assert result.history.best_epoch == 1 + int(np.argmin(losses))
